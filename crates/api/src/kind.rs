@@ -1,0 +1,321 @@
+//! What a kind is to the generic pipeline: data, and a small strategy.
+
+use std::marker::PhantomData;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::field::ErrorList;
+use crate::object::{Object, ObjectExt};
+use crate::status::{ApiError, ApiResult};
+
+/// Where objects of a kind live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// In a namespace.
+    Namespaced,
+    /// In the cluster.
+    Cluster,
+}
+
+/// What can be done with a resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are Kubernetes' own verbs")]
+pub enum Verb {
+    Create,
+    Delete,
+    DeleteCollection,
+    Get,
+    List,
+    Patch,
+    Update,
+    Watch,
+}
+
+/// A column of a server-side table.
+#[derive(Clone, Copy, Debug)]
+pub struct Column {
+    /// The heading.
+    pub name: &'static str,
+    /// `string`, `integer`, `date`.
+    pub kind: &'static str,
+    /// `name` for the name column, else empty.
+    pub format: &'static str,
+    /// What the column means; `kubectl` does not show it, the API does.
+    pub description: &'static str,
+    /// 0: always shown; 1: only with `-o wide`.
+    pub priority: i32,
+}
+
+/// A subresource, for example `status` of `deployments`.
+#[derive(Clone, Copy, Debug)]
+pub struct Subresource {
+    /// The name in the path.
+    pub name: &'static str,
+    /// The kind that is read and written there: (group, version, kind).
+    pub kind: (&'static str, &'static str, &'static str),
+    /// What can be done with it.
+    pub verbs: &'static [Verb],
+}
+
+/// A served kind in one version. `crate::kinds()` lists them all.
+pub struct Kind {
+    /// The API group, empty for the core.
+    pub group: &'static str,
+    /// The version, for example `v1`.
+    pub version: &'static str,
+    /// The kind, for example `Pod`.
+    pub kind: &'static str,
+    /// The resource, for example `pods`.
+    pub plural: &'static str,
+    /// For example `pod`.
+    pub singular: &'static str,
+    /// For example `po`.
+    pub short_names: &'static [&'static str],
+    /// For example `all`.
+    pub categories: &'static [&'static str],
+    /// Where objects live.
+    pub scope: Scope,
+    /// What can be done with it.
+    pub verbs: &'static [Verb],
+    /// The subresources.
+    pub subresources: &'static [Subresource],
+    /// The key prefix in the store without slash at the end, as upstream lays it out (`/registry/pods`,
+    /// `/registry/services/specs`); empty for kinds that are not stored (reviews, bindings).
+    pub storage: &'static str,
+    /// The columns of a table, the name column included, as `reference/table-columns.json` has them.
+    pub columns: &'static [Column],
+    /// The fields that selectors may name beside `metadata.name` and `metadata.namespace`, with the JSON
+    /// pointer each is read from. A field that is absent reads as the empty string (booleans: `false`).
+    pub fields: &'static [(&'static str, &'static str)],
+    /// The name of the schema in OpenAPI v2, for example `io.k8s.api.core.v1.Pod`.
+    pub schema: &'static str,
+    /// What the pipeline calls.
+    pub ops: &'static dyn KindOps,
+}
+
+/// What a strategy may know about the write.
+#[derive(Clone, Debug)]
+pub struct WriteContext {
+    /// The time of the write.
+    pub now: Timestamp,
+    /// The user's name.
+    pub user: String,
+    /// The subresource written to, empty for the object itself.
+    pub subresource: String,
+}
+
+/// What differs per kind, on its own type. Everything has a default that does what upstream's generic
+/// strategy does. Metadata (names, labels, ownership ...) is defaulted and validated by the pipeline for every
+/// kind, not here, except what is special to the kind ([`Strategy::name_errors`]).
+pub trait Strategy: Send + Sync + 'static {
+    /// The kind's type.
+    type Object: k8s_openapi::Metadata<Ty = ObjectMeta>
+        + Serialize
+        + DeserializeOwned
+        + Clone
+        + std::fmt::Debug
+        + Send
+        + Sync
+        + 'static;
+
+    /// Whether the object has `status`, which only the status subresource may change, and `generation`,
+    /// which grows with every change of anything but metadata and status.
+    const HAS_STATUS: bool = false;
+    /// Whether `metadata.generation` is kept.
+    const HAS_GENERATION: bool = Self::HAS_STATUS;
+    /// Whether an update may come without a resource version.
+    const ALLOW_UNCONDITIONAL_UPDATE: bool = true;
+    /// Whether an update of an object that does not exist makes it.
+    const ALLOW_CREATE_ON_UPDATE: bool = false;
+
+    /// Fills in what the client left out. Idempotent.
+    fn default(_: &mut Self::Object) {}
+    /// What is wrong with a name of this kind (upstream's name validation); `prefix`: it is a `generateName`.
+    fn name_errors(name: &str, prefix: bool) -> Vec<String> {
+        crate::kind::dns_subdomain_errors(name, prefix)
+    }
+    /// Before validation on create: drop what a creator may not set (status).
+    fn prepare_create(_: &mut Self::Object, _: &WriteContext) {}
+    /// What is wrong with a new object.
+    fn validate_create(_: &Self::Object) -> ErrorList {
+        Vec::new()
+    }
+    /// Before validation on update: keep of `old` what an update may not change (status).
+    fn prepare_update(_new: &mut Self::Object, _old: &Self::Object, _: &WriteContext) {}
+    /// What is wrong with a changed object.
+    fn validate_update(new: &Self::Object, _old: &Self::Object) -> ErrorList {
+        Self::validate_create(new)
+    }
+    /// Before validation on an update of the status: keep of `old` everything else.
+    fn prepare_status_update(_new: &mut Self::Object, _old: &Self::Object, _: &WriteContext) {}
+    /// What is wrong with the new status.
+    fn validate_status_update(_new: &Self::Object, _old: &Self::Object) -> ErrorList {
+        Vec::new()
+    }
+    /// Warnings for the client (`Warning: 299 - "..."`) on create and update.
+    fn warnings(_new: &Self::Object, _old: Option<&Self::Object>) -> Vec<String> {
+        Vec::new()
+    }
+    /// The cells of the object's row in a table, one per column of the kind.
+    fn row(object: &Self::Object, now: Timestamp) -> Vec<Value>;
+}
+
+/// A strategy behind one vtable, so that the pipeline is compiled once.
+#[allow(
+    missing_docs,
+    reason = "each method is the one of `Strategy` with that name"
+)]
+pub trait KindOps: Send + Sync + 'static {
+    /// The typed view. The value has passed the schema check; what does not decode gives 400.
+    fn decode(&self, value: Value) -> ApiResult<Box<dyn Object>>;
+    fn has_status(&self) -> bool;
+    fn has_generation(&self) -> bool;
+    fn allow_unconditional_update(&self) -> bool;
+    fn allow_create_on_update(&self) -> bool;
+    fn default(&self, object: &mut dyn Object);
+    fn name_errors(&self, name: &str, prefix: bool) -> Vec<String>;
+    fn prepare_create(&self, object: &mut dyn Object, context: &WriteContext);
+    fn validate_create(&self, object: &dyn Object) -> ErrorList;
+    fn prepare_update(&self, new: &mut dyn Object, old: &dyn Object, context: &WriteContext);
+    fn validate_update(&self, new: &dyn Object, old: &dyn Object) -> ErrorList;
+    fn prepare_status_update(&self, new: &mut dyn Object, old: &dyn Object, context: &WriteContext);
+    fn validate_status_update(&self, new: &dyn Object, old: &dyn Object) -> ErrorList;
+    fn warnings(&self, new: &dyn Object, old: Option<&dyn Object>) -> Vec<String>;
+    fn row(&self, object: &dyn Object, now: Timestamp) -> Vec<Value>;
+}
+
+/// Makes [`KindOps`] of a [`Strategy`].
+pub struct Typed<S>(PhantomData<fn() -> S>);
+
+impl<S> Typed<S> {
+    /// For the table of kinds.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<S> Default for Typed<S> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+// The pipeline hands every object to the ops of the kind that decoded it, so a downcast fails only by a
+// fault of the pipeline itself; the write is then refused rather than the process ended.
+fn typed<T: 'static>(object: &dyn Object) -> Option<&T> {
+    let typed = object.downcast_ref();
+    if typed.is_none() {
+        debug_assert!(false, "object is not a {}", std::any::type_name::<T>());
+    }
+    typed
+}
+
+fn wrong_type(path: &str) -> ErrorList {
+    vec![crate::field::FieldError::internal(
+        &crate::field::Path::new(path),
+        "object of another kind",
+    )]
+}
+
+impl<S: Strategy> KindOps for Typed<S> {
+    fn decode(&self, value: Value) -> ApiResult<Box<dyn Object>> {
+        match serde_json::from_value::<S::Object>(value) {
+            Ok(object) => Ok(Box::new(object)),
+            Err(error) => Err(ApiError::bad_request(error.to_string())),
+        }
+    }
+    fn has_status(&self) -> bool {
+        S::HAS_STATUS
+    }
+    fn has_generation(&self) -> bool {
+        S::HAS_GENERATION
+    }
+    fn allow_unconditional_update(&self) -> bool {
+        S::ALLOW_UNCONDITIONAL_UPDATE
+    }
+    fn allow_create_on_update(&self) -> bool {
+        S::ALLOW_CREATE_ON_UPDATE
+    }
+    fn default(&self, object: &mut dyn Object) {
+        if let Some(object) = object.downcast_mut() {
+            S::default(object);
+        }
+    }
+    fn name_errors(&self, name: &str, prefix: bool) -> Vec<String> {
+        S::name_errors(name, prefix)
+    }
+    fn prepare_create(&self, object: &mut dyn Object, context: &WriteContext) {
+        if let Some(object) = object.downcast_mut() {
+            S::prepare_create(object, context);
+        }
+    }
+    fn validate_create(&self, object: &dyn Object) -> ErrorList {
+        typed(object).map_or_else(|| wrong_type("kind"), S::validate_create)
+    }
+    fn prepare_update(&self, new: &mut dyn Object, old: &dyn Object, context: &WriteContext) {
+        if let (Some(new), Some(old)) = (new.downcast_mut(), typed(old)) {
+            S::prepare_update(new, old, context);
+        }
+    }
+    fn validate_update(&self, new: &dyn Object, old: &dyn Object) -> ErrorList {
+        match (typed(new), typed(old)) {
+            (Some(new), Some(old)) => S::validate_update(new, old),
+            _ => wrong_type("kind"),
+        }
+    }
+    fn prepare_status_update(
+        &self,
+        new: &mut dyn Object,
+        old: &dyn Object,
+        context: &WriteContext,
+    ) {
+        if let (Some(new), Some(old)) = (new.downcast_mut(), typed(old)) {
+            S::prepare_status_update(new, old, context);
+        }
+    }
+    fn validate_status_update(&self, new: &dyn Object, old: &dyn Object) -> ErrorList {
+        match (typed(new), typed(old)) {
+            (Some(new), Some(old)) => S::validate_status_update(new, old),
+            _ => wrong_type("kind"),
+        }
+    }
+    fn warnings(&self, new: &dyn Object, old: Option<&dyn Object>) -> Vec<String> {
+        typed(new).map_or_else(Vec::new, |new| S::warnings(new, old.and_then(typed)))
+    }
+    fn row(&self, object: &dyn Object, now: Timestamp) -> Vec<Value> {
+        typed(object).map_or_else(Vec::new, |object| S::row(object, now))
+    }
+}
+
+/// Upstream's `NameIsDNSSubdomain`.
+#[must_use]
+pub fn dns_subdomain_errors(name: &str, prefix: bool) -> Vec<String> {
+    // A prefix is judged as if one letter followed it.
+    let name = if prefix && name.ends_with('-') {
+        format!("{}a", &name[..name.len() - 1])
+    } else {
+        name.to_owned()
+    };
+    let mut errors = Vec::new();
+    if name.len() > 253 {
+        errors.push("must be no more than 253 bytes".to_owned());
+    }
+    let label = |label: &str| {
+        let edge =
+            |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+        edge(label.chars().next())
+            && edge(label.chars().next_back())
+            && label
+                .chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+    };
+    if !name.split('.').all(label) {
+        errors.push("a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')".to_owned());
+    }
+    errors
+}

@@ -1,0 +1,118 @@
+//! Where time comes from.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+/// A source of wall-clock and monotonic time.
+#[async_trait]
+pub trait Clock: Send + Sync + std::fmt::Debug + 'static {
+    /// The wall clock. It may step; use it for timestamps in objects only.
+    fn now(&self) -> SystemTime;
+    /// Time since an arbitrary start; it never goes back. Use it for delays and deadlines.
+    fn monotonic(&self) -> Duration;
+    /// Returns after `duration` of monotonic time.
+    async fn sleep(&self, duration: Duration);
+}
+
+/// A clock that components hand around.
+pub type SharedClock = Arc<dyn Clock>;
+
+/// The machine's own clock.
+#[derive(Debug)]
+pub struct SystemClock {
+    start: tokio::time::Instant,
+}
+
+impl SystemClock {
+    /// A clock whose monotonic time starts now.
+    #[must_use]
+    pub fn shared() -> SharedClock {
+        Arc::new(Self {
+            start: tokio::time::Instant::now(),
+        })
+    }
+}
+
+#[async_trait]
+impl Clock for SystemClock {
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "this is the seam through which the wall clock comes in"
+    )]
+    fn now(&self) -> SystemTime {
+        SystemTime::now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        tokio::time::sleep(duration).await;
+    }
+}
+
+/// A clock that moves only when told to.
+#[derive(Debug)]
+pub struct SimulatedClock {
+    epoch: SystemTime,
+    elapsed: watch::Sender<Duration>,
+}
+
+impl SimulatedClock {
+    /// A clock that stands at `epoch`.
+    #[must_use]
+    pub fn new(epoch: SystemTime) -> Arc<Self> {
+        Arc::new(Self {
+            epoch,
+            elapsed: watch::Sender::new(Duration::ZERO),
+        })
+    }
+
+    /// Moves time forward and wakes every sleeper whose time has come.
+    pub fn advance(&self, by: Duration) {
+        self.elapsed.send_modify(|elapsed| *elapsed += by);
+    }
+}
+
+#[async_trait]
+impl Clock for SimulatedClock {
+    fn now(&self) -> SystemTime {
+        self.epoch + *self.elapsed.borrow()
+    }
+
+    fn monotonic(&self) -> Duration {
+        *self.elapsed.borrow()
+    }
+
+    async fn sleep(&self, duration: Duration) {
+        let mut elapsed = self.elapsed.subscribe();
+        let until = *elapsed.borrow() + duration;
+        // The sender lives as long as `self`, so waiting cannot fail.
+        let _ = elapsed.wait_for(|now| *now >= until).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn simulated_sleep_ends_when_time_was_moved() {
+        let clock = SimulatedClock::new(SystemTime::UNIX_EPOCH);
+        let sleeper = {
+            let clock = clock.clone();
+            tokio::spawn(async move { clock.sleep(Duration::from_secs(5)).await })
+        };
+        tokio::task::yield_now().await;
+        clock.advance(Duration::from_secs(4));
+        tokio::task::yield_now().await;
+        assert!(!sleeper.is_finished());
+        clock.advance(Duration::from_secs(1));
+        sleeper.await.unwrap();
+        assert_eq!(clock.now(), SystemTime::UNIX_EPOCH + Duration::from_secs(5));
+    }
+}

@@ -1,0 +1,2 @@
+//! Skiff: the one binary.
+fn main() {}
