@@ -1,0 +1,48 @@
+//! `StatefulSet` (apps/v1): how it is named, stored, selected and printed.
+
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use serde_json::Value;
+
+use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Subresource, Typed};
+use crate::printing;
+
+/// The entry in the table of kinds.
+pub const KIND: Kind = Kind {
+    group: "apps",
+    version: "v1",
+    kind: "StatefulSet",
+    plural: "statefulsets",
+    singular: "statefulset",
+    short_names: &["sts"],
+    categories: &["all"],
+    scope: Scope::Namespaced,
+    verbs: ALL_VERBS,
+    subresources: &[
+        Subresource::SCALE,
+        Subresource::status("apps", "v1", "StatefulSet"),
+    ],
+    storage: "/registry/statefulsets",
+    columns: COLUMNS,
+    fields: &[],
+    schema: "io.k8s.api.apps.v1.StatefulSet",
+    conversion: None,
+    ops: &Typed::<StatefulSetStrategy>::new(),
+};
+
+const COLUMNS: &[Column] = &[Column::NAME, Column::AGE];
+
+/// What is special about this kind.
+pub struct StatefulSetStrategy;
+
+impl Strategy for StatefulSetStrategy {
+    type Object = StatefulSet;
+    const HAS_STATUS: bool = true;
+
+    fn row(object: &StatefulSet, now: Timestamp) -> Vec<Value> {
+        vec![
+            object.metadata.name.clone().into(),
+            printing::age(&object.metadata, now),
+        ]
+    }
+}

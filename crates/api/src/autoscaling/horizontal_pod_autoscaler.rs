@@ -1,0 +1,50 @@
+//! `HorizontalPodAutoscaler` (autoscaling/v2): how it is named, stored, selected and printed.
+
+use jiff::Timestamp;
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use serde_json::Value;
+
+use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Subresource, Typed};
+use crate::printing;
+
+/// The entry in the table of kinds.
+pub const KIND: Kind = Kind {
+    group: "autoscaling",
+    version: "v2",
+    kind: "HorizontalPodAutoscaler",
+    plural: "horizontalpodautoscalers",
+    singular: "horizontalpodautoscaler",
+    short_names: &["hpa"],
+    categories: &["all"],
+    scope: Scope::Namespaced,
+    verbs: ALL_VERBS,
+    subresources: &[Subresource::status(
+        "autoscaling",
+        "v2",
+        "HorizontalPodAutoscaler",
+    )],
+    storage: "/registry/horizontalpodautoscalers",
+    columns: COLUMNS,
+    fields: &[],
+    schema: "io.k8s.api.autoscaling.v2.HorizontalPodAutoscaler",
+    conversion: None,
+    ops: &Typed::<HorizontalPodAutoscalerStrategy>::new(),
+};
+
+const COLUMNS: &[Column] = &[Column::NAME, Column::AGE];
+
+/// What is special about this kind.
+pub struct HorizontalPodAutoscalerStrategy;
+
+impl Strategy for HorizontalPodAutoscalerStrategy {
+    type Object = HorizontalPodAutoscaler;
+    const HAS_STATUS: bool = true;
+    const HAS_GENERATION: bool = false;
+
+    fn row(object: &HorizontalPodAutoscaler, now: Timestamp) -> Vec<Value> {
+        vec![
+            object.metadata.name.clone().into(),
+            printing::age(&object.metadata, now),
+        ]
+    }
+}

@@ -1,0 +1,46 @@
+//! `ResourceQuota` (v1): how it is named, stored, selected and printed.
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ResourceQuota;
+use serde_json::Value;
+
+use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Subresource, Typed};
+use crate::printing;
+
+/// The entry in the table of kinds.
+pub const KIND: Kind = Kind {
+    group: "",
+    version: "v1",
+    kind: "ResourceQuota",
+    plural: "resourcequotas",
+    singular: "resourcequota",
+    short_names: &["quota"],
+    categories: &[],
+    scope: Scope::Namespaced,
+    verbs: ALL_VERBS,
+    subresources: &[Subresource::status("", "v1", "ResourceQuota")],
+    storage: "/registry/resourcequotas",
+    columns: COLUMNS,
+    fields: &[],
+    schema: "io.k8s.api.core.v1.ResourceQuota",
+    conversion: None,
+    ops: &Typed::<ResourceQuotaStrategy>::new(),
+};
+
+const COLUMNS: &[Column] = &[Column::NAME, Column::AGE];
+
+/// What is special about this kind.
+pub struct ResourceQuotaStrategy;
+
+impl Strategy for ResourceQuotaStrategy {
+    type Object = ResourceQuota;
+    const HAS_STATUS: bool = true;
+    const HAS_GENERATION: bool = false;
+
+    fn row(object: &ResourceQuota, now: Timestamp) -> Vec<Value> {
+        vec![
+            object.metadata.name.clone().into(),
+            printing::age(&object.metadata, now),
+        ]
+    }
+}

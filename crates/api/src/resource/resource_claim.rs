@@ -1,0 +1,50 @@
+//! `ResourceClaim` (resource.k8s.io/v1): how it is named, stored, selected and printed.
+
+use jiff::Timestamp;
+use k8s_openapi::api::resource::v1::ResourceClaim;
+use serde_json::Value;
+
+use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Subresource, Typed};
+use crate::printing;
+
+/// The entry in the table of kinds.
+pub const KIND: Kind = Kind {
+    group: "resource.k8s.io",
+    version: "v1",
+    kind: "ResourceClaim",
+    plural: "resourceclaims",
+    singular: "resourceclaim",
+    short_names: &[],
+    categories: &[],
+    scope: Scope::Namespaced,
+    verbs: ALL_VERBS,
+    subresources: &[Subresource::status(
+        "resource.k8s.io",
+        "v1",
+        "ResourceClaim",
+    )],
+    storage: "/registry/resourceclaims",
+    columns: COLUMNS,
+    fields: &[],
+    schema: "io.k8s.api.resource.v1.ResourceClaim",
+    conversion: None,
+    ops: &Typed::<ResourceClaimStrategy>::new(),
+};
+
+const COLUMNS: &[Column] = &[Column::NAME, Column::AGE];
+
+/// What is special about this kind.
+pub struct ResourceClaimStrategy;
+
+impl Strategy for ResourceClaimStrategy {
+    type Object = ResourceClaim;
+    const HAS_STATUS: bool = true;
+    const HAS_GENERATION: bool = false;
+
+    fn row(object: &ResourceClaim, now: Timestamp) -> Vec<Value> {
+        vec![
+            object.metadata.name.clone().into(),
+            printing::age(&object.metadata, now),
+        ]
+    }
+}
