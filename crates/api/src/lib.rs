@@ -15,6 +15,7 @@ pub mod coordination;
 pub mod core;
 pub mod discovery;
 pub mod events;
+pub mod defaults;
 pub mod field;
 pub mod flowcontrol;
 pub mod kind;
@@ -29,6 +30,7 @@ pub mod scheduling;
 pub mod status;
 pub mod storage;
 pub mod table;
+pub mod validation;
 
 pub use field::{ErrorList, ErrorType, FieldError, Path};
 pub use kind::{
