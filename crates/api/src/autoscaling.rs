@@ -3,3 +3,4 @@
 pub mod horizontal_pod_autoscaler;
 pub mod horizontal_pod_autoscaler_v1;
 pub mod scale;
+mod targets;

@@ -11,6 +11,7 @@ pub mod node;
 pub mod persistent_volume;
 pub mod persistent_volume_claim;
 pub mod pod;
+mod pod_row;
 pub mod pod_template;
 pub mod replication_controller;
 pub mod resource_quota;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Container;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, MicroTime, ObjectMeta, Time};
 use serde_json::Value;
 
@@ -159,6 +160,58 @@ pub fn text_or(text: Option<&String>, absent: &str) -> Value {
     text.filter(|text| !text.is_empty())
         .map_or(absent, String::as_str)
         .into()
+}
+
+/// `pod/web`: what an event is about.
+#[must_use]
+pub fn kind_and_name(kind: Option<&str>, name: Option<&str>) -> String {
+    let kind = kind.unwrap_or_default().to_lowercase();
+    match name {
+        Some(name) if !name.is_empty() => format!("{kind}/{name}"),
+        _ => kind,
+    }
+}
+
+/// `kubelet, node-1`: who reported an event; of each pair the first that is not empty.
+#[must_use]
+pub fn event_source(component: [Option<&String>; 2], host: [Option<&String>; 2]) -> String {
+    let first = |pair: [Option<&String>; 2]| {
+        pair.into_iter()
+            .flatten()
+            .find(|text| !text.is_empty())
+            .cloned()
+    };
+    let component = first(component).unwrap_or_default();
+    match first(host) {
+        Some(host) => format!("{component}, {host}"),
+        None => component,
+    }
+}
+
+/// The `storage` of resources, `0` if they name none.
+#[must_use]
+pub fn storage_size(resources: Option<&BTreeMap<String, Quantity>>) -> String {
+    resources
+        .and_then(|resources| resources.get("storage"))
+        .map_or_else(|| "0".to_owned(), |size| size.0.clone())
+}
+
+/// Access modes, each once, in their short forms and upstream's order.
+#[must_use]
+pub fn access_modes(modes: Option<&[String]>) -> String {
+    let known = [
+        ("ReadWriteOnce", "RWO"),
+        ("ReadOnlyMany", "ROX"),
+        ("ReadWriteMany", "RWX"),
+        ("ReadWriteOncePod", "RWOP"),
+    ];
+    let has = |mode: &str| modes.unwrap_or_default().iter().any(|other| other == mode);
+    known
+        .iter()
+        .filter(|(mode, _)| has(mode))
+        .map(|(_, short)| *short)
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 #[cfg(test)]

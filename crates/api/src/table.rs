@@ -91,3 +91,87 @@ static KINDS: &[Kind] = &[
     crate::flowcontrol::flow_schema::KIND,
     crate::flowcontrol::priority_level_configuration::KIND,
 ];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::kind::Verb;
+
+    #[test]
+    fn every_kind_is_there_once_and_served_in_one_group_after_the_other() {
+        let mut seen = BTreeSet::new();
+        let mut groups: Vec<&str> = Vec::new();
+        for kind in kinds() {
+            assert!(
+                seen.insert((kind.group, kind.version, kind.plural)),
+                "{} twice",
+                kind.plural
+            );
+            if groups.last() != Some(&kind.group) {
+                assert!(
+                    !groups.contains(&kind.group),
+                    "{} is torn apart",
+                    kind.group
+                );
+                groups.push(kind.group);
+            }
+        }
+        assert_eq!(groups.len(), 21);
+    }
+
+    #[test]
+    fn a_storage_prefix_belongs_to_one_stored_kind() {
+        let stored: Vec<&str> = kinds()
+            .iter()
+            .filter(|kind| kind.is_stored() && kind.conversion.is_none())
+            .map(|kind| kind.storage)
+            .collect();
+        assert_eq!(stored.len(), stored.iter().collect::<BTreeSet<_>>().len());
+        for kind in kinds().iter().filter(|kind| kind.conversion.is_some()) {
+            assert!(
+                stored.contains(&kind.storage),
+                "{} is stored by none",
+                kind.kind
+            );
+        }
+        for kind in kinds() {
+            assert_eq!(
+                kind.is_stored(),
+                kind.verbs.contains(&Verb::Update),
+                "{}",
+                kind.kind
+            );
+        }
+    }
+
+    #[test]
+    fn rows_have_a_cell_for_each_column() {
+        for kind in kinds().iter().chain(subresource_kinds()) {
+            let object = kind
+                .ops
+                .decode(json!({"apiVersion": kind.api_version(), "kind": kind.kind, "metadata": {"name": "a"}}))
+                .unwrap();
+            let row = kind.ops.row(&*object, jiff::Timestamp::UNIX_EPOCH);
+            assert_eq!(row.len(), kind.columns.len(), "{}", kind.kind);
+            let name = kind
+                .columns
+                .iter()
+                .position(|column| column.name == "Name")
+                .unwrap();
+            assert_eq!(row[name], "a", "{}", kind.kind);
+        }
+    }
+
+    #[test]
+    fn absent_fields_read_as_zero_values() {
+        let pods = kinds().iter().find(|kind| kind.plural == "pods").unwrap();
+        let values = pods.field_values(&json!({"spec": {"nodeName": "n"}}));
+        assert!(values.contains(&("spec.nodeName", "n".to_owned())));
+        assert!(values.contains(&("spec.hostNetwork", "false".to_owned())));
+        assert!(values.contains(&("status.podIP", String::new())));
+    }
+}

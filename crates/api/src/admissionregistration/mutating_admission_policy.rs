@@ -27,7 +27,16 @@ pub const KIND: Kind = Kind {
     ops: &Typed::<MutatingAdmissionPolicyStrategy>::new(),
 };
 
-const COLUMNS: &[Column] = &[Column::NAME, Column::AGE];
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::new("Mutations", "integer", "How many mutations the policy has."),
+    Column::new(
+        "ParamKind",
+        "string",
+        "The kind of the objects that parametrise the policy.",
+    ),
+    Column::AGE,
+];
 
 /// What is special about this kind.
 pub struct MutatingAdmissionPolicyStrategy;
@@ -38,8 +47,20 @@ impl Strategy for MutatingAdmissionPolicyStrategy {
     const ALLOW_UNCONDITIONAL_UPDATE: bool = false;
 
     fn row(object: &MutatingAdmissionPolicy, now: Timestamp) -> Vec<Value> {
+        let spec = object.spec.as_ref();
+        let kind = spec.and_then(|spec| spec.param_kind.as_ref()).map(|kind| {
+            format!(
+                "{}/{}",
+                kind.api_version.as_deref().unwrap_or_default(),
+                kind.kind.as_deref().unwrap_or_default()
+            )
+        });
         vec![
             object.metadata.name.clone().into(),
+            spec.and_then(|spec| spec.mutations.as_ref())
+                .map_or(0, Vec::len)
+                .into(),
+            kind.unwrap_or_else(|| "<unset>".to_owned()).into(),
             printing::age(&object.metadata, now),
         ]
     }

@@ -27,7 +27,16 @@ pub const KIND: Kind = Kind {
     ops: &Typed::<MutatingAdmissionPolicyBindingStrategy>::new(),
 };
 
-const COLUMNS: &[Column] = &[Column::NAME, Column::AGE];
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::new("PolicyName", "string", "The policy that is bound."),
+    Column::new(
+        "ParamRef",
+        "string",
+        "The object that parametrises the policy.",
+    ),
+    Column::AGE,
+];
 
 /// What is special about this kind.
 pub struct MutatingAdmissionPolicyBindingStrategy;
@@ -38,8 +47,28 @@ impl Strategy for MutatingAdmissionPolicyBindingStrategy {
     const ALLOW_UNCONDITIONAL_UPDATE: bool = false;
 
     fn row(object: &MutatingAdmissionPolicyBinding, now: Timestamp) -> Vec<Value> {
+        let spec = object.spec.as_ref();
+        let parameters = spec
+            .and_then(|spec| spec.param_ref.as_ref())
+            .and_then(|parameters| {
+                match (parameters.name.as_deref(), parameters.namespace.as_deref()) {
+                    // Whether the parameter is in a namespace cannot be told from here.
+                    (Some(name), None | Some("")) if !name.is_empty() => Some(format!("*/{name}")),
+                    (Some(name), Some(namespace)) if !name.is_empty() => {
+                        Some(format!("{namespace}/{name}"))
+                    }
+                    _ => parameters
+                        .selector
+                        .as_ref()
+                        .map(|selector| printing::selector(Some(selector))),
+                }
+            });
         vec![
             object.metadata.name.clone().into(),
+            spec.and_then(|spec| spec.policy_name.clone())
+                .unwrap_or_default()
+                .into(),
+            parameters.unwrap_or_else(|| "<unset>".to_owned()).into(),
             printing::age(&object.metadata, now),
         ]
     }

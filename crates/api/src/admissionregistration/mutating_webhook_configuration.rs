@@ -27,7 +27,15 @@ pub const KIND: Kind = Kind {
     ops: &Typed::<MutatingWebhookConfigurationStrategy>::new(),
 };
 
-const COLUMNS: &[Column] = &[Column::NAME, Column::AGE];
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::new(
+        "Webhooks",
+        "integer",
+        "How many webhooks the configuration registers.",
+    ),
+    Column::AGE,
+];
 
 /// What is special about this kind.
 pub struct MutatingWebhookConfigurationStrategy;
@@ -40,6 +48,7 @@ impl Strategy for MutatingWebhookConfigurationStrategy {
     fn row(object: &MutatingWebhookConfiguration, now: Timestamp) -> Vec<Value> {
         vec![
             object.metadata.name.clone().into(),
+            object.webhooks.as_ref().map_or(0, Vec::len).into(),
             printing::age(&object.metadata, now),
         ]
     }

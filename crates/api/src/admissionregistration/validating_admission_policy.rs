@@ -31,7 +31,20 @@ pub const KIND: Kind = Kind {
     ops: &Typed::<ValidatingAdmissionPolicyStrategy>::new(),
 };
 
-const COLUMNS: &[Column] = &[Column::NAME, Column::AGE];
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::new(
+        "Validations",
+        "integer",
+        "How many validations the policy has.",
+    ),
+    Column::new(
+        "ParamKind",
+        "string",
+        "The kind of the objects that parametrise the policy.",
+    ),
+    Column::AGE,
+];
 
 /// What is special about this kind.
 pub struct ValidatingAdmissionPolicyStrategy;
@@ -42,8 +55,20 @@ impl Strategy for ValidatingAdmissionPolicyStrategy {
     const ALLOW_UNCONDITIONAL_UPDATE: bool = false;
 
     fn row(object: &ValidatingAdmissionPolicy, now: Timestamp) -> Vec<Value> {
+        let spec = object.spec.as_ref();
+        let kind = spec.and_then(|spec| spec.param_kind.as_ref()).map(|kind| {
+            format!(
+                "{}/{}",
+                kind.api_version.as_deref().unwrap_or_default(),
+                kind.kind.as_deref().unwrap_or_default()
+            )
+        });
         vec![
             object.metadata.name.clone().into(),
+            spec.and_then(|spec| spec.validations.as_ref())
+                .map_or(0, Vec::len)
+                .into(),
+            kind.unwrap_or_else(|| "<unset>".to_owned()).into(),
             printing::age(&object.metadata, now),
         ]
     }

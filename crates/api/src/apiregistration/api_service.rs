@@ -31,7 +31,16 @@ pub const KIND: Kind = Kind {
     ops: &Typed::<APIServiceStrategy>::new(),
 };
 
-const COLUMNS: &[Column] = &[Column::NAME, Column::AGE];
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::new(
+        "Service",
+        "string",
+        "The service that serves the API, or Local.",
+    ),
+    Column::new("Available", "string", "Whether the API answers."),
+    Column::AGE,
+];
 
 /// What is special about this kind.
 pub struct APIServiceStrategy;
@@ -43,8 +52,43 @@ impl Strategy for APIServiceStrategy {
     const ALLOW_UNCONDITIONAL_UPDATE: bool = false;
 
     fn row(object: &APIService, now: Timestamp) -> Vec<Value> {
+        let service = object
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.service.as_ref())
+            .map_or_else(
+                || "Local".to_owned(),
+                |service| {
+                    format!(
+                        "{}/{}",
+                        service.namespace.as_deref().unwrap_or_default(),
+                        service.name.as_deref().unwrap_or_default()
+                    )
+                },
+            );
+        let conditions = object
+            .status
+            .as_ref()
+            .and_then(|status| status.conditions.as_deref())
+            .unwrap_or_default();
+        let available = match conditions
+            .iter()
+            .find(|condition| condition.type_ == "Available")
+        {
+            None => "Unknown".to_owned(),
+            Some(condition) if condition.status == "True" => "True".to_owned(),
+            Some(condition) => {
+                format!(
+                    "{} ({})",
+                    condition.status,
+                    condition.reason.as_deref().unwrap_or_default()
+                )
+            }
+        };
         vec![
             object.metadata.name.clone().into(),
+            service.into(),
+            available.into(),
             printing::age(&object.metadata, now),
         ]
     }

@@ -27,7 +27,12 @@ pub const KIND: Kind = Kind {
     ops: &Typed::<ControllerRevisionStrategy>::new(),
 };
 
-const COLUMNS: &[Column] = &[Column::NAME, Column::AGE];
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::new("Controller", "string", "What takes care of it."),
+    Column::new("Revision", "string", "The number of the revision."),
+    Column::AGE,
+];
 
 /// What is special about this kind.
 pub struct ControllerRevisionStrategy;
@@ -36,8 +41,27 @@ impl Strategy for ControllerRevisionStrategy {
     type Object = ControllerRevision;
 
     fn row(object: &ControllerRevision, now: Timestamp) -> Vec<Value> {
+        let controller = object
+            .metadata
+            .owner_references
+            .iter()
+            .flatten()
+            .find(|owner| owner.controller == Some(true))
+            .map_or_else(
+                || "<none>".to_owned(),
+                |owner| {
+                    let group = owner
+                        .api_version
+                        .rsplit_once('/')
+                        .map_or("", |(group, _)| group);
+                    let kind = crate::status::qualified(&owner.kind, group).to_lowercase();
+                    format!("{kind}/{}", owner.name)
+                },
+            );
         vec![
             object.metadata.name.clone().into(),
+            controller.into(),
+            object.revision.into(),
             printing::age(&object.metadata, now),
         ]
     }

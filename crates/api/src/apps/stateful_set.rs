@@ -30,7 +30,23 @@ pub const KIND: Kind = Kind {
     ops: &Typed::<StatefulSetStrategy>::new(),
 };
 
-const COLUMNS: &[Column] = &[Column::NAME, Column::AGE];
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::new("Ready", "string", "How many pods are ready."),
+    Column::AGE,
+    Column::new(
+        "Containers",
+        "string",
+        "The names of the containers in the template.",
+    )
+    .wide(),
+    Column::new(
+        "Images",
+        "string",
+        "The images of the containers in the template.",
+    )
+    .wide(),
+];
 
 /// What is special about this kind.
 pub struct StatefulSetStrategy;
@@ -40,9 +56,22 @@ impl Strategy for StatefulSetStrategy {
     const HAS_STATUS: bool = true;
 
     fn row(object: &StatefulSet, now: Timestamp) -> Vec<Value> {
+        let spec = object.spec.as_ref();
+        let pod = spec.and_then(|spec| spec.template.spec.as_ref());
+        let (names, images) =
+            printing::containers(pod.map(|pod| pod.containers.as_slice()).unwrap_or_default());
+        let ready = object
+            .status
+            .as_ref()
+            .and_then(|status| status.ready_replicas)
+            .unwrap_or(0);
+        let desired = spec.and_then(|spec| spec.replicas).unwrap_or(0);
         vec![
             object.metadata.name.clone().into(),
+            format!("{ready}/{desired}").into(),
             printing::age(&object.metadata, now),
+            names,
+            images,
         ]
     }
 }

@@ -31,7 +31,19 @@ pub const KIND: Kind = Kind {
     ops: &Typed::<HorizontalPodAutoscalerStrategy>::new(),
 };
 
-const COLUMNS: &[Column] = &[Column::NAME, Column::AGE];
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::new("Reference", "string", "What is scaled."),
+    Column::new(
+        "Targets",
+        "string",
+        "The metrics, as they are and as they should be.",
+    ),
+    Column::new("MinPods", "string", "The fewest pods."),
+    Column::new("MaxPods", "string", "The most pods."),
+    Column::new("Replicas", "string", "How many pods there are."),
+    Column::AGE,
+];
 
 /// What is special about this kind.
 pub struct HorizontalPodAutoscalerStrategy;
@@ -42,8 +54,33 @@ impl Strategy for HorizontalPodAutoscalerStrategy {
     const HAS_GENERATION: bool = false;
 
     fn row(object: &HorizontalPodAutoscaler, now: Timestamp) -> Vec<Value> {
+        let spec = Some(&object.spec);
+        let status = object.status.as_ref();
+        let reference = spec.map(|spec| {
+            format!(
+                "{}/{}",
+                spec.scale_target_ref.kind, spec.scale_target_ref.name
+            )
+        });
+        let targets = super::targets::targets(
+            spec.and_then(|spec| spec.metrics.as_deref())
+                .unwrap_or_default(),
+            status
+                .and_then(|status| status.current_metrics.as_deref())
+                .unwrap_or_default(),
+        );
         vec![
             object.metadata.name.clone().into(),
+            reference.unwrap_or_else(|| "/".to_owned()).into(),
+            targets.into(),
+            spec.and_then(|spec| spec.min_replicas)
+                .map_or_else(|| "<unset>".to_owned(), |min| min.to_string())
+                .into(),
+            spec.map_or(0, |spec| spec.max_replicas).into(),
+            status
+                .and_then(|status| status.current_replicas)
+                .unwrap_or(0)
+                .into(),
             printing::age(&object.metadata, now),
         ]
     }

@@ -6,7 +6,6 @@ use serde_json::Value;
 
 use crate::conversion;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Subresource, Typed};
-use crate::printing;
 
 /// The entry in the table of kinds.
 pub const KIND: Kind = Kind {
@@ -32,7 +31,19 @@ pub const KIND: Kind = Kind {
     ops: &Typed::<HorizontalPodAutoscalerStrategy>::new(),
 };
 
-const COLUMNS: &[Column] = &[Column::NAME, Column::AGE];
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::new("Reference", "string", "What is scaled."),
+    Column::new(
+        "Targets",
+        "string",
+        "The metrics, as they are and as they should be.",
+    ),
+    Column::new("MinPods", "string", "The fewest pods."),
+    Column::new("MaxPods", "string", "The most pods."),
+    Column::new("Replicas", "string", "How many pods there are."),
+    Column::AGE,
+];
 
 /// What is special about this kind.
 pub struct HorizontalPodAutoscalerStrategy;
@@ -43,9 +54,11 @@ impl Strategy for HorizontalPodAutoscalerStrategy {
     const HAS_GENERATION: bool = false;
 
     fn row(object: &HorizontalPodAutoscaler, now: Timestamp) -> Vec<Value> {
-        vec![
-            object.metadata.name.clone().into(),
-            printing::age(&object.metadata, now),
-        ]
+        // The metrics of version 2 are in annotations here; the table shows them all the same.
+        let stored = serde_json::to_value(object).map(conversion::AUTOSCALING_V1.to_storage);
+        let Ok(stored) = stored.and_then(serde_json::from_value) else {
+            return Vec::new();
+        };
+        super::horizontal_pod_autoscaler::HorizontalPodAutoscalerStrategy::row(&stored, now)
     }
 }

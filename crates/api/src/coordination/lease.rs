@@ -27,7 +27,11 @@ pub const KIND: Kind = Kind {
     ops: &Typed::<LeaseStrategy>::new(),
 };
 
-const COLUMNS: &[Column] = &[Column::NAME, Column::AGE];
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::new("Holder", "string", "Who holds the lease."),
+    Column::AGE,
+];
 
 /// What is special about this kind.
 pub struct LeaseStrategy;
@@ -38,8 +42,14 @@ impl Strategy for LeaseStrategy {
     const ALLOW_CREATE_ON_UPDATE: bool = true;
 
     fn row(object: &Lease, now: Timestamp) -> Vec<Value> {
+        let holder = object
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.holder_identity.clone())
+            .unwrap_or_default();
         vec![
             object.metadata.name.clone().into(),
+            holder.into(),
             printing::age(&object.metadata, now),
         ]
     }

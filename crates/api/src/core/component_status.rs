@@ -26,7 +26,12 @@ pub const KIND: Kind = Kind {
     ops: &Typed::<ComponentStatusStrategy>::new(),
 };
 
-const COLUMNS: &[Column] = &[Column::NAME];
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::new("Status", "string", "What state it is in."),
+    Column::new("Message", "string", "Message"),
+    Column::new("Error", "string", "Error"),
+];
 
 /// What is special about this kind.
 pub struct ComponentStatusStrategy;
@@ -35,6 +40,22 @@ impl Strategy for ComponentStatusStrategy {
     type Object = ComponentStatus;
 
     fn row(object: &ComponentStatus, _: Timestamp) -> Vec<Value> {
-        vec![object.metadata.name.clone().into()]
+        let healthy = object
+            .conditions
+            .iter()
+            .flatten()
+            .find(|condition| condition.type_ == "Healthy");
+        let status = match healthy {
+            None => "Unknown",
+            Some(condition) if condition.status == "True" => "Healthy",
+            Some(_) => "Unhealthy",
+        };
+        let text = |text: Option<&String>| text.cloned().unwrap_or_default();
+        vec![
+            object.metadata.name.clone().into(),
+            status.into(),
+            text(healthy.and_then(|condition| condition.message.as_ref())).into(),
+            text(healthy.and_then(|condition| condition.error.as_ref())).into(),
+        ]
     }
 }

@@ -27,7 +27,11 @@ pub const KIND: Kind = Kind {
     ops: &Typed::<ConfigMapStrategy>::new(),
 };
 
-const COLUMNS: &[Column] = &[Column::NAME, Column::AGE];
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::new("Data", "string", "How many entries there are."),
+    Column::AGE,
+];
 
 /// What is special about this kind.
 pub struct ConfigMapStrategy;
@@ -36,8 +40,11 @@ impl Strategy for ConfigMapStrategy {
     type Object = ConfigMap;
 
     fn row(object: &ConfigMap, now: Timestamp) -> Vec<Value> {
+        let entries = object.data.as_ref().map_or(0, |data| data.len())
+            + object.binary_data.as_ref().map_or(0, |data| data.len());
         vec![
             object.metadata.name.clone().into(),
+            entries.into(),
             printing::age(&object.metadata, now),
         ]
     }

@@ -27,7 +27,11 @@ pub const KIND: Kind = Kind {
     ops: &Typed::<EndpointsStrategy>::new(),
 };
 
-const COLUMNS: &[Column] = &[Column::NAME, Column::AGE];
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::new("Endpoints", "string", "The addresses behind it."),
+    Column::AGE,
+];
 
 /// What is special about this kind.
 pub struct EndpointsStrategy;
@@ -39,7 +43,37 @@ impl Strategy for EndpointsStrategy {
     fn row(object: &Endpoints, now: Timestamp) -> Vec<Value> {
         vec![
             object.metadata.name.clone().into(),
+            addresses(object).into(),
             printing::age(&object.metadata, now),
         ]
+    }
+}
+
+fn addresses(endpoints: &Endpoints) -> String {
+    let (mut list, mut count) = (Vec::new(), 0);
+    for subset in endpoints.subsets.iter().flatten() {
+        let addresses = subset.addresses.as_deref().unwrap_or_default();
+        let ports = subset.ports.as_deref().unwrap_or_default();
+        if ports.is_empty() {
+            // A headless service may have no ports.
+            count += addresses.len();
+            list.extend(addresses.iter().map(|address| address.ip.clone()));
+        }
+        for port in ports {
+            count += addresses.len();
+            list.extend(
+                addresses
+                    .iter()
+                    .map(|address| match address.ip.contains(':') {
+                        true => format!("[{}]:{}", address.ip, port.port),
+                        false => format!("{}:{}", address.ip, port.port),
+                    }),
+            );
+        }
+    }
+    match (endpoints.subsets.as_ref().is_none_or(Vec::is_empty), count) {
+        (true, _) => "<none>".to_owned(),
+        (false, 0) => String::new(),
+        (false, _) => printing::first_three(list),
     }
 }

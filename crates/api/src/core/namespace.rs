@@ -42,7 +42,11 @@ pub const KIND: Kind = Kind {
     ops: &Typed::<NamespaceStrategy>::new(),
 };
 
-const COLUMNS: &[Column] = &[Column::NAME, Column::AGE];
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::new("Status", "string", "Active or Terminating."),
+    Column::AGE,
+];
 
 /// What is special about this kind.
 pub struct NamespaceStrategy;
@@ -53,8 +57,14 @@ impl Strategy for NamespaceStrategy {
     const HAS_GENERATION: bool = false;
 
     fn row(object: &Namespace, now: Timestamp) -> Vec<Value> {
+        let phase = object
+            .status
+            .as_ref()
+            .and_then(|status| status.phase.clone())
+            .unwrap_or_default();
         vec![
             object.metadata.name.clone().into(),
+            phase.into(),
             printing::age(&object.metadata, now),
         ]
     }

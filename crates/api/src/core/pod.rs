@@ -7,7 +7,6 @@ use serde_json::Value;
 use crate::kind::{
     ALL_VERBS, CREATE_ONLY, Column, Kind, STATUS_VERBS, Scope, Strategy, Subresource, Typed, Verb,
 };
-use crate::printing;
 
 /// The entry in the table of kinds.
 pub const KIND: Kind = Kind {
@@ -91,7 +90,31 @@ pub const KIND: Kind = Kind {
     ops: &Typed::<PodStrategy>::new(),
 };
 
-const COLUMNS: &[Column] = &[Column::NAME, Column::AGE];
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::new("Ready", "string", "How many of the containers are ready."),
+    Column::new("Status", "string", "What the pod is up to."),
+    Column::new(
+        "Restarts",
+        "string",
+        "How often containers were restarted, and when last.",
+    ),
+    Column::AGE,
+    Column::new("IP", "string", "The address.").wide(),
+    Column::new("Node", "string", "The node it is on.").wide(),
+    Column::new(
+        "Nominated Node",
+        "string",
+        "The node on which room is being made for the pod.",
+    )
+    .wide(),
+    Column::new(
+        "Readiness Gates",
+        "string",
+        "How many of the extra conditions for readiness hold.",
+    )
+    .wide(),
+];
 
 /// What is special about this kind.
 pub struct PodStrategy;
@@ -101,9 +124,6 @@ impl Strategy for PodStrategy {
     const HAS_STATUS: bool = true;
 
     fn row(object: &Pod, now: Timestamp) -> Vec<Value> {
-        vec![
-            object.metadata.name.clone().into(),
-            printing::age(&object.metadata, now),
-        ]
+        super::pod_row::row(object, now)
     }
 }

@@ -30,7 +30,26 @@ pub const KIND: Kind = Kind {
     ops: &Typed::<ReplicationControllerStrategy>::new(),
 };
 
-const COLUMNS: &[Column] = &[Column::NAME, Column::AGE];
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::new("Desired", "integer", "How many pods are wanted."),
+    Column::new("Current", "integer", "How many pods there are."),
+    Column::new("Ready", "integer", "How many pods are ready."),
+    Column::AGE,
+    Column::new(
+        "Containers",
+        "string",
+        "The names of the containers in the template.",
+    )
+    .wide(),
+    Column::new(
+        "Images",
+        "string",
+        "The images of the containers in the template.",
+    )
+    .wide(),
+    Column::new("Selector", "string", "Which pods belong to it.").wide(),
+];
 
 /// What is special about this kind.
 pub struct ReplicationControllerStrategy;
@@ -40,9 +59,26 @@ impl Strategy for ReplicationControllerStrategy {
     const HAS_STATUS: bool = true;
 
     fn row(object: &ReplicationController, now: Timestamp) -> Vec<Value> {
+        let spec = object.spec.as_ref();
+        let status = object.status.as_ref();
+        let containers = spec.and_then(|spec| spec.template.as_ref()?.spec.as_ref());
+        let (names, images) = printing::containers(
+            containers
+                .map(|spec| spec.containers.as_slice())
+                .unwrap_or_default(),
+        );
         vec![
             object.metadata.name.clone().into(),
+            spec.and_then(|spec| spec.replicas).unwrap_or(0).into(),
+            status.map_or(0, |status| status.replicas).into(),
+            status
+                .and_then(|status| status.ready_replicas)
+                .unwrap_or(0)
+                .into(),
             printing::age(&object.metadata, now),
+            names,
+            images,
+            printing::labels(spec.and_then(|spec| spec.selector.as_ref())).into(),
         ]
     }
 }

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ResourceQuota;
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Subresource, Typed};
 use crate::printing;
@@ -27,7 +28,16 @@ pub const KIND: Kind = Kind {
     ops: &Typed::<ResourceQuotaStrategy>::new(),
 };
 
-const COLUMNS: &[Column] = &[Column::NAME, Column::AGE];
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::new(
+        "Request",
+        "string",
+        "What is used of the quota on requests.",
+    ),
+    Column::new("Limit", "string", "What is used of the quota on limits."),
+    Column::AGE,
+];
 
 /// What is special about this kind.
 pub struct ResourceQuotaStrategy;
@@ -38,8 +48,30 @@ impl Strategy for ResourceQuotaStrategy {
     const HAS_GENERATION: bool = false;
 
     fn row(object: &ResourceQuota, now: Timestamp) -> Vec<Value> {
+        let none = BTreeMap::new();
+        let status = object.status.as_ref();
+        let hard = status
+            .and_then(|status| status.hard.as_ref())
+            .unwrap_or(&none);
+        let used = status
+            .and_then(|status| status.used.as_ref())
+            .unwrap_or(&none);
+        let (mut requests, mut limits) = (Vec::new(), Vec::new());
+        for (resource, limit) in hard {
+            let text = format!(
+                "{resource}: {}/{}",
+                used.get(resource).map_or("0", |used| &used.0),
+                limit.0
+            );
+            match resource.starts_with("limits.") {
+                true => limits.push(text),
+                false => requests.push(text),
+            }
+        }
         vec![
             object.metadata.name.clone().into(),
+            requests.join(", ").into(),
+            limits.join(", ").into(),
             printing::age(&object.metadata, now),
         ]
     }

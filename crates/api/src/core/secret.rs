@@ -27,7 +27,12 @@ pub const KIND: Kind = Kind {
     ops: &Typed::<SecretStrategy>::new(),
 };
 
-const COLUMNS: &[Column] = &[Column::NAME, Column::AGE];
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::new("Type", "string", "What type it is of."),
+    Column::new("Data", "string", "How many entries there are."),
+    Column::AGE,
+];
 
 /// What is special about this kind.
 pub struct SecretStrategy;
@@ -36,8 +41,11 @@ impl Strategy for SecretStrategy {
     type Object = Secret;
 
     fn row(object: &Secret, now: Timestamp) -> Vec<Value> {
+        let entries = object.data.as_ref().map_or(0, |data| data.len());
         vec![
             object.metadata.name.clone().into(),
+            object.type_.clone().unwrap_or_default().into(),
+            entries.into(),
             printing::age(&object.metadata, now),
         ]
     }

@@ -27,7 +27,13 @@ pub const KIND: Kind = Kind {
     ops: &Typed::<EndpointSliceStrategy>::new(),
 };
 
-const COLUMNS: &[Column] = &[Column::NAME, Column::AGE];
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::new("AddressType", "string", "IPv4, IPv6 or FQDN."),
+    Column::new("Ports", "string", "The ports it listens on."),
+    Column::new("Endpoints", "string", "The addresses behind it."),
+    Column::AGE,
+];
 
 /// What is special about this kind.
 pub struct EndpointSliceStrategy;
@@ -37,8 +43,25 @@ impl Strategy for EndpointSliceStrategy {
     const HAS_GENERATION: bool = true;
 
     fn row(object: &EndpointSlice, now: Timestamp) -> Vec<Value> {
+        let ports = object
+            .ports
+            .iter()
+            .flatten()
+            .map(|port| match (port.port, &port.name) {
+                (Some(port), _) => port.to_string(),
+                (None, Some(name)) => name.clone(),
+                (None, None) => "*".to_owned(),
+            });
+        let addresses = object
+            .endpoints
+            .iter()
+            .flatten()
+            .flat_map(|endpoint| endpoint.addresses.iter().cloned());
         vec![
             object.metadata.name.clone().into(),
+            object.address_type.clone().into(),
+            printing::first_three(ports.collect()).into(),
+            printing::first_three(addresses.collect()).into(),
             printing::age(&object.metadata, now),
         ]
     }

@@ -31,7 +31,19 @@ pub const KIND: Kind = Kind {
     ops: &Typed::<PriorityLevelConfigurationStrategy>::new(),
 };
 
-const COLUMNS: &[Column] = &[Column::NAME, Column::AGE];
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::new("Type", "string", "What type it is of."),
+    Column::new(
+        "NominalConcurrencyShares",
+        "string",
+        "How large a share of the server the level has.",
+    ),
+    Column::new("Queues", "string", "How many queues it has."),
+    Column::new("HandSize", "string", "How many queues a flow is dealt."),
+    Column::new("QueueLengthLimit", "string", "How long each queue may be."),
+    Column::AGE,
+];
 
 /// What is special about this kind.
 pub struct PriorityLevelConfigurationStrategy;
@@ -41,8 +53,34 @@ impl Strategy for PriorityLevelConfigurationStrategy {
     const HAS_STATUS: bool = true;
 
     fn row(object: &PriorityLevelConfiguration, now: Timestamp) -> Vec<Value> {
+        let spec = object.spec.as_ref();
+        let limited = spec.and_then(|spec| spec.limited.as_ref());
+        let queuing = limited.and_then(|limited| limited.limit_response.as_ref()?.queuing.as_ref());
+        let number = |known: bool, value: Option<i32>| match known {
+            true => value.unwrap_or(0).into(),
+            false => Value::from("<none>"),
+        };
         vec![
             object.metadata.name.clone().into(),
+            spec.map(|spec| spec.type_.clone())
+                .unwrap_or_default()
+                .into(),
+            number(
+                limited.is_some(),
+                limited.and_then(|limited| limited.nominal_concurrency_shares),
+            ),
+            number(
+                queuing.is_some(),
+                queuing.and_then(|queuing| queuing.queues),
+            ),
+            number(
+                queuing.is_some(),
+                queuing.and_then(|queuing| queuing.hand_size),
+            ),
+            number(
+                queuing.is_some(),
+                queuing.and_then(|queuing| queuing.queue_length_limit),
+            ),
             printing::age(&object.metadata, now),
         ]
     }

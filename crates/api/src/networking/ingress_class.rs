@@ -27,7 +27,16 @@ pub const KIND: Kind = Kind {
     ops: &Typed::<IngressClassStrategy>::new(),
 };
 
-const COLUMNS: &[Column] = &[Column::NAME, Column::AGE];
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::new("Controller", "string", "What takes care of it."),
+    Column::new(
+        "Parameters",
+        "string",
+        "The object that parametrises the class.",
+    ),
+    Column::AGE,
+];
 
 /// What is special about this kind.
 pub struct IngressClassStrategy;
@@ -37,8 +46,33 @@ impl Strategy for IngressClassStrategy {
     const HAS_GENERATION: bool = true;
 
     fn row(object: &IngressClass, now: Timestamp) -> Vec<Value> {
+        let default = object
+            .metadata
+            .annotations
+            .as_ref()
+            .and_then(|annotations| annotations.get("ingressclass.kubernetes.io/is-default-class"))
+            .is_some_and(|value| value == "true");
+        let name = object.metadata.name.clone().unwrap_or_default();
+        let spec = object.spec.as_ref();
+        let parameters = spec
+            .and_then(|spec| spec.parameters.as_ref())
+            .map(|parameters| {
+                let kind = crate::status::qualified(
+                    &parameters.kind,
+                    parameters.api_group.as_deref().unwrap_or_default(),
+                );
+                format!("{kind}/{}", parameters.name)
+            });
         vec![
-            object.metadata.name.clone().into(),
+            if default {
+                format!("{name} (default)").into()
+            } else {
+                name.into()
+            },
+            spec.and_then(|spec| spec.controller.clone())
+                .unwrap_or_default()
+                .into(),
+            parameters.unwrap_or_else(|| "<none>".to_owned()).into(),
             printing::age(&object.metadata, now),
         ]
     }

@@ -26,7 +26,10 @@ pub const KIND: Kind = Kind {
     ops: &Typed::<IPAddressStrategy>::new(),
 };
 
-const COLUMNS: &[Column] = &[Column::NAME];
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::new("ParentRef", "string", "What the address belongs to."),
+];
 
 /// What is special about this kind.
 pub struct IPAddressStrategy;
@@ -35,6 +38,17 @@ impl Strategy for IPAddressStrategy {
     type Object = IPAddress;
 
     fn row(object: &IPAddress, _: Timestamp) -> Vec<Value> {
-        vec![object.metadata.name.clone().into()]
+        let parent = &object.spec.parent_ref;
+        let group = parent.group.as_deref().unwrap_or_default();
+        let resource = crate::status::qualified(&parent.resource, group).to_lowercase();
+        let parent = match parent
+            .namespace
+            .as_deref()
+            .filter(|namespace| !namespace.is_empty())
+        {
+            Some(namespace) => format!("{resource}/{namespace}/{}", parent.name),
+            None => format!("{resource}/{}", parent.name),
+        };
+        vec![object.metadata.name.clone().into(), parent.into()]
     }
 }

@@ -27,7 +27,11 @@ pub const KIND: Kind = Kind {
     ops: &Typed::<NetworkPolicyStrategy>::new(),
 };
 
-const COLUMNS: &[Column] = &[Column::NAME, Column::AGE];
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::new("Pod-Selector", "string", "Which pods the policy is for."),
+    Column::AGE,
+];
 
 /// What is special about this kind.
 pub struct NetworkPolicyStrategy;
@@ -37,8 +41,13 @@ impl Strategy for NetworkPolicyStrategy {
     const HAS_GENERATION: bool = true;
 
     fn row(object: &NetworkPolicy, now: Timestamp) -> Vec<Value> {
+        let selector = object
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.pod_selector.as_ref());
         vec![
             object.metadata.name.clone().into(),
+            printing::selector(selector).into(),
             printing::age(&object.metadata, now),
         ]
     }

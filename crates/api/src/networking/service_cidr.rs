@@ -31,7 +31,11 @@ pub const KIND: Kind = Kind {
     ops: &Typed::<ServiceCIDRStrategy>::new(),
 };
 
-const COLUMNS: &[Column] = &[Column::NAME, Column::AGE];
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::new("CIDRs", "string", "The ranges of addresses."),
+    Column::AGE,
+];
 
 /// What is special about this kind.
 pub struct ServiceCIDRStrategy;
@@ -42,8 +46,14 @@ impl Strategy for ServiceCIDRStrategy {
     const HAS_GENERATION: bool = false;
 
     fn row(object: &ServiceCIDR, now: Timestamp) -> Vec<Value> {
+        let ranges = object
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.cidrs.as_ref())
+            .map(|ranges| ranges.join(","));
         vec![
             object.metadata.name.clone().into(),
+            ranges.unwrap_or_default().into(),
             printing::age(&object.metadata, now),
         ]
     }

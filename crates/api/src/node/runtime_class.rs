@@ -27,7 +27,11 @@ pub const KIND: Kind = Kind {
     ops: &Typed::<RuntimeClassStrategy>::new(),
 };
 
-const COLUMNS: &[Column] = &[Column::NAME, Column::AGE];
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::new("Handler", "string", "What the container runtime calls it."),
+    Column::AGE,
+];
 
 /// What is special about this kind.
 pub struct RuntimeClassStrategy;
@@ -40,6 +44,7 @@ impl Strategy for RuntimeClassStrategy {
     fn row(object: &RuntimeClass, now: Timestamp) -> Vec<Value> {
         vec![
             object.metadata.name.clone().into(),
+            object.handler.clone().into(),
             printing::age(&object.metadata, now),
         ]
     }

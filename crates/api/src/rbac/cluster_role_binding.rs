@@ -27,7 +27,19 @@ pub const KIND: Kind = Kind {
     ops: &Typed::<ClusterRoleBindingStrategy>::new(),
 };
 
-const COLUMNS: &[Column] = &[Column::NAME, Column::AGE];
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::new("Role", "string", "The role that is granted."),
+    Column::AGE,
+    Column::new("Users", "string", "The users it is granted to.").wide(),
+    Column::new("Groups", "string", "The groups it is granted to.").wide(),
+    Column::new(
+        "ServiceAccounts",
+        "string",
+        "The service accounts it is granted to.",
+    )
+    .wide(),
+];
 
 /// What is special about this kind.
 pub struct ClusterRoleBindingStrategy;
@@ -37,9 +49,16 @@ impl Strategy for ClusterRoleBindingStrategy {
     const ALLOW_CREATE_ON_UPDATE: bool = true;
 
     fn row(object: &ClusterRoleBinding, now: Timestamp) -> Vec<Value> {
+        let [users, groups, accounts] =
+            super::subjects::subjects(object.subjects.as_deref().unwrap_or_default());
+        let role = format!("{}/{}", object.role_ref.kind, object.role_ref.name);
         vec![
             object.metadata.name.clone().into(),
+            role.into(),
             printing::age(&object.metadata, now),
+            users.into(),
+            groups.into(),
+            accounts.into(),
         ]
     }
 }

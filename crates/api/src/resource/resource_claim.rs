@@ -31,7 +31,15 @@ pub const KIND: Kind = Kind {
     ops: &Typed::<ResourceClaimStrategy>::new(),
 };
 
-const COLUMNS: &[Column] = &[Column::NAME, Column::AGE];
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::new(
+        "State",
+        "string",
+        "Whether the claim is pending, allocated, reserved.",
+    ),
+    Column::AGE,
+];
 
 /// What is special about this kind.
 pub struct ResourceClaimStrategy;
@@ -42,8 +50,28 @@ impl Strategy for ResourceClaimStrategy {
     const HAS_GENERATION: bool = false;
 
     fn row(object: &ResourceClaim, now: Timestamp) -> Vec<Value> {
+        let status = object.status.as_ref();
+        let deleted = object.metadata.deletion_timestamp.is_some();
+        let allocated = status.is_some_and(|status| status.allocation.is_some());
+        let reserved = allocated
+            && status
+                .and_then(|status| status.reserved_for.as_ref())
+                .is_some_and(|users| !users.is_empty());
+        let states = [
+            ("deleted", deleted),
+            ("pending", !deleted && !allocated),
+            ("allocated", allocated),
+            ("reserved", reserved),
+        ];
+        let state = states
+            .iter()
+            .filter(|(_, holds)| *holds)
+            .map(|(state, _)| *state)
+            .collect::<Vec<_>>()
+            .join(",");
         vec![
             object.metadata.name.clone().into(),
+            state.into(),
             printing::age(&object.metadata, now),
         ]
     }

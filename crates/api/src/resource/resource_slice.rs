@@ -30,7 +30,13 @@ pub const KIND: Kind = Kind {
     ops: &Typed::<ResourceSliceStrategy>::new(),
 };
 
-const COLUMNS: &[Column] = &[Column::NAME, Column::AGE];
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::new("Node", "string", "The node it is on."),
+    Column::new("Driver", "string", "The driver it belongs to."),
+    Column::new("Pool", "string", "The pool of devices it is part of."),
+    Column::AGE,
+];
 
 /// What is special about this kind.
 pub struct ResourceSliceStrategy;
@@ -40,8 +46,12 @@ impl Strategy for ResourceSliceStrategy {
     const HAS_GENERATION: bool = true;
 
     fn row(object: &ResourceSlice, now: Timestamp) -> Vec<Value> {
+        let spec = &object.spec;
         vec![
             object.metadata.name.clone().into(),
+            spec.node_name.clone().unwrap_or_default().into(),
+            spec.driver.clone().into(),
+            spec.pool.name.clone().into(),
             printing::age(&object.metadata, now),
         ]
     }

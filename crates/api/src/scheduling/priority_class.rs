@@ -27,7 +27,21 @@ pub const KIND: Kind = Kind {
     ops: &Typed::<PriorityClassStrategy>::new(),
 };
 
-const COLUMNS: &[Column] = &[Column::NAME, Column::AGE];
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::new("Value", "integer", "The priority."),
+    Column::new(
+        "Global-Default",
+        "boolean",
+        "Whether pods without a class get this one.",
+    ),
+    Column::AGE,
+    Column::new(
+        "PreemptionPolicy",
+        "string",
+        "Whether pods of the class push others out.",
+    ),
+];
 
 /// What is special about this kind.
 pub struct PriorityClassStrategy;
@@ -39,7 +53,10 @@ impl Strategy for PriorityClassStrategy {
     fn row(object: &PriorityClass, now: Timestamp) -> Vec<Value> {
         vec![
             object.metadata.name.clone().into(),
+            object.value.into(),
+            object.global_default.unwrap_or(false).into(),
             printing::age(&object.metadata, now),
+            object.preemption_policy.clone().unwrap_or_default().into(),
         ]
     }
 }

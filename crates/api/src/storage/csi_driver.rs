@@ -27,7 +27,36 @@ pub const KIND: Kind = Kind {
     ops: &Typed::<CSIDriverStrategy>::new(),
 };
 
-const COLUMNS: &[Column] = &[Column::NAME, Column::AGE];
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::new(
+        "AttachRequired",
+        "boolean",
+        "Whether volumes are attached before they are mounted.",
+    ),
+    Column::new(
+        "PodInfoOnMount",
+        "boolean",
+        "Whether the driver is told about the pod.",
+    ),
+    Column::new(
+        "StorageCapacity",
+        "boolean",
+        "Whether the scheduler minds the capacity.",
+    ),
+    Column::new(
+        "TokenRequests",
+        "string",
+        "For which audiences the driver gets tokens.",
+    ),
+    Column::new(
+        "RequiresRepublish",
+        "boolean",
+        "Whether volumes are published again from time to time.",
+    ),
+    Column::new("Modes", "string", "What kinds of volumes the driver does."),
+    Column::AGE,
+];
 
 /// What is special about this kind.
 pub struct CSIDriverStrategy;
@@ -38,8 +67,29 @@ impl Strategy for CSIDriverStrategy {
     const ALLOW_UNCONDITIONAL_UPDATE: bool = false;
 
     fn row(object: &CSIDriver, now: Timestamp) -> Vec<Value> {
+        let spec = &object.spec;
+        let modes = spec
+            .volume_lifecycle_modes
+            .as_ref()
+            .map(|modes| modes.join(","));
+        let audiences = spec.token_requests.as_ref().map_or_else(
+            || "<unset>".to_owned(),
+            |requests| {
+                requests
+                    .iter()
+                    .map(|request| request.audience.as_str())
+                    .collect::<Vec<_>>()
+                    .join(",")
+            },
+        );
         vec![
             object.metadata.name.clone().into(),
+            spec.attach_required.unwrap_or(true).into(),
+            spec.pod_info_on_mount.unwrap_or(false).into(),
+            spec.storage_capacity.unwrap_or(false).into(),
+            audiences.into(),
+            spec.requires_republish.unwrap_or(false).into(),
+            printing::text_or(modes.as_ref(), "<none>"),
             printing::age(&object.metadata, now),
         ]
     }

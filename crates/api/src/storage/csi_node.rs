@@ -27,7 +27,11 @@ pub const KIND: Kind = Kind {
     ops: &Typed::<CSINodeStrategy>::new(),
 };
 
-const COLUMNS: &[Column] = &[Column::NAME, Column::AGE];
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::new("Drivers", "integer", "How many drivers the node has."),
+    Column::AGE,
+];
 
 /// What is special about this kind.
 pub struct CSINodeStrategy;
@@ -39,6 +43,7 @@ impl Strategy for CSINodeStrategy {
     fn row(object: &CSINode, now: Timestamp) -> Vec<Value> {
         vec![
             object.metadata.name.clone().into(),
+            object.spec.drivers.len().into(),
             printing::age(&object.metadata, now),
         ]
     }

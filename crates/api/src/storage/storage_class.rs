@@ -27,7 +27,22 @@ pub const KIND: Kind = Kind {
     ops: &Typed::<StorageClassStrategy>::new(),
 };
 
-const COLUMNS: &[Column] = &[Column::NAME, Column::AGE];
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::new("Provisioner", "string", "What makes volumes of the class."),
+    Column::new(
+        "ReclaimPolicy",
+        "string",
+        "What happens to volumes when their claims go.",
+    ),
+    Column::new("VolumeBindingMode", "string", "When volumes are bound."),
+    Column::new(
+        "AllowVolumeExpansion",
+        "string",
+        "Whether volumes may grow.",
+    ),
+    Column::AGE,
+];
 
 /// What is special about this kind.
 pub struct StorageClassStrategy;
@@ -36,8 +51,34 @@ impl Strategy for StorageClassStrategy {
     type Object = StorageClass;
 
     fn row(object: &StorageClass, now: Timestamp) -> Vec<Value> {
+        let default = [
+            "storageclass.kubernetes.io/is-default-class",
+            "storageclass.beta.kubernetes.io/is-default-class",
+        ];
+        let is_default = object
+            .metadata
+            .annotations
+            .as_ref()
+            .is_some_and(|annotations| {
+                default
+                    .iter()
+                    .any(|key| annotations.get(*key).is_some_and(|value| value == "true"))
+            });
+        let name = object.metadata.name.clone().unwrap_or_default();
         vec![
-            object.metadata.name.clone().into(),
+            if is_default {
+                format!("{name} (default)").into()
+            } else {
+                name.into()
+            },
+            object.provisioner.clone().into(),
+            object.reclaim_policy.as_deref().unwrap_or("Delete").into(),
+            object
+                .volume_binding_mode
+                .as_deref()
+                .unwrap_or("Immediate")
+                .into(),
+            object.allow_volume_expansion.unwrap_or(false).into(),
             printing::age(&object.metadata, now),
         ]
     }

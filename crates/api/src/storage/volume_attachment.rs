@@ -31,7 +31,14 @@ pub const KIND: Kind = Kind {
     ops: &Typed::<VolumeAttachmentStrategy>::new(),
 };
 
-const COLUMNS: &[Column] = &[Column::NAME, Column::AGE];
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::new("Attacher", "string", "The driver that attaches.").name(),
+    Column::new("PV", "string", "The volume."),
+    Column::new("Node", "string", "The node it is on."),
+    Column::new("Attached", "boolean", "Whether it is attached."),
+    Column::AGE,
+];
 
 /// What is special about this kind.
 pub struct VolumeAttachmentStrategy;
@@ -43,8 +50,21 @@ impl Strategy for VolumeAttachmentStrategy {
     const ALLOW_UNCONDITIONAL_UPDATE: bool = false;
 
     fn row(object: &VolumeAttachment, now: Timestamp) -> Vec<Value> {
+        let spec = &object.spec;
         vec![
             object.metadata.name.clone().into(),
+            spec.attacher.clone().into(),
+            spec.source
+                .persistent_volume_name
+                .clone()
+                .unwrap_or_default()
+                .into(),
+            spec.node_name.clone().into(),
+            object
+                .status
+                .as_ref()
+                .is_some_and(|status| status.attached)
+                .into(),
             printing::age(&object.metadata, now),
         ]
     }

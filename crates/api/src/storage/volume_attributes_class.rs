@@ -27,7 +27,11 @@ pub const KIND: Kind = Kind {
     ops: &Typed::<VolumeAttributesClassStrategy>::new(),
 };
 
-const COLUMNS: &[Column] = &[Column::NAME, Column::AGE];
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::new("DriverName", "string", "The driver the class is for."),
+    Column::AGE,
+];
 
 /// What is special about this kind.
 pub struct VolumeAttributesClassStrategy;
@@ -38,6 +42,7 @@ impl Strategy for VolumeAttributesClassStrategy {
     fn row(object: &VolumeAttributesClass, now: Timestamp) -> Vec<Value> {
         vec![
             object.metadata.name.clone().into(),
+            object.driver_name.clone().into(),
             printing::age(&object.metadata, now),
         ]
     }
