@@ -365,8 +365,8 @@ impl Planner<'_> {
             }
             State::Running => {
                 let verdicts = self.verdicts(seen);
-                let started = container.startup_probe.is_none()
-                    || verdicts.startup == Some(Verdict::Success);
+                let started =
+                    container.startup_probe.is_none() || verdicts.startup == Some(Verdict::Success);
                 let trouble = if verdicts.startup == Some(Verdict::Failure) {
                     Some(("failed startup probe", KillReason::StartupProbe))
                 } else if changed(container, seen) {
@@ -551,8 +551,8 @@ pub fn termination_order(pod: &Pod, observed: &ObservedPod) -> Vec<Vec<ObservedC
         }
     }
     sidecars.sort_by_key(|(index, _)| std::cmp::Reverse(*index));
-    let groups = std::iter::once(first)
-        .chain(sidecars.into_iter().map(|(_, container)| vec![container]));
+    let groups =
+        std::iter::once(first).chain(sidecars.into_iter().map(|(_, container)| vec![container]));
     groups.filter(|group| !group.is_empty()).collect()
 }
 

@@ -98,7 +98,11 @@ pub fn pod_limits(pod: &Pod) -> Amounts {
         own.is_some_and(|o| o.contains_key(name))
             || spec::containers(pod)
                 .iter()
-                .chain(spec::init_containers(pod).iter().filter(|c| spec::is_sidecar(c)))
+                .chain(
+                    spec::init_containers(pod)
+                        .iter()
+                        .filter(|c| spec::is_sidecar(c)),
+                )
                 .all(|c| quantity::amount(limits(c), name).is_some())
     });
     sums

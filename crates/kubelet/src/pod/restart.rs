@@ -49,7 +49,10 @@ fn by_policy(policy: &str, exit_code: i32) -> Option<bool> {
 }
 
 fn rule_says_restart(container: &Container, exit_code: i32) -> bool {
-    let rules = container.restart_policy_rules.as_deref().unwrap_or_default();
+    let rules = container
+        .restart_policy_rules
+        .as_deref()
+        .unwrap_or_default();
     let matching = rules.iter().find(|rule| {
         rule.exit_codes.as_ref().is_some_and(|codes| {
             let listed = codes
