@@ -14,6 +14,7 @@ pub mod conversion;
 pub mod coordination;
 pub mod core;
 pub mod discovery;
+pub mod discovery_documents;
 pub mod events;
 pub mod defaults;
 pub mod field;
