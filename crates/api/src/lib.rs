@@ -16,6 +16,7 @@ pub mod core;
 pub mod discovery;
 pub mod discovery_documents;
 pub mod events;
+pub mod defaults;
 pub mod field;
 pub mod flowcontrol;
 pub mod kind;
@@ -30,6 +31,7 @@ pub mod scheduling;
 pub mod status;
 pub mod storage;
 pub mod table;
+pub mod validation;
 
 pub use field::{ErrorList, ErrorType, FieldError, Path};
 pub use kind::{
