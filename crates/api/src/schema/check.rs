@@ -37,7 +37,9 @@ pub enum CheckError {
 pub fn check(text: &[u8], schema: &Schema, root: TypeId) -> Result<Checked, CheckError> {
     let mut deserializer = serde_json::Deserializer::from_slice(text);
     let mut context = Context::new(schema);
-    let read = context.seed(&Type::Object(root), None).deserialize(&mut deserializer);
+    let read = context
+        .seed(&Type::Object(root), None)
+        .deserialize(&mut deserializer);
     let end = deserializer.end();
     context.finish(read.and_then(|value| end.map(|()| value)))
 }
@@ -69,11 +71,23 @@ struct Context<'s> {
 
 impl<'s> Context<'s> {
     fn new(schema: &'s Schema) -> Self {
-        Self { schema, path: String::new(), fields: Vec::new(), strict: Vec::new(), wrong_type: None, fatal: None }
+        Self {
+            schema,
+            path: String::new(),
+            fields: Vec::new(),
+            strict: Vec::new(),
+            wrong_type: None,
+            fatal: None,
+        }
     }
 
     fn seed<'c>(&'c mut self, ty: &'c Type, field: Option<&'s Field>) -> Seed<'c, 's> {
-        Seed { context: self, ty, field, in_field: true }
+        Seed {
+            context: self,
+            ty,
+            field,
+            in_field: true,
+        }
     }
 
     fn finish(self, read: Result<Option<Value>, serde_json::Error>) -> Result<Checked, CheckError> {
@@ -84,7 +98,10 @@ impl<'s> Context<'s> {
         if let Some(message) = self.wrong_type {
             return Err(CheckError::Type(message));
         }
-        Ok(Checked { value: value.unwrap_or_default(), strict: self.strict })
+        Ok(Checked {
+            value: value.unwrap_or_default(),
+            strict: self.strict,
+        })
     }
 
     fn complain(&mut self, what: &str) {
@@ -119,7 +136,9 @@ impl<'s> Context<'s> {
                 let owner = owner.rsplit('.').next().unwrap_or(owner);
                 let path: Vec<&str> = self.fields.iter().map(|(_, name)| *name).collect();
                 let path = path.join(".");
-                format!("json: cannot unmarshal {got} into Go struct field {owner}.{path} of type {go_type}")
+                format!(
+                    "json: cannot unmarshal {got} into Go struct field {owner}.{path} of type {go_type}"
+                )
             }
         });
     }
@@ -132,7 +151,11 @@ fn syntax_message(error: &serde_json::Error) -> String {
         return "unexpected end of JSON input".to_owned();
     }
     match message.rsplit_once(" at line ") {
-        Some((message, _)) => format!("{message} (line {}, column {})", error.line(), error.column()),
+        Some((message, _)) => format!(
+            "{message} (line {}, column {})",
+            error.line(),
+            error.column()
+        ),
         None => message,
     }
 }
@@ -152,7 +175,8 @@ impl<'de> DeserializeSeed<'de> for Seed<'_, '_> {
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         match self.ty {
-            Type::Any => de::Deserialize::deserialize(deserializer).map(|value: Value| Some(value).filter(|value| !value.is_null())),
+            Type::Any => de::Deserialize::deserialize(deserializer)
+                .map(|value: Value| Some(value).filter(|value| !value.is_null())),
             _ => deserializer.deserialize_any(self),
         }
     }
@@ -178,13 +202,17 @@ impl Seed<'_, '_> {
     }
 
     fn fatal<E: de::Error>(self, message: impl fmt::Display) -> E {
-        self.context.fatal.get_or_insert_with(|| message.to_string());
+        self.context
+            .fatal
+            .get_or_insert_with(|| message.to_string());
         E::custom("stop")
     }
 
     fn number(self, number: Number) -> Result<Option<Value>, serde_json::Error> {
         let fits = match self.ty {
-            Type::Int32 | Type::IntOrString => number.as_i64().is_some_and(|number| i32::try_from(number).is_ok()),
+            Type::Int32 | Type::IntOrString => number
+                .as_i64()
+                .is_some_and(|number| i32::try_from(number).is_ok()),
             Type::Int64 => number.is_i64(),
             Type::Float => true,
             Type::Quantity => {
@@ -202,7 +230,8 @@ impl Seed<'_, '_> {
         match (fits, self.ty) {
             (true, _) => Ok(Some(number.into())),
             (false, Type::IntOrString) => {
-                let message = format!("json: cannot unmarshal number {number} into Go value of type int32");
+                let message =
+                    format!("json: cannot unmarshal number {number} into Go value of type int32");
                 Err(self.fatal(message))
             }
             (false, _) => Ok(self.mismatch(&format!("number {number}"))),
@@ -216,14 +245,22 @@ impl Seed<'_, '_> {
                 Ok(text) => text,
                 Err(error) => return Err(self.fatal(error)),
             },
-            Type::Time | Type::MicroTime => match canonical_time(text, matches!(self.ty, Type::MicroTime)) {
-                Some(text) if text.is_empty() => return Ok(None),
-                Some(text) => text,
-                None => return Err(self.fatal(time_message(text, matches!(self.ty, Type::MicroTime)))),
-            },
+            Type::Time | Type::MicroTime => {
+                let micro = matches!(self.ty, Type::MicroTime);
+                let message = || time_message(text, micro);
+                match canonical_time(text, micro) {
+                    Some(text) if text.is_empty() => return Ok(None),
+                    Some(text) => text,
+                    None => {
+                        return Err(self.fatal(message()));
+                    }
+                }
+            }
             Type::Bytes => match base64_error(text) {
                 None => text.to_owned(),
-                Some(position) => return Err(self.fatal(format!("illegal base64 data at input byte {position}"))),
+                Some(position) => {
+                    return Err(self.fatal(format!("illegal base64 data at input byte {position}")));
+                }
             },
             _ => return Ok(self.mismatch("string")),
         };
@@ -242,14 +279,17 @@ fn base64_error(text: &str) -> Option<usize> {
     }
     match STANDARD.decode(text) {
         Ok(_) => None,
-        Err(base64::DecodeError::InvalidByte(position, _) | base64::DecodeError::InvalidLastSymbol(position, _)) => Some(position),
+        Err(
+            base64::DecodeError::InvalidByte(position, _)
+            | base64::DecodeError::InvalidLastSymbol(position, _),
+        ) => Some(position),
         Err(_) => Some(text.len()),
     }
 }
 
 /// A time in UTC as upstream writes it; empty for the zero time.
 fn canonical_time(text: &str, micro: bool) -> Option<String> {
-    if text.is_empty() || text == "0001-01-01T00:00:00Z" {
+    if text == "0001-01-01T00:00:00Z" {
         return Some(String::new());
     }
     // RFC 3339 is narrower than what the library takes: it wants `T` and an offset.
@@ -257,15 +297,24 @@ fn canonical_time(text: &str, micro: bool) -> Option<String> {
         return None;
     }
     let time: jiff::Timestamp = text.parse().ok()?;
-    let format = if micro { "%Y-%m-%dT%H:%M:%S.%6fZ" } else { "%Y-%m-%dT%H:%M:%SZ" };
+    let format = if micro {
+        "%Y-%m-%dT%H:%M:%S.%6fZ"
+    } else {
+        "%Y-%m-%dT%H:%M:%SZ"
+    };
     Some(time.strftime(format).to_string())
 }
 
 fn time_message(text: &str, micro: bool) -> String {
-    let layout = if micro { "2006-01-02T15:04:05.000000Z07:00" } else { "2006-01-02T15:04:05Z07:00" };
+    let layout = if micro {
+        "2006-01-02T15:04:05.000000Z07:00"
+    } else {
+        "2006-01-02T15:04:05Z07:00"
+    };
     // Upstream says which part of the layout the rest of the text does not fit; we look as far as the date.
     let digits = |range: std::ops::Range<usize>| {
-        text.get(range).is_some_and(|part| part.bytes().all(|byte| byte.is_ascii_digit()))
+        text.get(range)
+            .is_some_and(|part| part.bytes().all(|byte| byte.is_ascii_digit()))
     };
     let (rest, part) = match () {
         () if !digits(0..4) => (text, "2006"),
@@ -294,8 +343,12 @@ impl<'de> Visitor<'de> for Seed<'_, '_> {
         match self.ty {
             Type::Bool => Ok(Some(value.into())),
             Type::Quantity => Err(self.fatal(crate::validation::quantity::QuantityError::Format)),
-            Type::IntOrString => Err(self.fatal("json: cannot unmarshal bool into Go value of type int32")),
-            Type::Time | Type::MicroTime => Err(self.fatal("json: cannot unmarshal bool into Go value of type string")),
+            Type::IntOrString => {
+                Err(self.fatal("json: cannot unmarshal bool into Go value of type int32"))
+            }
+            Type::Time | Type::MicroTime => {
+                Err(self.fatal("json: cannot unmarshal bool into Go value of type string"))
+            }
             _ => Ok(self.mismatch("bool")),
         }
     }
@@ -323,8 +376,12 @@ impl<'de> Visitor<'de> for Seed<'_, '_> {
         let Type::List(element) = self.ty else {
             while list.next_element::<de::IgnoredAny>()?.is_some() {}
             return match self.ty {
-                Type::Quantity => Err(self.fatal(crate::validation::quantity::QuantityError::Format)),
-                Type::IntOrString => Err(self.fatal("json: cannot unmarshal array into Go value of type int32")),
+                Type::Quantity => {
+                    Err(self.fatal(crate::validation::quantity::QuantityError::Format))
+                }
+                Type::IntOrString => {
+                    Err(self.fatal("json: cannot unmarshal array into Go value of type int32"))
+                }
                 _ => Ok(self.mismatch("array")),
             };
         };
@@ -335,7 +392,12 @@ impl<'de> Visitor<'de> for Seed<'_, '_> {
             context.path.push('[');
             context.path.push_str(&values.len().to_string());
             context.path.push(']');
-            let next = list.next_element_seed(Seed { context: &mut *context, ty: element, field, in_field: false });
+            let next = list.next_element_seed(Seed {
+                context: &mut *context,
+                ty: element,
+                field,
+                in_field: false,
+            });
             context.path.truncate(length);
             match next? {
                 None => break,
@@ -349,13 +411,22 @@ impl<'de> Visitor<'de> for Seed<'_, '_> {
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
         match self.ty {
             Type::Object(id) => visit_object(self.context, *id, map).map(Some),
-            Type::Map(element) => visit_dictionary(self.context, element, self.field, map).map(Some),
+            Type::Map(element) => {
+                visit_dictionary(self.context, element, self.field, map).map(Some)
+            }
             _ => {
                 let mut map = map;
-                while map.next_entry::<de::IgnoredAny, de::IgnoredAny>()?.is_some() {}
+                while map
+                    .next_entry::<de::IgnoredAny, de::IgnoredAny>()?
+                    .is_some()
+                {}
                 match self.ty {
-                    Type::Quantity => Err(self.fatal(crate::validation::quantity::QuantityError::Format)),
-                    Type::IntOrString => Err(self.fatal("json: cannot unmarshal object into Go value of type int32")),
+                    Type::Quantity => {
+                        Err(self.fatal(crate::validation::quantity::QuantityError::Format))
+                    }
+                    Type::IntOrString => {
+                        Err(self.fatal("json: cannot unmarshal object into Go value of type int32"))
+                    }
                     _ => Ok(self.mismatch("object")),
                 }
             }
@@ -399,11 +470,18 @@ impl<'de> Visitor<'de> for KeySeed<'_> {
     }
 
     fn visit_str<E: de::Error>(self, name: &str) -> Result<Key, E> {
-        Ok(self.0.index(name).map_or_else(|| Key::Unknown(name.to_owned()), Key::Known))
+        Ok(self
+            .0
+            .index(name)
+            .map_or_else(|| Key::Unknown(name.to_owned()), Key::Known))
     }
 }
 
-fn visit_object<'de, A: MapAccess<'de>>(context: &mut Context<'_>, id: TypeId, mut map: A) -> Result<Value, A::Error> {
+fn visit_object<'de, A: MapAccess<'de>>(
+    context: &mut Context<'_>,
+    id: TypeId,
+    mut map: A,
+) -> Result<Value, A::Error> {
     let schema = context.schema;
     let def = schema.get(id);
     let mut object = Map::new();
@@ -425,13 +503,20 @@ fn visit_object<'de, A: MapAccess<'de>>(context: &mut Context<'_>, id: TypeId, m
             }
         };
         let value = context.within(&field.name, |context| {
-            let bit = 1u128.checked_shl(u32::try_from(index).unwrap_or(u32::MAX)).unwrap_or(0);
+            let bit = 1u128
+                .checked_shl(u32::try_from(index).unwrap_or(u32::MAX))
+                .unwrap_or(0);
             if seen & bit != 0 {
                 context.complain("duplicate");
             }
             seen |= bit;
             context.fields.push((id, &field.name));
-            let value = map.next_value_seed(Seed { context: &mut *context, ty: &field.ty, field: Some(field), in_field: true });
+            let value = map.next_value_seed(Seed {
+                context: &mut *context,
+                ty: &field.ty,
+                field: Some(field),
+                in_field: true,
+            });
             context.fields.pop();
             value
         })?;
@@ -456,7 +541,13 @@ fn is_kept(field: &Field, value: &Value) -> bool {
         Value::Object(map) => !(map.is_empty() && matches!(field.ty, Type::Map(_))),
         Value::Bool(value) => field.pointer || *value,
         // A number or string of these types is an object in Go, which is never empty.
-        _ if matches!(field.ty, Type::IntOrString | Type::Quantity | Type::Time | Type::MicroTime) => true,
+        _ if matches!(
+            field.ty,
+            Type::IntOrString | Type::Quantity | Type::Time | Type::MicroTime
+        ) =>
+        {
+            true
+        }
         Value::Number(number) => field.pointer || number.as_f64() != Some(0.0),
         Value::String(text) => field.pointer || !text.is_empty(),
     }
@@ -479,7 +570,12 @@ fn visit_dictionary<'de, A: MapAccess<'de>>(
             if object.contains_key(&key) {
                 context.complain("duplicate");
             }
-            map.next_value_seed(Seed { context: &mut *context, ty: element, field, in_field: false })
+            map.next_value_seed(Seed {
+                context: &mut *context,
+                ty: element,
+                field,
+                in_field: false,
+            })
         })?;
         let value = value.unwrap_or_else(|| zero(context.schema, element));
         object.insert(key, value);

@@ -6,7 +6,11 @@ use crate::schema::built_in;
 
 fn pod(text: &str) -> Result<Checked, CheckError> {
     let schema = built_in();
-    check(text.as_bytes(), schema, schema.find("io.k8s.api.core.v1.Pod").unwrap())
+    check(
+        text.as_bytes(),
+        schema,
+        schema.find("io.k8s.api.core.v1.Pod").unwrap(),
+    )
 }
 
 fn error(text: &str) -> String {
@@ -69,7 +73,10 @@ fn wrong_types_are_named_as_upstream_does() {
             r#"{"spec":{"containers":[{"ports":[{"containerPort":3000000000}]}]}}"#,
             "json: cannot unmarshal number 3000000000 into Go struct field ContainerPort.spec.containers.ports.containerPort of type int32",
         ),
-        (r#"[]"#, "json: cannot unmarshal array into Go value of type v1.Pod"),
+        (
+            r#"[]"#,
+            "json: cannot unmarshal array into Go value of type v1.Pod",
+        ),
         (
             r#"{"spec":{"containers":[{"resources":{"limits":{"cpu":"${x}"}}}]}}"#,
             "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'",
@@ -86,7 +93,10 @@ fn wrong_types_are_named_as_upstream_does() {
         assert_eq!(error(text), message, "{text}");
     }
     assert!(matches!(pod(r#"{"kind":"#), Err(CheckError::Syntax(_))));
-    assert!(matches!(pod(r#"{"kind":"Pod"} x"#), Err(CheckError::Syntax(_))));
+    assert!(matches!(
+        pod(r#"{"kind":"Pod"} x"#),
+        Err(CheckError::Syntax(_))
+    ));
 }
 
 #[test]
@@ -120,20 +130,38 @@ fn leaves_what_upstream_would_store() {
 
 #[test]
 fn nulls_in_lists_and_maps_become_zero_values() {
-    let checked = pod(r#"{"metadata":{"labels":{"a":null}},"spec":{"containers":[null]}}"#).unwrap();
+    let checked =
+        pod(r#"{"metadata":{"labels":{"a":null}},"spec":{"containers":[null]}}"#).unwrap();
     assert_eq!(checked.value["metadata"]["labels"]["a"], "");
-    assert_eq!(checked.value["spec"]["containers"][0], json!({"resources": {}}));
+    assert_eq!(
+        checked.value["spec"]["containers"][0],
+        json!({"resources": {}})
+    );
 }
 
 /// Any JSON; keys are often those of a pod, so that it gets somewhere.
 fn any_json() -> impl Strategy<Value = Value> {
     let key = prop_oneof![
-        Just("metadata"), Just("spec"), Just("containers"), Just("name"), Just("labels"), Just("env"), Just("value"),
-        Just("resources"), Just("limits"), Just("ports"), Just("status"), Just("volumes"), Just("nonsense"),
+        Just("metadata"),
+        Just("spec"),
+        Just("containers"),
+        Just("name"),
+        Just("labels"),
+        Just("env"),
+        Just("value"),
+        Just("resources"),
+        Just("limits"),
+        Just("ports"),
+        Just("status"),
+        Just("volumes"),
+        Just("nonsense"),
     ];
     let leaf = prop_oneof![
-        Just(Value::Null), any::<bool>().prop_map(Value::from), any::<i64>().prop_map(Value::from),
-        any::<f64>().prop_map(Value::from), "[a-z0-9]{0,4}".prop_map(Value::from),
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "[a-z0-9]{0,4}".prop_map(Value::from),
     ];
     leaf.prop_recursive(6, 40, 5, move |inner| {
         prop_oneof![

@@ -114,12 +114,19 @@ impl TypeDef {
     /// Where the field of that name is.
     #[must_use]
     pub fn index(&self, name: &str) -> Option<usize> {
-        self.fields.binary_search_by(|field| (*field.name).cmp(name)).ok()
+        self.fields
+            .binary_search_by(|field| (*field.name).cmp(name))
+            .ok()
     }
 }
 
 /// What an unknown [`TypeId`] stands for; it cannot come up within one schema.
-static NOTHING: TypeDef = TypeDef { name: Cow::Borrowed(""), fields: Vec::new(), atomic: false, open: true };
+static NOTHING: TypeDef = TypeDef {
+    name: Cow::Borrowed(""),
+    fields: Vec::new(),
+    atomic: false,
+    open: true,
+};
 
 impl Schema {
     /// Adds a type; its fields are sorted here.
@@ -138,7 +145,10 @@ impl Schema {
             return *id;
         }
         let id = TypeId(u32::try_from(self.types.len()).unwrap_or(u32::MAX));
-        self.types.push(TypeDef { name: name.clone(), ..TypeDef::default() });
+        self.types.push(TypeDef {
+            name: name.clone(),
+            ..TypeDef::default()
+        });
         self.names.insert(name, id);
         id
     }
@@ -180,8 +190,14 @@ impl Schema {
 
 const PACKAGES: &[(&str, &str)] = &[
     ("io.k8s.apimachinery.pkg.apis.meta.", "meta."),
-    ("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.", "apiextensions."),
-    ("io.k8s.kube-aggregator.pkg.apis.apiregistration.", "apiregistration."),
+    (
+        "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.",
+        "apiextensions.",
+    ),
+    (
+        "io.k8s.kube-aggregator.pkg.apis.apiregistration.",
+        "apiregistration.",
+    ),
     ("io.k8s.apimachinery.pkg.", "apimachinery."),
     ("io.k8s.api.", ""),
 ];
@@ -193,7 +209,11 @@ pub fn short_name(openapi_name: &str) -> Cow<'_, str> {
         .iter()
         .find_map(|(long, short)| {
             let rest = openapi_name.strip_prefix(long)?;
-            Some(if short.is_empty() { Cow::Borrowed(rest) } else { Cow::Owned(format!("{short}{rest}")) })
+            Some(if short.is_empty() {
+                Cow::Borrowed(rest)
+            } else {
+                Cow::Owned(format!("{short}{rest}"))
+            })
         })
         .unwrap_or(Cow::Borrowed(openapi_name))
 }
@@ -292,7 +312,9 @@ fn parse_field(name: &'static str, ty: Type, flags: impl Iterator<Item = &'stati
             ("keys", names) => keys = names.split(',').map(Cow::Borrowed).collect(),
             ("patch", strategies) => {
                 field.patch_merge = strategies.split(',').any(|strategy| strategy == "merge");
-                field.patch_retain_keys = strategies.split(',').any(|strategy| strategy == "retainKeys");
+                field.patch_retain_keys = strategies
+                    .split(',')
+                    .any(|strategy| strategy == "retainKeys");
             }
             ("merge-key", name) => field.patch_merge_key = Some(Cow::Borrowed(name)),
             ("default", json) => field.default = serde_json::from_str(json).ok(),
@@ -312,16 +334,24 @@ impl Field {
     /// What upstream calls the type of the field in messages.
     #[must_use]
     pub fn go_type(&self, schema: &Schema) -> String {
-        self.go.as_ref().map_or_else(|| go_type(schema, &self.ty), ToString::to_string)
+        self.go
+            .as_ref()
+            .map_or_else(|| go_type(schema, &self.ty), ToString::to_string)
     }
 
     /// What upstream calls the type of what is in the list or map.
     #[must_use]
     pub fn go_element(&self, schema: &Schema, element: &Type) -> String {
-        let named = self.go.as_deref().and_then(|name| match name.strip_prefix("[]") {
-            Some(element) => Some(element),
-            None => name.strip_prefix("map[")?.split_once(']').map(|(_, element)| element),
-        });
+        let named = self
+            .go
+            .as_deref()
+            .and_then(|name| match name.strip_prefix("[]") {
+                Some(element) => Some(element),
+                None => name
+                    .strip_prefix("map[")?
+                    .split_once(']')
+                    .map(|(_, element)| element),
+            });
         named.map_or_else(|| go_type(schema, element), str::to_owned)
     }
 }
@@ -331,7 +361,8 @@ impl Field {
 pub fn go_name(name: &str) -> &str {
     let mut dots = name.rmatch_indices('.').map(|(index, _)| index);
     let _ = dots.next();
-    dots.next().map_or(name, |index| name.get(index + 1..).unwrap_or(name))
+    dots.next()
+        .map_or(name, |index| name.get(index + 1..).unwrap_or(name))
 }
 
 fn go_type(schema: &Schema, ty: &Type) -> String {
@@ -361,13 +392,31 @@ mod tests {
     fn every_kind_has_its_type_and_every_reference_leads_somewhere() {
         let schema = built_in();
         for kind in crate::kinds().iter().chain(crate::subresource_kinds()) {
-            let id = schema.find(kind.schema).unwrap_or_else(|| panic!("no type {}", kind.schema));
-            assert!(schema.get(id).field("metadata").is_some(), "{}", kind.schema);
+            let id = schema
+                .find(kind.schema)
+                .unwrap_or_else(|| panic!("no type {}", kind.schema));
+            assert!(
+                schema.get(id).field("metadata").is_some(),
+                "{}",
+                kind.schema
+            );
         }
         for def in schema.types() {
-            assert!(!def.fields.is_empty() || LEAVES.contains(&&*def.name), "{} has no fields", def.name);
-            assert!(def.fields.len() <= 128, "{}: the checker counts fields in 128 bits", def.name);
-            assert!(def.fields.is_sorted_by(|a, b| a.name < b.name), "{}", def.name);
+            assert!(
+                !def.fields.is_empty() || LEAVES.contains(&&*def.name),
+                "{} has no fields",
+                def.name
+            );
+            assert!(
+                def.fields.len() <= 128,
+                "{}: the checker counts fields in 128 bits",
+                def.name
+            );
+            assert!(
+                def.fields.is_sorted_by(|a, b| a.name < b.name),
+                "{}",
+                def.name
+            );
         }
     }
 
@@ -383,9 +432,18 @@ mod tests {
             kind.ops.add_schema(&mut generator);
         }
         for (name, definition) in generator.definitions() {
-            let Some(properties) = definition.get("properties").and_then(Value::as_object) else { continue };
-            let Some(id) = schema.find(name) else { panic!("no type {name}") };
-            let ours: Vec<&str> = schema.get(id).fields.iter().map(|field| &*field.name).collect();
+            let Some(properties) = definition.get("properties").and_then(Value::as_object) else {
+                continue;
+            };
+            let Some(id) = schema.find(name) else {
+                panic!("no type {name}")
+            };
+            let ours: Vec<&str> = schema
+                .get(id)
+                .fields
+                .iter()
+                .map(|field| &*field.name)
+                .collect();
             let mut theirs: Vec<&str> = properties.keys().map(String::as_str).collect();
             theirs.sort_unstable();
             assert_eq!(ours, theirs, "{name}");
@@ -394,7 +452,10 @@ mod tests {
 
     #[test]
     fn names_are_shortened_and_back() {
-        for name in ["io.k8s.api.core.v1.Pod", "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"] {
+        for name in [
+            "io.k8s.api.core.v1.Pod",
+            "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta",
+        ] {
             assert_eq!(openapi_name(&short_name(name)), name);
         }
         assert_eq!(go_name("core.v1.Pod"), "v1.Pod");
@@ -405,6 +466,9 @@ mod tests {
         let schema = built_in();
         let service = schema.find("io.k8s.api.core.v1.Service").unwrap();
         let empty = Value::Object(schema.empty(service));
-        assert_eq!(empty, serde_json::json!({"metadata": {}, "spec": {}, "status": {"loadBalancer": {}}}));
+        assert_eq!(
+            empty,
+            serde_json::json!({"metadata": {}, "spec": {}, "status": {"loadBalancer": {}}})
+        );
     }
 }
