@@ -6,5 +6,6 @@
 pub mod cidr;
 pub mod nft;
 pub mod pod;
+pub mod proxy;
 
 pub use cidr::{Cidr, InvalidCidr};
