@@ -14,6 +14,9 @@ use crate::server::Call;
 /// Bodies from this size on are compressed for clients that accept it, as upstream does.
 const GZIP_FROM: usize = 128 << 10;
 
+/// Kubernetes' own encoding: read, never written; clients that send it take JSON as well.
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+
 /// How an answer is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
@@ -142,6 +145,9 @@ pub fn body_json(call: &Call, body: &Bytes) -> ApiResult<Bytes> {
         "application/yaml" | "application/x-yaml" | "text/yaml" => {
             yaml_to_json(body).map(Bytes::from)
         }
+        PROTOBUF => serde_json::to_vec(&crate::protobuf::to_json(body)?)
+            .map(Bytes::from)
+            .map_err(ApiError::internal),
         _ => Err(unsupported_media_type()),
     }
 }
@@ -151,7 +157,7 @@ pub fn unsupported_media_type() -> ApiError {
     ApiError::new(
         415,
         "UnsupportedMediaType",
-        "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml",
+        "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf",
     )
 }
 

@@ -392,10 +392,7 @@ impl Inner {
         };
         // A change that the load has seen already.
         if revision <= self.revision
-            && !self
-                .ring
-                .back()
-                .is_some_and(|last| last.revision == revision)
+            && self.ring.back().is_none_or(|last| last.revision != revision)
         {
             return None;
         }
