@@ -392,7 +392,10 @@ impl Inner {
         };
         // A change that the load has seen already.
         if revision <= self.revision
-            && self.ring.back().is_none_or(|last| last.revision != revision)
+            && self
+                .ring
+                .back()
+                .is_none_or(|last| last.revision != revision)
         {
             return None;
         }
