@@ -25,6 +25,7 @@ pub mod node;
 pub mod object;
 pub mod policy;
 pub mod printing;
+pub mod protobuf;
 pub mod rbac;
 pub mod resource;
 pub mod scheduling;
