@@ -1,10 +1,16 @@
 //! The kubelet: makes the containers of the pods that are bound to this node, keeps them running and tells the API.
 
 pub mod cluster;
+pub mod config;
 pub mod container;
+pub mod context;
+pub mod images;
 pub mod logs;
+pub mod node;
 pub mod pod;
+pub mod probes;
 pub mod quantity;
 pub mod runtime;
 pub mod termination;
 pub mod volumes;
+pub mod worker;
