@@ -23,6 +23,7 @@ pub mod kind;
 pub mod networking;
 pub mod node;
 pub mod object;
+pub mod patch;
 pub mod policy;
 pub mod printing;
 pub mod protobuf;
