@@ -11,7 +11,9 @@ use crate::content;
 use crate::query::WriteOptions;
 use crate::registry::Resource;
 use crate::server::Call;
-use crate::write::{self, Current, Part, Target, check_kind, check_namespace, decode, written_response};
+use crate::write::{
+    self, Current, Part, Target, check_kind, check_namespace, decode, written_response,
+};
 
 /// A patch as read from the request.
 pub(crate) enum Patch {
@@ -24,11 +26,15 @@ pub(crate) enum Patch {
 impl Patch {
     /// Reads the body by its content type.
     pub fn parse(call: &Call, body: &Bytes) -> ApiResult<Self> {
-        let media = call.header(CONTENT_TYPE).split(';').next().unwrap_or_default().trim();
+        let media = call
+            .header(CONTENT_TYPE)
+            .split(';')
+            .next()
+            .unwrap_or_default()
+            .trim();
         let value = || -> ApiResult<Value> {
-            serde_json::from_slice(body).map_err(|error| {
-                ApiError::bad_request(format!("error decoding patch: {error}"))
-            })
+            serde_json::from_slice(body)
+                .map_err(|error| ApiError::bad_request(format!("error decoding patch: {error}")))
         };
         match media {
             "application/json-patch+json" => serde_json::from_slice(body)
@@ -38,7 +44,9 @@ impl Patch {
             "application/strategic-merge-patch+json" => value().map(Self::Strategic),
             "application/apply-patch+yaml" => {
                 let json = content::yaml_to_json(body)?;
-                serde_json::from_slice(&json).map(Self::Apply).map_err(ApiError::internal)
+                serde_json::from_slice(&json)
+                    .map(Self::Apply)
+                    .map_err(ApiError::internal)
             }
             _ => Err(ApiError::new(
                 415,
@@ -52,7 +60,8 @@ impl Patch {
     pub fn apply(&self, resource: &Resource, mut value: Value) -> ApiResult<Value> {
         match self {
             Self::Json(patch) => {
-                json_patch::patch(&mut value, patch).map_err(|error| unprocessable(resource, &error.to_string()))?;
+                json_patch::patch(&mut value, patch)
+                    .map_err(|error| unprocessable(resource, &error.to_string()))?;
             }
             Self::Merge(patch) => json_patch::merge(&mut value, patch),
             Self::Strategic(patch) | Self::Apply(patch) => json_patch::merge(&mut value, patch),
@@ -67,17 +76,30 @@ fn unprocessable(resource: &Resource, message: &str) -> ApiError {
             "group": resource.kind.group, "kind": resource.kind.plural,
             "causes": [{"reason": "UnexpectedServerResponse", "message": message}],
         })),
-        ..ApiError::new(422, "Invalid", "the server rejected our request due to an error in our request")
+        ..ApiError::new(
+            422,
+            "Invalid",
+            "the server rejected our request due to an error in our request",
+        )
     }
 }
 
 /// Answers a PATCH of an object, or of its status.
-pub(crate) async fn patch(call: &Call, resource: &Resource, part: Part, body: Body) -> ApiResult<Response<Body>> {
+pub(crate) async fn patch(
+    call: &Call,
+    resource: &Resource,
+    part: Part,
+    body: Body,
+) -> ApiResult<Response<Body>> {
     content::negotiate(call, false)?;
     let options = WriteOptions::parse(&call.query, "PatchOptions")?;
     let body = crate::server::ApiServer::read_body(body).await?;
     let patch = Patch::parse(call, &body)?;
-    let namespace = if resource.namespaced() { call.info.namespace.as_str() } else { "" };
+    let namespace = if resource.namespaced() {
+        call.info.namespace.as_str()
+    } else {
+        ""
+    };
     let target = Target {
         call,
         resource,

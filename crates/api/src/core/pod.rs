@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{
     ALL_VERBS, CREATE_ONLY, Column, Kind, STATUS_VERBS, Scope, Strategy, Subresource, Typed, Verb,
 };
@@ -122,6 +123,22 @@ pub struct PodStrategy;
 impl Strategy for PodStrategy {
     type Object = Pod;
     const HAS_STATUS: bool = true;
+
+    fn default(object: &mut Pod) {
+        crate::defaults::core::default_pod(object);
+    }
+
+    fn validate_create(object: &Pod) -> ErrorList {
+        crate::validation::core::pod::validate_pod(object)
+    }
+
+    fn validate_update(new: &Pod, old: &Pod) -> ErrorList {
+        crate::validation::core::pod::validate_pod_update(new, old)
+    }
+
+    fn validate_status_update(new: &Pod, old: &Pod) -> ErrorList {
+        crate::validation::core::pod::validate_pod_status_update(new, old)
+    }
 
     fn row(object: &Pod, now: Timestamp) -> Vec<Value> {
         super::pod_row::row(object, now)

@@ -29,7 +29,7 @@ pub fn run(arguments: ServerArguments, demo: bool, no_kubeconfig: bool) -> Resul
         start(&config, &options, &saved)?;
     }
     if demo {
-        super::server_demo(&config)?;
+        anyhow::bail!("TODO");
     }
     if !no_kubeconfig {
         add_context(&config)?;

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use axum::body::Body;
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::TryStreamExt as _;
 use http::{Method, Request, StatusCode};
 use serde_json::Value;
 use skiff_apiserver::authn::{Authentication, Tokens};
 use skiff_apiserver::authz::Authorization;
 use skiff_apiserver::{ApiServer, ApiServerConfig, bootstrap};
-use skiff_store::{EmbeddedStore, MemoryStore, Store};
+use skiff_store::{EmbeddedOptions, EmbeddedStore, MemoryStore, Store};
 use tokio::net::TcpListener;
 use tower::ServiceExt as _;
 
@@ -61,7 +61,7 @@ async fn open_store(context: &Context) -> Result<Arc<dyn Store>> {
         StoreKind::Memory => Ok(Arc::new(MemoryStore::new(context.clock.clone()))),
         StoreKind::Embedded => {
             let path = context.config.data_dir.join("db");
-            let store = EmbeddedStore::open(&path, context.clock.clone(), skiff_store::EmbeddedOptions::default());
+            let store = EmbeddedStore::open(&path, EmbeddedOptions::new(context.clock.clone()));
             Ok(Arc::new(store.with_context(|| format!("opening the database in {}", path.display()))?))
         }
     }

@@ -4,6 +4,7 @@
 mod control_plane;
 mod identity;
 mod node;
+mod part;
 mod tls;
 
 use std::fs;
@@ -23,6 +24,9 @@ use crate::pki::Pki;
 use crate::progress::Progress;
 
 use control_plane::ControlPlane;
+pub use node::remove as remove_node;
+pub use part::run as run_part;
+pub use tls::use_ring;
 
 /// What all parts of the wiring share.
 pub(crate) struct Context {

@@ -9,3 +9,8 @@ use super::{Context, Running};
 pub(crate) async fn start(_context: &Context, _plane: &ControlPlane, _running: &mut Running) -> Result<()> {
     Ok(())
 }
+
+/// Removes what a node made: pods, networks, mounts, cgroups.
+pub async fn remove(_config: &crate::config::Config, _clock: skiff_base::SharedClock) -> Result<()> {
+    Ok(())
+}

@@ -181,6 +181,26 @@ fn aggregate(
     total
 }
 
+/// What the containers of a pod request together.
+pub(crate) fn total_requests(spec: &PodSpec) -> BTreeMap<String, Amount> {
+    aggregate(spec, |container| {
+        container
+            .resources
+            .as_ref()
+            .map_or(&None, |resources| &resources.requests)
+    })
+}
+
+/// What the containers of a pod are limited to together.
+pub(crate) fn total_limits(spec: &PodSpec) -> BTreeMap<String, Amount> {
+    aggregate(spec, |container| {
+        container
+            .resources
+            .as_ref()
+            .map_or(&None, |resources| &resources.limits)
+    })
+}
+
 fn quantity(amount: Amount) -> Quantity {
     Quantity(amount.canonical())
 }
@@ -193,12 +213,7 @@ fn pod_level_hugepage_limits(spec: &mut PodSpec) {
     if count(&resources.limits) + count(&resources.requests) == 0 {
         return;
     }
-    let total = aggregate(spec, |container| {
-        container
-            .resources
-            .as_ref()
-            .map_or(&None, |resources| &resources.limits)
-    });
+    let total = total_limits(spec);
     let Some(resources) = &mut spec.resources else {
         return;
     };
@@ -224,12 +239,7 @@ fn pod_level_requests(spec: &mut PodSpec) {
     else {
         return;
     };
-    let total = aggregate(spec, |container| {
-        container
-            .resources
-            .as_ref()
-            .map_or(&None, |resources| &resources.requests)
-    });
+    let total = total_requests(spec);
     let Some(resources) = &mut spec.resources else {
         return;
     };
