@@ -17,36 +17,54 @@ pub fn message(name: &str, bytes: &[u8], depth: usize) -> Result<Map<String, Val
     Ok(object)
 }
 
-fn read_into(object: &mut Map<String, Value>, name: &str, bytes: &[u8], depth: usize) -> Result<(), WireError> {
+fn read_into(
+    object: &mut Map<String, Value>,
+    name: &str,
+    bytes: &[u8],
+    depth: usize,
+) -> Result<(), WireError> {
     if depth > MAX_DEPTH {
         return Err(WireError::TooDeep);
     }
     let table: Vec<Field> = messages::fields(name).collect();
     for field in Fields::new(bytes) {
         let (number, raw) = field?;
-        let Some(field) = table.iter().find(|field| field.number == number) else { continue };
+        let Some(field) = table.iter().find(|field| field.number == number) else {
+            continue;
+        };
         if field.inline {
-            let inner = field.kind.trim_start_matches('p').strip_prefix('m').unwrap_or_default();
+            let inner = field
+                .kind
+                .trim_start_matches('p')
+                .strip_prefix('m')
+                .unwrap_or_default();
             read_into(object, inner, raw.bytes()?, depth + 1)?;
             continue;
         }
         match field.kind.split_at(1) {
             ("r", element) => {
                 let value = single(element, raw, depth)?;
-                let list = object.entry(field.name).or_insert_with(|| Value::Array(Vec::new()));
+                let list = object
+                    .entry(field.name)
+                    .or_insert_with(|| Value::Array(Vec::new()));
                 if let (Some(list), Some(value)) = (list.as_array_mut(), value) {
                     list.push(value);
                 }
             }
             ("k", element) => {
                 let (key, value) = entry(element, raw.bytes()?, depth)?;
-                let map = object.entry(field.name).or_insert_with(|| Value::Object(Map::new()));
+                let map = object
+                    .entry(field.name)
+                    .or_insert_with(|| Value::Object(Map::new()));
                 if let Some(map) = map.as_object_mut() {
                     map.insert(key, value);
                 }
             }
             _ => {
-                let (kind, optional) = field.kind.strip_prefix('p').map_or((field.kind, false), |kind| (kind, true));
+                let (kind, optional) = field
+                    .kind
+                    .strip_prefix('p')
+                    .map_or((field.kind, false), |kind| (kind, true));
                 let value = single(kind, raw, depth)?;
                 match value {
                     // Upstream writes fields that are no pointers also when they are empty; JSON leaves those out.
@@ -104,7 +122,9 @@ fn single(kind: &str, raw: Raw<'_>, depth: usize) -> Result<Option<Value>, WireE
             Raw::Fixed(bits) => f64::from_bits(bits).into(),
             _ => return Err(WireError::BadType),
         },
-        "y" => base64::engine::general_purpose::STANDARD.encode(raw.bytes()?).into(),
+        "y" => base64::engine::general_purpose::STANDARD
+            .encode(raw.bytes()?)
+            .into(),
         "Q" => first(raw.bytes()?, 1)?.map_or(Ok(""), Raw::text)?.into(),
         "I" => int_or_string(raw.bytes()?)?,
         "T" | "U" => return time(raw.bytes()?, head == "U"),
@@ -129,8 +149,18 @@ fn single(kind: &str, raw: Raw<'_>, depth: usize) -> Result<Option<Value>, WireE
 
 /// A message, or the shape that JSON has for the few that are unions of a schema and something simpler.
 fn nested(name: &str, bytes: &[u8], depth: usize) -> Result<Value, WireError> {
-    let schema = |raw: Raw<'_>| Ok(Value::Object(message("apiextensions.v1.JSONSchemaProps", raw.bytes()?, depth + 1)?));
-    let all = |number: u32| Fields::new(bytes).filter(move |field| !matches!(field, Ok((other, _)) if *other != number)).map(|field| field.map(|(_, raw)| raw));
+    let schema = |raw: Raw<'_>| {
+        Ok(Value::Object(message(
+            "apiextensions.v1.JSONSchemaProps",
+            raw.bytes()?,
+            depth + 1,
+        )?))
+    };
+    let all = |number: u32| {
+        Fields::new(bytes)
+            .filter(move |field| !matches!(field, Ok((other, _)) if *other != number))
+            .map(|field| field.map(|(_, raw)| raw))
+    };
     match name {
         "apiextensions.v1.JSONSchemaPropsOrBool" => match first(bytes, 2)? {
             Some(raw) => schema(raw),
@@ -160,16 +190,29 @@ fn first(bytes: &[u8], number: u32) -> Result<Option<Raw<'_>>, WireError> {
 
 fn int_or_string(bytes: &[u8]) -> Result<Value, WireError> {
     if first(bytes, 1)?.map_or(Ok(0), Raw::integer)? == 0 {
-        Ok(first(bytes, 2)?.map_or(Ok(0), Raw::integer)?.cast_signed().into())
+        Ok(first(bytes, 2)?
+            .map_or(Ok(0), Raw::integer)?
+            .cast_signed()
+            .into())
     } else {
         Ok(first(bytes, 3)?.map_or(Ok(""), Raw::text)?.into())
     }
 }
 
 fn time(bytes: &[u8], micro: bool) -> Result<Option<Value>, WireError> {
-    let Some(seconds) = first(bytes, 1)?.map(Raw::integer).transpose()? else { return Ok(None) };
+    let Some(seconds) = first(bytes, 1)?.map(Raw::integer).transpose()? else {
+        return Ok(None);
+    };
     let nanos = first(bytes, 2)?.map_or(Ok(0), Raw::integer)?.cast_signed();
-    let at = Timestamp::new(seconds.cast_signed(), i32::try_from(nanos).map_err(|_| WireError::BadValue)?).map_err(|_| WireError::BadValue)?;
-    let text = if micro { at.strftime("%Y-%m-%dT%H:%M:%S.%6fZ") } else { at.strftime("%Y-%m-%dT%H:%M:%SZ") };
+    let at = Timestamp::new(
+        seconds.cast_signed(),
+        i32::try_from(nanos).map_err(|_| WireError::BadValue)?,
+    )
+    .map_err(|_| WireError::BadValue)?;
+    let text = if micro {
+        at.strftime("%Y-%m-%dT%H:%M:%S.%6fZ")
+    } else {
+        at.strftime("%Y-%m-%dT%H:%M:%SZ")
+    };
     Ok(Some(text.to_string().into()))
 }

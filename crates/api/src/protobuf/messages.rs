@@ -19,8 +19,12 @@ pub struct Field {
 }
 
 static TABLE: LazyLock<HashMap<&'static str, &'static str>> = LazyLock::new(|| {
-    let lines = include_str!("table.txt").lines().filter(|line| !line.starts_with('#'));
-    lines.map(|line| line.split_once(' ').unwrap_or((line, ""))).collect()
+    let lines = include_str!("table.txt")
+        .lines()
+        .filter(|line| !line.starts_with('#'));
+    lines
+        .map(|line| line.split_once(' ').unwrap_or((line, "")))
+        .collect()
 });
 
 /// A message's name and its line in the table.
@@ -39,5 +43,11 @@ fn parse(word: &'static str) -> Option<Field> {
     let digits = head.bytes().take_while(u8::is_ascii_digit).count();
     let rest = &head[digits..];
     let name = rest.trim_start_matches(['!', '~']);
-    Some(Field { number: head[..digits].parse().ok()?, name, inline: rest.starts_with('~'), always: rest.starts_with('!'), kind })
+    Some(Field {
+        number: head[..digits].parse().ok()?,
+        name,
+        inline: rest.starts_with('~'),
+        always: rest.starts_with('!'),
+        kind,
+    })
 }

@@ -28,17 +28,22 @@ fn message_name(api_version: &str, kind: &str) -> Option<&'static str> {
     let (group, version) = api_version.split_once('/').unwrap_or(("core", api_version));
     let group = group.split('.').next().unwrap_or(group);
     let own = messages::find(&format!("{group}.{version}.{kind}"));
-    own.or_else(|| messages::find(&format!("meta.v1.{kind}"))).map(|(name, _)| name)
+    own.or_else(|| messages::find(&format!("meta.v1.{kind}")))
+        .map(|(name, _)| name)
 }
 
 /// Reads a body with its envelope into JSON with `apiVersion` and `kind`.
 pub fn decode(bytes: &[u8]) -> ApiResult<Value> {
     let Some(envelope) = bytes.strip_prefix(MAGIC) else {
-        return Err(ApiError::bad_request("the object is no Kubernetes protobuf: it does not start with k8s\\0"));
+        return Err(ApiError::bad_request(
+            "the object is no Kubernetes protobuf: it does not start with k8s\\0",
+        ));
     };
     let (api_version, kind, raw) = unwrap(envelope).map_err(|error| malformed(&error))?;
     let Some(name) = message_name(&api_version, &kind) else {
-        return Err(ApiError::bad_request(format!("no kind {kind:?} is registered for version {api_version:?}")));
+        return Err(ApiError::bad_request(format!(
+            "no kind {kind:?} is registered for version {api_version:?}"
+        )));
     };
     let mut object = decode::message(name, raw, 0).map_err(|error| malformed(&error))?;
     let mut whole = Map::new();

@@ -59,7 +59,10 @@ fn empty_fields_that_upstream_always_writes_are_left_out() {
     let mut body = MAGIC.to_vec();
     wire::put_bytes(&mut body, 1, &kind);
     wire::put_bytes(&mut body, 2, &raw);
-    assert_eq!(decode(&body).unwrap(), json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}}));
+    assert_eq!(
+        decode(&body).unwrap(),
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}})
+    );
 }
 
 #[test]
@@ -71,9 +74,16 @@ fn options_of_a_deletion_are_known_in_every_group() {
 
 #[test]
 fn every_message_that_the_table_names_is_in_it() {
-    for line in include_str!("table.txt").lines().filter(|line| !line.starts_with('#')) {
+    for line in include_str!("table.txt")
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+    {
         let (name, fields) = line.split_once(' ').unwrap_or((line, ""));
-        assert_eq!(messages::fields(name).count(), fields.split_whitespace().count(), "{name}");
+        assert_eq!(
+            messages::fields(name).count(),
+            fields.split_whitespace().count(),
+            "{name}"
+        );
         for field in messages::fields(name) {
             let inner = field.kind.trim_start_matches(['r', 'k', 'p', 'L']);
             if let Some(inner) = inner.strip_prefix('m') {

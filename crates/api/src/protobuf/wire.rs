@@ -37,11 +37,19 @@ pub enum Raw<'a> {
 impl<'a> Raw<'a> {
     /// The integer.
     pub fn integer(self) -> Result<u64, WireError> {
-        if let Self::Varint(value) = self { Ok(value) } else { Err(WireError::BadType) }
+        if let Self::Varint(value) = self {
+            Ok(value)
+        } else {
+            Err(WireError::BadType)
+        }
     }
     /// The bytes.
     pub fn bytes(self) -> Result<&'a [u8], WireError> {
-        if let Self::Bytes(bytes) = self { Ok(bytes) } else { Err(WireError::BadType) }
+        if let Self::Bytes(bytes) = self {
+            Ok(bytes)
+        } else {
+            Err(WireError::BadType)
+        }
     }
     /// The text.
     pub fn text(self) -> Result<&'a str, WireError> {
@@ -73,19 +81,30 @@ impl<'a> Fields<'a> {
 
     fn take(&mut self, length: u64) -> Result<&'a [u8], WireError> {
         let length = usize::try_from(length).map_err(|_| WireError::Truncated)?;
-        let (taken, rest) = self.0.split_at_checked(length).ok_or(WireError::Truncated)?;
+        let (taken, rest) = self
+            .0
+            .split_at_checked(length)
+            .ok_or(WireError::Truncated)?;
         self.0 = rest;
         Ok(taken)
     }
 
     fn field(&mut self) -> Result<(u32, Raw<'a>), WireError> {
         let tag = self.varint()?;
-        let number = u32::try_from(tag >> 3).ok().filter(|number| *number > 0).ok_or(WireError::BadNumber)?;
+        let number = u32::try_from(tag >> 3)
+            .ok()
+            .filter(|number| *number > 0)
+            .ok_or(WireError::BadNumber)?;
         let value = match tag & 7 {
             0 => Raw::Varint(self.varint()?),
             1 => {
                 let bytes = self.take(8)?;
-                Raw::Fixed(bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)))
+                Raw::Fixed(
+                    bytes
+                        .iter()
+                        .rev()
+                        .fold(0, |value, byte| value << 8 | u64::from(*byte)),
+                )
             }
             2 => {
                 let length = self.varint()?;
