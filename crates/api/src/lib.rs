@@ -26,6 +26,7 @@ pub mod object;
 pub mod patch;
 pub mod policy;
 pub mod printing;
+pub mod protobuf;
 pub mod rbac;
 pub mod resource;
 pub mod scheduling;

@@ -35,7 +35,9 @@ pub(crate) struct AdmissionRequest<'a> {
 impl AdmissionRequest<'_> {
     /// Whether the write is to this resource of this group, subresource excluded.
     pub fn is(&self, group: &str, plural: &str) -> bool {
-        self.resource.kind.group == group && self.resource.kind.plural == plural && self.subresource.is_empty()
+        self.resource.kind.group == group
+            && self.resource.kind.plural == plural
+            && self.subresource.is_empty()
     }
 }
 

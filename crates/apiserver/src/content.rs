@@ -2,15 +2,21 @@
 
 use axum::body::Body;
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, VARY, WARNING};
+use http::header::{
+    ACCEPT, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, VARY, WARNING,
+};
 use http::{HeaderName, Response};
 use serde_json::Value;
+use skiff_api::schema::body::{Format, parse_yaml};
 use skiff_api::{ApiError, ApiResult};
 
 use crate::server::Call;
 
 /// Bodies from this size on are compressed for clients that accept it, as upstream does.
 const GZIP_FROM: usize = 128 << 10;
+
+/// Kubernetes' own encoding: read, never written; clients that send it take JSON as well.
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 
 /// How an answer is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +51,11 @@ pub struct Accepted {
 
 impl Accepted {
     /// Plain JSON.
-    pub const JSON: Self = Self { encoding: Encoding::Json, shape: Shape::Object, pretty: false };
+    pub const JSON: Self = Self {
+        encoding: Encoding::Json,
+        shape: Shape::Object,
+        pretty: false,
+    };
 }
 
 /// Chooses the first of the client's media types that the server can answer; `list`: the answer is a list or watch.
@@ -75,7 +85,9 @@ fn choose(header: &str, list: bool) -> Option<Accepted> {
         clauses.push((quality, index, clause));
     }
     clauses.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-    clauses.iter().find_map(|(quality, _, clause)| (*quality > 0.0).then(|| accept(clause, list)).flatten())
+    clauses
+        .iter()
+        .find_map(|(quality, _, clause)| (*quality > 0.0).then(|| accept(clause, list)).flatten())
 }
 
 fn parameters(clause: &str) -> impl Iterator<Item = (&str, &str)> {
@@ -112,21 +124,44 @@ fn accept(clause: &str, list: bool) -> Option<Accepted> {
             ("meta.k8s.io", "Table") => Shape::Table(version),
             ("meta.k8s.io", "PartialObjectMetadata") if !list => Shape::Metadata,
             // Watches of metadata ask for single objects.
-            ("meta.k8s.io", "PartialObjectMetadataList" | "PartialObjectMetadata") if list => Shape::Metadata,
+            ("meta.k8s.io", "PartialObjectMetadataList" | "PartialObjectMetadata") if list => {
+                Shape::Metadata
+            }
             _ => return None,
         };
     }
-    Some(Accepted { encoding, shape, pretty: false })
+    Some(Accepted {
+        encoding,
+        shape,
+        pretty: false,
+    })
 }
 
-/// Reads a request body into JSON text (YAML is converted); 415 for other types.
-pub fn body_json(call: &Call, body: &Bytes) -> ApiResult<Bytes> {
+/// A request body as text that [`skiff_api::schema::decode`] reads (protobuf becomes JSON); 415 for other types.
+pub fn body_text(call: &Call, body: &Bytes) -> ApiResult<(Bytes, Format)> {
     let header = call.header(CONTENT_TYPE);
     let media = header.split(';').next().unwrap_or_default().trim();
     match media {
-        "" | "application/json" => Ok(body.clone()),
-        "application/yaml" | "application/x-yaml" | "text/yaml" => yaml_to_json(body).map(Bytes::from),
+        "" | "application/json" => Ok((body.clone(), Format::Json)),
+        "application/yaml" | "application/x-yaml" | "text/yaml" => Ok((body.clone(), Format::Yaml)),
+        PROTOBUF => serde_json::to_vec(&skiff_api::protobuf::decode(body)?)
+            .map(|json| (Bytes::from(json), Format::Json))
+            .map_err(ApiError::internal),
         _ => Err(unsupported_media_type()),
+    }
+}
+
+/// A request body as a JSON value, unchecked.
+pub fn body_value(call: &Call, body: &Bytes) -> ApiResult<Value> {
+    let (text, format) = body_text(call, body)?;
+    let bad = |error: String| {
+        ApiError::bad_request(format!(
+            "couldn't get version/kind; json parse error: {error}"
+        ))
+    };
+    match format {
+        Format::Json => serde_json::from_slice(&text).map_err(|error| bad(error.to_string())),
+        Format::Yaml => parse_yaml(&text).map(|yaml| yaml.value).map_err(bad),
     }
 }
 
@@ -135,17 +170,8 @@ pub fn unsupported_media_type() -> ApiError {
     ApiError::new(
         415,
         "UnsupportedMediaType",
-        "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml",
+        "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf",
     )
-}
-
-/// YAML as JSON text.
-pub fn yaml_to_json(yaml: &[u8]) -> ApiResult<Vec<u8>> {
-    let text = std::str::from_utf8(yaml)
-        .map_err(|error| ApiError::bad_request(format!("error converting YAML to JSON: {error}")))?;
-    let value: Value = serde_saphyr::from_str(text)
-        .map_err(|error| ApiError::bad_request(format!("error converting YAML to JSON: {error}")))?;
-    serde_json::to_vec(&value).map_err(ApiError::internal)
 }
 
 /// An answer from JSON text.
@@ -154,11 +180,17 @@ pub fn json_response(call: &Call, accepted: Accepted, code: u16, json: Bytes) ->
         (Encoding::Json, false) => ("application/json", json),
         (Encoding::Json, true) => {
             let value: Value = serde_json::from_slice(&json).unwrap_or_default();
-            ("application/json", serde_json::to_vec_pretty(&value).unwrap_or_default().into())
+            (
+                "application/json",
+                serde_json::to_vec_pretty(&value).unwrap_or_default().into(),
+            )
         }
         (Encoding::Yaml, _) => {
             let value: Value = serde_json::from_slice(&json).unwrap_or_default();
-            ("application/yaml", serde_saphyr::to_string(&value).unwrap_or_default().into())
+            (
+                "application/yaml",
+                serde_saphyr::to_string(&value).unwrap_or_default().into(),
+            )
         }
     };
     let gzip = bytes.len() >= GZIP_FROM && accepts_gzip(call);
@@ -173,15 +205,21 @@ pub fn json_response(call: &Call, accepted: Accepted, code: u16, json: Bytes) ->
 
 /// Whether the client takes gzip.
 pub fn accepts_gzip(call: &Call) -> bool {
-    call.header(http::header::ACCEPT_ENCODING).split(',').any(|clause| {
-        clause.split(';').next().unwrap_or_default().trim() == "gzip"
-            && !parameters(clause).any(|(name, value)| name == "q" && value.parse::<f32>() == Ok(0.0))
-    })
+    call.header(http::header::ACCEPT_ENCODING)
+        .split(',')
+        .any(|clause| {
+            clause.split(';').next().unwrap_or_default().trim() == "gzip"
+                && !parameters(clause)
+                    .any(|(name, value)| name == "q" && value.parse::<f32>() == Ok(0.0))
+        })
 }
 
 fn compress(bytes: &[u8]) -> Bytes {
     use std::io::Write;
-    let mut encoder = flate2::write::GzEncoder::new(Vec::with_capacity(bytes.len() / 4), flate2::Compression::fast());
+    let mut encoder = flate2::write::GzEncoder::new(
+        Vec::with_capacity(bytes.len() / 4),
+        flate2::Compression::fast(),
+    );
     // Writing to a vector cannot fail.
     let _ = encoder.write_all(bytes);
     encoder.finish().unwrap_or_default().into()
@@ -189,18 +227,27 @@ fn compress(bytes: &[u8]) -> Bytes {
 
 /// An answer from a JSON value.
 pub fn value_response(call: &Call, accepted: Accepted, code: u16, value: &Value) -> Response<Body> {
-    json_response(call, accepted, code, serde_json::to_vec(value).unwrap_or_default().into())
+    json_response(
+        call,
+        accepted,
+        code,
+        serde_json::to_vec(value).unwrap_or_default().into(),
+    )
 }
 
 /// An answer.
 pub fn response(code: u16, media: &'static str, bytes: Bytes) -> Response<Body> {
     let length = bytes.len();
     let mut response = Response::new(Body::from(bytes));
-    *response.status_mut() = http::StatusCode::from_u16(code).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
+    *response.status_mut() =
+        http::StatusCode::from_u16(code).unwrap_or(http::StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(media));
     headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-    headers.insert(http::header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    headers.insert(
+        http::header::CACHE_CONTROL,
+        HeaderValue::from_static("no-cache, private"),
+    );
     response
 }
 
@@ -208,9 +255,15 @@ pub fn response(code: u16, media: &'static str, bytes: Bytes) -> Response<Body> 
 pub fn error_response(error: &ApiError) -> Response<Body> {
     let body = serde_json::to_vec(&error.to_status()).unwrap_or_default();
     let mut response = response(error.code, "application/json", body.into());
-    let retry = error.details.as_ref().and_then(|details| details.get("retryAfterSeconds")).and_then(Value::as_u64);
+    let retry = error
+        .details
+        .as_ref()
+        .and_then(|details| details.get("retryAfterSeconds"))
+        .and_then(Value::as_u64);
     if let Some(seconds) = retry {
-        response.headers_mut().insert(http::header::RETRY_AFTER, HeaderValue::from(seconds));
+        response
+            .headers_mut()
+            .insert(http::header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
 }
@@ -241,8 +294,16 @@ mod tests {
         let table = [
             ("", true, Some((Encoding::Json, Shape::Object))),
             ("*/*", true, Some((Encoding::Json, Shape::Object))),
-            ("application/yaml", false, Some((Encoding::Yaml, Shape::Object))),
-            ("application/vnd.kubernetes.protobuf, application/json", false, Some((Encoding::Json, Shape::Object))),
+            (
+                "application/yaml",
+                false,
+                Some((Encoding::Yaml, Shape::Object)),
+            ),
+            (
+                "application/vnd.kubernetes.protobuf, application/json",
+                false,
+                Some((Encoding::Json, Shape::Object)),
+            ),
             ("application/vnd.kubernetes.protobuf", false, None),
             (
                 "application/json;as=Table;v=v1;g=meta.k8s.io,application/json",
@@ -254,9 +315,21 @@ mod tests {
                 true,
                 Some((Encoding::Json, Shape::Object)),
             ),
-            ("application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io", true, Some((Encoding::Json, Shape::Metadata))),
-            ("application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io", false, Some((Encoding::Json, Shape::Metadata))),
-            ("application/json;q=0.1,application/yaml;q=0.9", false, Some((Encoding::Yaml, Shape::Object))),
+            (
+                "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io",
+                true,
+                Some((Encoding::Json, Shape::Metadata)),
+            ),
+            (
+                "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io",
+                false,
+                Some((Encoding::Json, Shape::Metadata)),
+            ),
+            (
+                "application/json;q=0.1,application/yaml;q=0.9",
+                false,
+                Some((Encoding::Yaml, Shape::Object)),
+            ),
             ("text/html", false, None),
         ];
         for (header, list, expected) in table {

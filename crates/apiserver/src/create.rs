@@ -13,8 +13,8 @@ use crate::read::store_error;
 use crate::registry::Resource;
 use crate::server::Call;
 use crate::write::{
-    Target, Written, before_create, check_namespace, decode, encode, entry, fill_system_fields, parse_body,
-    written_response,
+    Target, Written, before_create, check_namespace, decode, encode, entry, fill_system_fields,
+    parse_body, written_response,
 };
 
 /// How often another random name is tried.
@@ -23,12 +23,15 @@ const NAME_ATTEMPTS: usize = 8;
 const MAX_PREFIX: usize = 58;
 
 /// Answers a POST to a collection.
-pub(crate) async fn create(call: &Call, resource: &Resource, body: Body) -> ApiResult<Response<Body>> {
+pub(crate) async fn create(
+    call: &Call,
+    resource: &Resource,
+    body: Body,
+) -> ApiResult<Response<Body>> {
     content::negotiate(call, false)?;
     let options = WriteOptions::parse(&call.query, "CreateOptions")?;
     let body: Bytes = crate::server::ApiServer::read_body(body).await?;
-    let value = parse_body(call, resource, &body)?;
-    let value = crate::fields::check(call, resource.kind, &body, value, options.field_validation)?;
+    let value = parse_body(call, resource, &body, options.field_validation)?;
     let object = decode(resource, value)?;
     let written = create_object(call, resource, &call.info.namespace, object, &options).await?;
     written_response(call, resource, &written)
@@ -45,22 +48,46 @@ pub(crate) async fn create_object(
     let server = &call.server;
     let namespace = if resource.namespaced() { namespace } else { "" };
     let meta = object.metadata_mut();
-    if meta.resource_version.as_deref().is_some_and(|version| !version.is_empty() && version != "0") {
-        return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
+    if meta
+        .resource_version
+        .as_deref()
+        .is_some_and(|version| !version.is_empty() && version != "0")
+    {
+        return Err(ApiError::bad_request(
+            "resourceVersion should not be set on objects to be created",
+        ));
     }
     meta.resource_version = None;
     check_namespace(resource, namespace, meta)?;
     fill_system_fields(server, meta);
-    let prefix = meta.generate_name.clone().filter(|prefix| !prefix.is_empty());
+    let prefix = meta
+        .generate_name
+        .clone()
+        .filter(|prefix| !prefix.is_empty());
     let generated = prefix.filter(|_| meta.name.as_deref().unwrap_or_default().is_empty());
-    let attempts = if generated.is_some() { NAME_ATTEMPTS } else { 1 };
+    let attempts = if generated.is_some() {
+        NAME_ATTEMPTS
+    } else {
+        1
+    };
     for attempt in 1..=attempts {
-        let mut object = if attempt == attempts { std::mem::replace(&mut object, Box::new(Empty::default())) } else { object.clone_box() };
+        let mut object = if attempt == attempts {
+            std::mem::replace(&mut object, Box::new(Empty::default()))
+        } else {
+            object.clone_box()
+        };
         if let Some(prefix) = &generated {
             object.metadata_mut().name = Some(generate_name(prefix, &server.random.name_suffix(5)));
         }
         let name = object.metadata().name.clone().unwrap_or_default();
-        let target = Target { call, resource, namespace, name: &name, subresource: "", options };
+        let target = Target {
+            call,
+            resource,
+            namespace,
+            name: &name,
+            subresource: "",
+            options,
+        };
         match create_named(&target, object).await {
             Err(error) if error.reason == "AlreadyExists" && attempt < attempts => {}
             outcome => return outcome,
@@ -87,18 +114,28 @@ async fn create_named(target: &Target<'_>, mut object: Box<dyn Object>) -> ApiRe
     admission::validate(&request, Some(&*object), None).await?;
     let bytes = encode(&mut *object);
     let exists = || {
-        ApiError::already_exists(target.resource.kind.group, target.resource.kind.plural, target.name)
+        ApiError::already_exists(
+            target.resource.kind.group,
+            target.resource.kind.plural,
+            target.name,
+        )
     };
     let store = &target.call.server.store;
     if target.options.dry_run {
         return match store.get(&target.key(), None).await {
-            Ok(None) => Ok(Written { entry: entry(target, &bytes, 0)?, created: true }),
+            Ok(None) => Ok(Written {
+                entry: entry(target, &bytes, 0)?,
+                created: true,
+            }),
             Ok(Some(_)) => Err(exists()),
             Err(error) => Err(store_error(&error)),
         };
     }
     match store.create(&target.key(), bytes.clone(), 0).await {
-        Ok(revision) => Ok(Written { entry: entry(target, &bytes, revision)?, created: true }),
+        Ok(revision) => Ok(Written {
+            entry: entry(target, &bytes, revision)?,
+            created: true,
+        }),
         Err(StoreError::Exists(_)) => Err(exists()),
         Err(error) => Err(store_error(&error)),
     }

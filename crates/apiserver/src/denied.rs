@@ -13,7 +13,9 @@ pub fn denial(attributes: &Attributes, reason: &str) -> ApiError {
         if !attributes.subresource.is_empty() {
             resource = format!("{resource}/{}", attributes.subresource);
         }
-        let place = if attributes.namespace.is_empty() || attributes.resource == "namespaces" && attributes.name.is_empty() {
+        let place = if attributes.namespace.is_empty()
+            || attributes.resource == "namespaces" && attributes.name.is_empty()
+        {
             "at the cluster scope".to_owned()
         } else {
             format!("in the namespace {:?}", attributes.namespace)
@@ -23,12 +25,20 @@ pub fn denial(attributes: &Attributes, reason: &str) -> ApiError {
             attributes.verb, attributes.group
         )
     } else {
-        format!("User {user:?} cannot {} path {:?}", attributes.verb, attributes.path)
+        format!(
+            "User {user:?} cannot {} path {:?}",
+            attributes.verb, attributes.path
+        )
     };
     if !reason.is_empty() {
         why = format!("{why}: {reason}");
     }
-    ApiError::forbidden(&attributes.group, &attributes.resource, &attributes.name, &why)
+    ApiError::forbidden(
+        &attributes.group,
+        &attributes.resource,
+        &attributes.name,
+        &why,
+    )
 }
 
 #[cfg(test)]
@@ -58,7 +68,15 @@ mod tests {
             denial(&attributes, "because").message,
             r#"deployments.apps "web" is forbidden: User "jane" cannot list resource "deployments" in API group "apps" at the cluster scope: because"#
         );
-        let path = Attributes { path: "/metrics".into(), verb: "get".into(), user: attributes.user, ..Attributes::default() };
-        assert_eq!(denial(&path, "").message, r#"forbidden: User "jane" cannot get path "/metrics""#);
+        let path = Attributes {
+            path: "/metrics".into(),
+            verb: "get".into(),
+            user: attributes.user,
+            ..Attributes::default()
+        };
+        assert_eq!(
+            denial(&path, "").message,
+            r#"forbidden: User "jane" cannot get path "/metrics""#
+        );
     }
 }

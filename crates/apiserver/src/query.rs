@@ -1,5 +1,6 @@
 //! Query parameters, and the options of lists and writes read from them.
 
+use skiff_api::schema::body::FieldValidation;
 use skiff_api::{ApiError, ApiResult};
 
 use crate::request::{is_true, query_pairs};
@@ -18,12 +19,18 @@ impl Query {
     /// The first value of a parameter; empty when it is not there.
     #[must_use]
     pub fn get(&self, name: &str) -> &str {
-        self.0.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value)
+        self.0
+            .iter()
+            .find(|(key, _)| key == name)
+            .map_or("", |(_, value)| value)
     }
 
     /// All values of a parameter.
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.0
+            .iter()
+            .filter(move |(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 
     /// Whether the parameter is there.
@@ -35,7 +42,10 @@ impl Query {
     /// A boolean parameter; `false` when it is not there.
     #[must_use]
     pub fn flag(&self, name: &str) -> bool {
-        self.0.iter().find(|(key, _)| key == name).is_some_and(|(_, value)| is_true(value))
+        self.0
+            .iter()
+            .find(|(key, _)| key == name)
+            .is_some_and(|(_, value)| is_true(value))
     }
 
     /// A number; 400 when it is none.
@@ -43,7 +53,9 @@ impl Query {
         match self.get(name) {
             "" => Ok(None),
             text => text.parse().map(Some).map_err(|_| {
-                ApiError::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))
+                ApiError::bad_request(format!(
+                    "strconv.ParseInt: parsing {text:?}: invalid syntax"
+                ))
             }),
         }
     }
@@ -93,7 +105,9 @@ impl ListOptions {
     pub fn parse(query: &Query, watch: bool) -> ApiResult<Self> {
         let version = query.get("resourceVersion");
         let matching = query.get("resourceVersionMatch");
-        let initial = query.has("sendInitialEvents").then(|| query.flag("sendInitialEvents"));
+        let initial = query
+            .has("sendInitialEvents")
+            .then(|| query.flag("sendInitialEvents"));
         let continue_token = query.get("continue").to_owned();
         check_match(watch, version, matching, initial, &continue_token)?;
         let freshness = match (version, matching) {
@@ -102,7 +116,9 @@ impl ListOptions {
             ("0", _) => Freshness::Any,
             (text, "Exact") => Freshness::Exact(parse_revision(text)?),
             // Upstream's rule for a limit without a match: exact, a continuation of what was read before.
-            (text, "") if !watch && query.number("limit")?.unwrap_or(0) > 0 => Freshness::Exact(parse_revision(text)?),
+            (text, "") if !watch && query.number("limit")?.unwrap_or(0) > 0 => {
+                Freshness::Exact(parse_revision(text)?)
+            }
             (text, _) => Freshness::NotOlderThan(parse_revision(text)?),
         };
         let limit = query.number("limit")?.unwrap_or(0);
@@ -110,58 +126,85 @@ impl ListOptions {
             freshness,
             limit: usize::try_from(limit).unwrap_or(0),
             continue_token,
-            timeout_seconds: query.number("timeoutSeconds")?.and_then(|seconds| u64::try_from(seconds).ok()).filter(|s| *s > 0),
+            timeout_seconds: query
+                .number("timeoutSeconds")?
+                .and_then(|seconds| u64::try_from(seconds).ok())
+                .filter(|s| *s > 0),
             bookmarks: query.flag("allowWatchBookmarks"),
             send_initial_events: initial,
         })
     }
 }
 
-fn check_match(watch: bool, version: &str, matching: &str, initial: Option<bool>, token: &str) -> ApiResult<()> {
+fn check_match(
+    watch: bool,
+    version: &str,
+    matching: &str,
+    initial: Option<bool>,
+    token: &str,
+) -> ApiResult<()> {
     let invalid = |field: &str, text: &str| {
         let path = skiff_api::Path::new(field);
         let error = skiff_api::FieldError::forbidden(&path, text);
-        Err(ApiError::invalid("meta.k8s.io", "ListOptions", "", &[error]))
+        Err(ApiError::invalid(
+            "meta.k8s.io",
+            "ListOptions",
+            "",
+            &[error],
+        ))
     };
     if watch {
         return match (initial, matching) {
             (Some(_), "NotOlderThan") | (None, "") => Ok(()),
-            (Some(_), _) => invalid("resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"),
-            (None, _) => invalid("resourceVersionMatch", "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"),
+            (Some(_), _) => invalid(
+                "resourceVersionMatch",
+                "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+            ),
+            (None, _) => invalid(
+                "resourceVersionMatch",
+                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+            ),
         };
     }
     if initial.is_some() {
-        return invalid("sendInitialEvents", "sendInitialEvents is forbidden for list");
+        return invalid(
+            "sendInitialEvents",
+            "sendInitialEvents is forbidden for list",
+        );
     }
     if matching.is_empty() {
         return Ok(());
     }
     if version.is_empty() {
-        return invalid("resourceVersionMatch", "resourceVersionMatch is forbidden unless resourceVersion is provided");
+        return invalid(
+            "resourceVersionMatch",
+            "resourceVersionMatch is forbidden unless resourceVersion is provided",
+        );
     }
     if !token.is_empty() {
-        return invalid("resourceVersionMatch", "resourceVersionMatch is forbidden when continue is provided");
+        return invalid(
+            "resourceVersionMatch",
+            "resourceVersionMatch is forbidden when continue is provided",
+        );
     }
     let path = skiff_api::Path::new("resourceVersionMatch");
     if !matches!(matching, "Exact" | "NotOlderThan") {
-        let error = skiff_api::FieldError::not_supported(&path, matching, &["Exact", "NotOlderThan", ""]);
-        return Err(ApiError::invalid("meta.k8s.io", "ListOptions", "", &[error]));
+        let error =
+            skiff_api::FieldError::not_supported(&path, matching, &["Exact", "NotOlderThan", ""]);
+        return Err(ApiError::invalid(
+            "meta.k8s.io",
+            "ListOptions",
+            "",
+            &[error],
+        ));
     }
     if matching == "Exact" && version == "0" {
-        return invalid("resourceVersionMatch", "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"");
+        return invalid(
+            "resourceVersionMatch",
+            "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+        );
     }
     Ok(())
-}
-
-/// What is done with unknown and duplicate fields.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FieldValidation {
-    /// They are dropped silently.
-    Ignore,
-    /// They are dropped with a warning.
-    Warn,
-    /// They are refused.
-    Strict,
 }
 
 /// The options of a create, update or patch.
@@ -180,16 +223,13 @@ pub struct WriteOptions {
 impl WriteOptions {
     /// Reads and checks the options of `kind` (`CreateOptions`, `UpdateOptions`, `PatchOptions`).
     pub fn parse(query: &Query, kind: &str) -> ApiResult<Self> {
-        let field_validation = match query.get("fieldValidation") {
-            "Ignore" => FieldValidation::Ignore,
-            "" | "Warn" => FieldValidation::Warn,
-            "Strict" => FieldValidation::Strict,
-            other => {
-                let path = skiff_api::Path::new("fieldValidation");
-                let error = skiff_api::FieldError::not_supported(&path, other, &["Ignore", "Strict", "Warn", ""]);
-                return Err(ApiError::invalid("meta.k8s.io", kind, "", &[error]));
-            }
-        };
+        let wanted = query.get("fieldValidation");
+        let field_validation = FieldValidation::parse(wanted).ok_or_else(|| {
+            let path = skiff_api::Path::new("fieldValidation");
+            let supported = ["Ignore", "Strict", "Warn", ""];
+            let error = skiff_api::FieldError::not_supported(&path, wanted, &supported);
+            ApiError::invalid("meta.k8s.io", kind, "", &[error])
+        })?;
         let field_manager = query.get("fieldManager").to_owned();
         if field_manager.len() > 128 {
             let error = skiff_api::FieldError::too_long(&skiff_api::Path::new("fieldManager"), 128);

@@ -48,7 +48,9 @@ impl From<ReadError> for ApiError {
 /// What a client is told of a failing store.
 pub(crate) fn store_error(error: &StoreError) -> ApiError {
     match error {
-        StoreError::Compacted(_) => ApiError::gone("The resourceVersion for the provided list is too old."),
+        StoreError::Compacted(_) => {
+            ApiError::gone("The resourceVersion for the provided list is too old.")
+        }
         StoreError::Future(current) => too_large(None, *current),
         other => {
             tracing::error!(error = %other, "the store failed");
@@ -78,7 +80,9 @@ impl ApiServer {
             Freshness::Newest => self.hub.wait_current().await,
             Freshness::Any | Freshness::Exact(_) => Ok(()),
             Freshness::NotOlderThan(revision) => match self.hub.wait_for(revision).await {
-                Err(CacheError::TooLarge(current)) => return Err(too_large(Some(revision), current)),
+                Err(CacheError::TooLarge(current)) => {
+                    return Err(too_large(Some(revision), current));
+                }
                 other => other,
             },
         };
@@ -86,15 +90,26 @@ impl ApiServer {
     }
 
     /// One object as of now; `None` when it does not exist.
-    pub(crate) async fn lookup(&self, resource: &Resource, namespace: &str, name: &str) -> ApiResult<Option<Arc<Entry>>> {
+    pub(crate) async fn lookup(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+    ) -> ApiResult<Option<Arc<Entry>>> {
         let cache = self.hub_cache(resource).await?;
         self.wait_fresh(Freshness::Newest).await?;
         Ok(cache.get(&resource.key(namespace, name)))
     }
 
     /// The cache of a resource.
-    pub(crate) async fn hub_cache(&self, resource: &Resource) -> ApiResult<Arc<crate::cache::ResourceCache>> {
-        self.hub.cache(resource.storage).await.map_err(|error| ReadError::from(error).0)
+    pub(crate) async fn hub_cache(
+        &self,
+        resource: &Resource,
+    ) -> ApiResult<Arc<crate::cache::ResourceCache>> {
+        self.hub
+            .cache(resource.storage)
+            .await
+            .map_err(|error| ReadError::from(error).0)
     }
 }
 
@@ -108,9 +123,11 @@ pub(crate) async fn get(call: &Call, resource: &Resource) -> ApiResult<Response<
     };
     let cache = call.server.hub_cache(resource).await?;
     call.server.wait_fresh(freshness).await?;
-    let entry = cache.get(&resource.key(&call.info.namespace, &call.info.name)).ok_or_else(|| {
-        ApiError::not_found(resource.kind.group, resource.kind.plural, &call.info.name)
-    })?;
+    let entry = cache
+        .get(&resource.key(&call.info.namespace, &call.info.name))
+        .ok_or_else(|| {
+            ApiError::not_found(resource.kind.group, resource.kind.plural, &call.info.name)
+        })?;
     object_response(call, resource, accepted, 200, &entry)
 }
 
@@ -126,9 +143,11 @@ pub(crate) fn object_response(
         Shape::Object => resource.served_bytes(&entry.bytes),
         Shape::Metadata => table::partial_metadata(&entry.bytes).into(),
         Shape::Table(version) => {
-            let rows = table::rows(call, resource, std::iter::once(entry))?;
+            let rows = table::rows(call, resource, std::iter::once(&entry.bytes))?;
             let metadata = json!({"resourceVersion": entry.revision.to_string()});
-            serde_json::to_vec(&table::table(resource, version, &metadata, rows, true)).unwrap_or_default().into()
+            serde_json::to_vec(&table::table(resource, version, &metadata, rows, true))
+                .unwrap_or_default()
+                .into()
         }
     };
     Ok(content::json_response(call, accepted, code, json))
@@ -145,18 +164,33 @@ struct Continue {
 impl Continue {
     fn encode(revision: Option<u64>, start: &str) -> String {
         let rv = revision.map_or(-1, |revision| i64::try_from(revision).unwrap_or(-1));
-        let token = Self { v: "meta.k8s.io/v1".to_owned(), rv, start: start.to_owned() };
+        let token = Self {
+            v: "meta.k8s.io/v1".to_owned(),
+            rv,
+            start: start.to_owned(),
+        };
         URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).unwrap_or_default())
     }
 
     fn decode(token: &str) -> ApiResult<Self> {
         let bad = |why: &str| ApiError::bad_request(format!("continue key is not valid: {why}"));
-        let bytes = URL_SAFE_NO_PAD.decode(token.trim_end_matches('=')).map_err(|error| bad(&error.to_string()))?;
-        let token: Self = serde_json::from_slice(&bytes).map_err(|error| bad(&error.to_string()))?;
+        let bytes = URL_SAFE_NO_PAD
+            .decode(token.trim_end_matches('='))
+            .map_err(|error| bad(&error.to_string()))?;
+        let token: Self =
+            serde_json::from_slice(&bytes).map_err(|error| bad(&error.to_string()))?;
         if token.v != "meta.k8s.io/v1" {
-            return Err(bad(&format!("server does not recognize this encoded version {:?}", token.v)));
+            return Err(bad(&format!(
+                "server does not recognize this encoded version {:?}",
+                token.v
+            )));
         }
-        if token.start.is_empty() || token.start.split('/').any(|part| part == ".." || part == ".") {
+        if token.start.is_empty()
+            || token
+                .start
+                .split('/')
+                .any(|part| part == ".." || part == ".")
+        {
             return Err(bad("encoded start key is empty or invalid"));
         }
         Ok(token)
@@ -177,7 +211,11 @@ struct Page {
 pub(crate) async fn list(call: &Call, resource: &Resource) -> ApiResult<Response<Body>> {
     let accepted = content::negotiate(call, true)?;
     let options = ListOptions::parse(&call.query, false)?;
-    let filter = Filter::new(resource, call.query.get("labelSelector"), call.query.get("fieldSelector"))?;
+    let filter = Filter::new(
+        resource,
+        call.query.get("labelSelector"),
+        call.query.get("fieldSelector"),
+    )?;
     let page = match page(call, resource, &options, &filter).await {
         Err(Paging::Error(error)) => return Err(error),
         Err(Paging::Expired(token)) => return Ok(expired_continue(&token)),
@@ -187,19 +225,33 @@ pub(crate) async fn list(call: &Call, resource: &Resource) -> ApiResult<Response
     if let Some(next) = &page.next {
         let start = next.strip_prefix(&resource.prefix("")).unwrap_or(next);
         metadata["continue"] = Continue::encode(Some(page.revision), start).into();
-        if let Some(remaining) = page.remaining.filter(|remaining| *remaining > 0 && filter.is_empty()) {
+        if let Some(remaining) = page
+            .remaining
+            .filter(|remaining| *remaining > 0 && filter.is_empty())
+        {
             metadata["remainingItemCount"] = remaining.into();
         }
     }
     match accepted.shape {
-        Shape::Object => Ok(list_response(call, resource, accepted, &metadata, page.items)),
+        Shape::Object => Ok(list_response(
+            call, resource, accepted, &metadata, page.items,
+        )),
         Shape::Metadata => {
-            let items = page.items.iter().map(|entry| table::partial_metadata(&entry.bytes).into()).collect();
+            let items = page
+                .items
+                .iter()
+                .map(|entry| table::partial_metadata(&entry.bytes).into())
+                .collect();
             let head = list_head("PartialObjectMetadataList", "meta.k8s.io/v1", &metadata);
-            Ok(content::json_response(call, accepted, 200, Pieces::new(head, items).collect()))
+            Ok(content::json_response(
+                call,
+                accepted,
+                200,
+                Pieces::new(head, items).collect(),
+            ))
         }
         Shape::Table(version) => {
-            let rows = table::rows(call, resource, page.items.iter().map(|entry| &**entry))?;
+            let rows = table::rows(call, resource, page.items.iter().map(|entry| &entry.bytes))?;
             let table = table::table(resource, version, &metadata, rows, true);
             Ok(content::value_response(call, accepted, 200, &table))
         }
@@ -217,7 +269,12 @@ impl From<ApiError> for Paging {
     }
 }
 
-async fn page(call: &Call, resource: &Resource, options: &ListOptions, filter: &Filter) -> Result<Page, Paging> {
+async fn page(
+    call: &Call,
+    resource: &Resource,
+    options: &ListOptions,
+    filter: &Filter,
+) -> Result<Page, Paging> {
     let server = &call.server;
     let cache = server.hub_cache(resource).await?;
     let prefix = selected_prefix(resource, &call.info.namespace, filter);
@@ -225,7 +282,7 @@ async fn page(call: &Call, resource: &Resource, options: &ListOptions, filter: &
         if let Freshness::Exact(revision) = options.freshness {
             server.wait_fresh(Freshness::NotOlderThan(revision)).await?;
             if cache.revision() > revision {
-                return store_page(call, resource, &prefix, None, revision, options.limit, filter)
+                return store_page(call, &prefix, None, revision, options.limit, filter)
                     .await
                     .map_err(|error| Paging::Error(store_error(&error)));
             }
@@ -235,24 +292,47 @@ async fn page(call: &Call, resource: &Resource, options: &ListOptions, filter: &
         }
         server.wait_fresh(options.freshness).await?;
         let revision = server.hub.progress().max(cache.revision());
-        return Ok(cache_page(&cache, &prefix, None, options.limit, filter, revision));
+        return Ok(cache_page(
+            &cache,
+            &prefix,
+            None,
+            options.limit,
+            filter,
+            revision,
+        ));
     }
     let token = Continue::decode(&options.continue_token)?;
     if !matches!(options.freshness, Freshness::Newest | Freshness::Any) {
-        return Err(Paging::Error(ApiError::bad_request("specifying resource version is not allowed when using continue")));
+        return Err(Paging::Error(ApiError::bad_request(
+            "specifying resource version is not allowed when using continue",
+        )));
     }
     let from = format!("{}{}", resource.prefix(""), token.start);
     let Ok(revision) = u64::try_from(token.rv) else {
         // An inconsistent continuation, after the client was told so.
         server.wait_fresh(Freshness::Newest).await?;
         let revision = server.hub.progress().max(cache.revision());
-        return Ok(cache_page(&cache, &prefix, Some(&from), options.limit, filter, revision));
+        return Ok(cache_page(
+            &cache,
+            &prefix,
+            Some(&from),
+            options.limit,
+            filter,
+            revision,
+        ));
     };
     server.wait_fresh(Freshness::NotOlderThan(revision)).await?;
     if cache.revision() <= revision {
-        return Ok(cache_page(&cache, &prefix, Some(&from), options.limit, filter, revision));
+        return Ok(cache_page(
+            &cache,
+            &prefix,
+            Some(&from),
+            options.limit,
+            filter,
+            revision,
+        ));
     }
-    match store_page(call, resource, &prefix, Some(&from), revision, options.limit, filter).await {
+    match store_page(call, &prefix, Some(&from), revision, options.limit, filter).await {
         Ok(page) => Ok(page),
         Err(StoreError::Compacted(_)) => Err(Paging::Expired(Continue::encode(None, &token.start))),
         Err(error) => Err(Paging::Error(store_error(&error))),
@@ -261,8 +341,11 @@ async fn page(call: &Call, resource: &Resource, options: &ListOptions, filter: &
 
 /// The key prefix that holds all that a filter can select.
 pub(crate) fn selected_prefix(resource: &Resource, namespace: &str, filter: &Filter) -> String {
-    if namespace.is_empty() && resource.namespaced()
-        && let Some(namespace) = filter.exact("metadata.namespace").filter(|namespace| !namespace.is_empty())
+    if namespace.is_empty()
+        && resource.namespaced()
+        && let Some(namespace) = filter
+            .exact("metadata.namespace")
+            .filter(|namespace| !namespace.is_empty())
     {
         return resource.prefix(namespace);
     }
@@ -279,27 +362,41 @@ fn cache_page(
 ) -> Page {
     if filter.is_empty() {
         let (items, more) = cache.list(prefix, from, limit);
-        let next = items.last().filter(|_| more > 0).map(|last| format!("{}\0", last.key));
-        return Page { items, revision, next, remaining: Some(more) };
+        let next = items
+            .last()
+            .filter(|_| more > 0)
+            .map(|last| format!("{}\0", last.key));
+        return Page {
+            items,
+            revision,
+            next,
+            remaining: Some(more),
+        };
     }
     let (all, _) = cache.list(prefix, from, 0);
     let mut items = Vec::new();
     let mut next = None;
     for entry in all {
         if limit > 0 && items.len() == limit {
-            next = items.last().map(|last: &Arc<Entry>| format!("{}\0", last.key));
+            next = items
+                .last()
+                .map(|last: &Arc<Entry>| format!("{}\0", last.key));
             break;
         }
         if filter.matches(&entry) {
             items.push(entry);
         }
     }
-    Page { items, revision, next, remaining: None }
+    Page {
+        items,
+        revision,
+        next,
+        remaining: None,
+    }
 }
 
 async fn store_page(
     call: &Call,
-    resource: &Resource,
     prefix: &str,
     from: Option<&str>,
     revision: u64,
@@ -310,33 +407,56 @@ async fn store_page(
     let mut from = from.map(str::to_owned);
     loop {
         let wanted = if limit == 0 { 0 } else { limit - items.len() };
-        let range = call.server.store.range(prefix, from.as_deref(), wanted, Some(revision)).await?;
-        let next = range.items.last().filter(|_| range.more).map(|last| format!("{}\0", last.key));
+        let range = call
+            .server
+            .store
+            .range(prefix, from.as_deref(), wanted, Some(revision))
+            .await?;
+        let next = range
+            .items
+            .last()
+            .filter(|_| range.more)
+            .map(|last| format!("{}\0", last.key));
         let seen = range.items.len() as u64;
         for kv in range.items {
-            let Some(entry) = Entry::new(kv.key, &kv.value, kv.mod_revision) else { continue };
+            let Some(entry) = Entry::new(kv.key, &kv.value, kv.mod_revision) else {
+                continue;
+            };
             if filter.matches(&entry) {
                 items.push(Arc::new(entry));
             }
         }
         if next.is_none() || (limit > 0 && items.len() >= limit) {
             let remaining = usize::try_from(range.count.saturating_sub(seen)).ok();
-            let _ = resource;
-            return Ok(Page { items, revision, next, remaining });
+            return Ok(Page {
+                items,
+                revision,
+                next,
+                remaining,
+            });
         }
         from = next;
     }
 }
 
 fn expired_continue(token: &str) -> Response<Body> {
-    let error = ApiError::gone("The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.");
+    let error = ApiError::gone(
+        "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.",
+    );
     let mut status = error.to_status();
     status["metadata"] = json!({"continue": token});
-    content::response(410, "application/json", serde_json::to_vec(&status).unwrap_or_default().into())
+    content::response(
+        410,
+        "application/json",
+        serde_json::to_vec(&status).unwrap_or_default().into(),
+    )
 }
 
 fn list_head(kind: &str, api_version: &str, metadata: &serde_json::Value) -> Bytes {
-    format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata},\"items\":[").into()
+    format!(
+        "{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata},\"items\":["
+    )
+    .into()
 }
 
 /// A list's objects, as the client wants them.
@@ -349,7 +469,10 @@ pub(crate) fn list_response(
 ) -> Response<Body> {
     let kind = format!("{}List", resource.kind.kind);
     let head = list_head(&kind, &resource.kind.api_version(), metadata);
-    let items = items.iter().map(|entry| resource.served_bytes(&entry.bytes)).collect();
+    let items = items
+        .iter()
+        .map(|entry| resource.served_bytes(&entry.bytes))
+        .collect();
     let pieces = Pieces::new(head, items);
     let plain = accepted.encoding == Encoding::Json && !accepted.pretty;
     if !plain || pieces.length <= PIECE as u64 || content::accepts_gzip(call) {
@@ -357,7 +480,9 @@ pub(crate) fn list_response(
     }
     let length = pieces.length;
     let mut response = content::response(200, "application/json", Bytes::new());
-    response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+    response
+        .headers_mut()
+        .insert(CONTENT_LENGTH, HeaderValue::from(length));
     *response.body_mut() = Body::new(pieces);
     response
 }
@@ -375,14 +500,22 @@ impl Pieces {
     fn new(head: Bytes, items: Vec<Bytes>) -> Self {
         let commas = items.len().saturating_sub(1);
         let length = head.len() + items.iter().map(Bytes::len).sum::<usize>() + commas + 2;
-        Self { head: Some(head), items: items.into_iter(), first: true, length: length as u64, done: false }
+        Self {
+            head: Some(head),
+            items: items.into_iter(),
+            first: true,
+            length: length as u64,
+            done: false,
+        }
     }
 
     fn piece(&mut self, size: usize) -> Option<Bytes> {
         if self.done {
             return None;
         }
-        let room = usize::try_from(self.length).unwrap_or(size).min(size + PIECE / 4);
+        let room = usize::try_from(self.length)
+            .unwrap_or(size)
+            .min(size + PIECE / 4);
         let mut piece = BytesMut::with_capacity(room);
         if let Some(head) = self.head.take() {
             piece.extend_from_slice(&head);
@@ -411,7 +544,10 @@ impl http_body::Body for Pieces {
     type Data = Bytes;
     type Error = std::convert::Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         Poll::Ready(self.piece(PIECE).map(|piece| Ok(Frame::data(piece))))
     }
 
@@ -430,7 +566,9 @@ mod tests {
 
     #[test]
     fn a_list_is_the_same_in_one_piece_and_in_many() {
-        let items: Vec<Bytes> = (0..500).map(|n| format!("{{\"n\":{n},\"x\":\"{}\"}}", "y".repeat(n)).into()).collect();
+        let items: Vec<Bytes> = (0..500)
+            .map(|n| format!("{{\"n\":{n},\"x\":\"{}\"}}", "y".repeat(n)).into())
+            .collect();
         let make = || Pieces::new(list_head("XList", "v1", &json!({})), items.clone());
         let whole = make().collect();
         assert_eq!(whole.len() as u64, make().length);

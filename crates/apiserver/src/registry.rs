@@ -77,19 +77,27 @@ impl Resource {
         if self.is_storage() {
             bytes.clone()
         } else {
-            serde_json::to_vec(&self.served_value(bytes)).unwrap_or_default().into()
+            serde_json::to_vec(&self.served_value(bytes))
+                .unwrap_or_default()
+                .into()
         }
     }
 
     /// A stored object, typed, in the version of the store.
     pub fn decode_stored(&self, bytes: &[u8]) -> ApiResult<Box<dyn Object>> {
         let value = serde_json::from_slice(bytes).map_err(skiff_api::ApiError::internal)?;
-        self.storage.ops.decode(value).map_err(skiff_api::ApiError::internal)
+        self.storage
+            .ops
+            .decode(value)
+            .map_err(skiff_api::ApiError::internal)
     }
 
     /// A stored object, typed, in the served version.
     pub fn decode_served(&self, entry: &Entry) -> ApiResult<Box<dyn Object>> {
-        self.kind.ops.decode(self.served_value(&entry.bytes)).map_err(skiff_api::ApiError::internal)
+        self.kind
+            .ops
+            .decode(self.served_value(&entry.bytes))
+            .map_err(skiff_api::ApiError::internal)
     }
 }
 
@@ -117,7 +125,11 @@ impl Registry {
                 })
                 .unwrap_or(kind);
             let resource = Arc::new(Resource { kind, storage });
-            registry.by_plural.entry(kind.plural).or_default().push(resource.clone());
+            registry
+                .by_plural
+                .entry(kind.plural)
+                .or_default()
+                .push(resource.clone());
             registry.resources.push(resource);
         }
         registry
@@ -151,13 +163,17 @@ impl Registry {
     pub fn of_kind(&self, api_version: &str, kind: &str) -> Option<&Arc<Resource>> {
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
         self.resources.iter().find(|resource| {
-            resource.kind.kind == kind && resource.kind.group == group && resource.kind.version == version
+            resource.kind.kind == kind
+                && resource.kind.group == group
+                && resource.kind.version == version
         })
     }
 
     /// Whether the group and version are served.
     #[must_use]
     pub fn has_version(&self, group: &str, version: &str) -> bool {
-        self.resources.iter().any(|resource| resource.kind.group == group && resource.kind.version == version)
+        self.resources
+            .iter()
+            .any(|resource| resource.kind.group == group && resource.kind.version == version)
     }
 }

@@ -31,9 +31,9 @@ pub struct LabelSelector(Vec<Requirement>);
 impl LabelSelector {
     /// Reads the text form, for example `app=web,tier in (a,b),!old`.
     pub fn parse(text: &str) -> ApiResult<Self> {
-        Parser { text, at: 0 }.selector().map_err(|error| {
-            ApiError::bad_request(format!("unable to parse requirement: {error}"))
-        })
+        Parser { text, at: 0 }
+            .selector()
+            .map_err(|error| ApiError::bad_request(format!("unable to parse requirement: {error}")))
     }
 
     /// Whether everything is selected.
@@ -84,7 +84,10 @@ impl Parser<'_> {
                     }
                 }
                 Some(_) => {
-                    return Err(format!("found '{}', expected: ',' or 'end of string'", self.word()));
+                    return Err(format!(
+                        "found '{}', expected: ',' or 'end of string'",
+                        self.word()
+                    ));
                 }
             }
         }
@@ -95,7 +98,11 @@ impl Parser<'_> {
         if self.peek() == Some('!') {
             self.at += 1;
             let key = self.key()?;
-            return Ok(Requirement { key, operator: Operator::Missing, values: Vec::new() });
+            return Ok(Requirement {
+                key,
+                operator: Operator::Missing,
+                values: Vec::new(),
+            });
         }
         let key = self.key()?;
         let rest = &self.text[self.at..].trim_start();
@@ -106,7 +113,11 @@ impl Parser<'_> {
             r if r.starts_with('>') => (Operator::Greater(0), 1),
             r if r.starts_with('<') => (Operator::Less(0), 1),
             r if r.is_empty() || r.starts_with(',') => {
-                return Ok(Requirement { key, operator: Operator::Exists, values: Vec::new() });
+                return Ok(Requirement {
+                    key,
+                    operator: Operator::Exists,
+                    values: Vec::new(),
+                });
             }
             _ => {
                 let word = self.word();
@@ -120,7 +131,11 @@ impl Parser<'_> {
                     }
                 };
                 let values = self.set()?;
-                return Ok(Requirement { key, operator, values });
+                return Ok(Requirement {
+                    key,
+                    operator,
+                    values,
+                });
             }
         };
         self.space();
@@ -131,7 +146,11 @@ impl Parser<'_> {
             Operator::Less(_) => Operator::Less(integer(&value)?),
             other => other,
         };
-        Ok(Requirement { key, operator, values: vec![value] })
+        Ok(Requirement {
+            key,
+            operator,
+            values: vec![value],
+        })
     }
 
     fn set(&mut self) -> Result<Vec<String>, String> {
@@ -160,7 +179,9 @@ impl Parser<'_> {
         let errors = label_key_errors(&key);
         if key.is_empty() {
             let found = self.peek().map(String::from).unwrap_or_default();
-            return Err(format!("found '{found}', expected: !, identifier, or 'end of string'"));
+            return Err(format!(
+                "found '{found}', expected: !, identifier, or 'end of string'"
+            ));
         }
         match errors {
             None => Ok(key),
@@ -171,10 +192,14 @@ impl Parser<'_> {
     fn value(&mut self) -> Result<String, String> {
         let value = self.word();
         if value.len() > 63 {
-            return Err(format!("<nil>: Invalid value: {value:?}: must be no more than 63 bytes"));
+            return Err(format!(
+                "<nil>: Invalid value: {value:?}: must be no more than 63 bytes"
+            ));
         }
         if !value.is_empty() && !is_label_name(&value) {
-            return Err(format!("<nil>: Invalid value: {value:?}: {LABEL_VALUE_RULE}"));
+            return Err(format!(
+                "<nil>: Invalid value: {value:?}: {LABEL_VALUE_RULE}"
+            ));
         }
         Ok(value)
     }
@@ -213,7 +238,9 @@ fn is_label_name(text: &str) -> bool {
     let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
     edge(text.chars().next())
         && edge(text.chars().next_back())
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
 }
 
 fn label_key_errors(key: &str) -> Option<String> {
@@ -269,9 +296,16 @@ pub fn parse_fields(text: &str) -> ApiResult<Vec<FieldTerm>> {
             )));
         };
         let value = unescape(&term[at + length..]).ok_or_else(|| {
-            ApiError::bad_request(format!("invalid field selector: invalid value {:?}", &term[at + length..]))
+            ApiError::bad_request(format!(
+                "invalid field selector: invalid value {:?}",
+                &term[at + length..]
+            ))
         })?;
-        terms.push(FieldTerm { field: term[..at].to_owned(), value, negated });
+        terms.push(FieldTerm {
+            field: term[..at].to_owned(),
+            value,
+            negated,
+        });
     }
     Ok(terms)
 }
@@ -360,7 +394,9 @@ impl Filter {
         if self.is_empty() {
             return true;
         }
-        self.fields.iter().all(|term| (self.field(entry, &term.field) == term.value) != term.negated)
+        self.fields
+            .iter()
+            .all(|term| (self.field(entry, &term.field) == term.value) != term.negated)
             && (self.labels.is_empty() || self.labels.matches(entry.labels(self.storage)))
     }
 
@@ -415,7 +451,10 @@ mod tests {
     use proptest::prelude::*;
 
     fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+        pairs
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect()
     }
 
     #[test]
@@ -445,7 +484,9 @@ mod tests {
             let selector = LabelSelector::parse(text).unwrap();
             assert_eq!(selector.matches(&have), expected, "{text}");
         }
-        for bad in ["=a", "a=b,", "a b", "a in b", "a in (b", "a=b c", "a>x", "-a=b", "/a", "a=b!"] {
+        for bad in [
+            "=a", "a=b,", "a b", "a in b", "a in (b", "a=b c", "a>x", "-a=b", "/a", "a=b!",
+        ] {
             assert_eq!(LabelSelector::parse(bad).unwrap_err().code, 400, "{bad}");
         }
     }
@@ -453,8 +494,18 @@ mod tests {
     #[test]
     fn reads_field_selectors() {
         let terms = parse_fields("spec.nodeName=n1,status.phase!=Running,a==b\\,c").unwrap();
-        let shown: Vec<_> = terms.iter().map(|t| (t.field.as_str(), t.value.as_str(), t.negated)).collect();
-        assert_eq!(shown, [("spec.nodeName", "n1", false), ("status.phase", "Running", true), ("a", "b,c", false)]);
+        let shown: Vec<_> = terms
+            .iter()
+            .map(|t| (t.field.as_str(), t.value.as_str(), t.negated))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                ("spec.nodeName", "n1", false),
+                ("status.phase", "Running", true),
+                ("a", "b,c", false)
+            ]
+        );
         assert!(parse_fields("x").is_err());
         assert!(parse_fields("x=\\y").is_err());
     }

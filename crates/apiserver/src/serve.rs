@@ -32,7 +32,12 @@ pub type SharedTls = Arc<ArcSwap<rustls::ServerConfig>>;
 impl ApiServer {
     /// Serves HTTPS on a listener until `shutdown`, then lets requests under way end. The configuration's ALPN
     /// protocols should be `h2` and `http/1.1`, its client verifier one that lets clients without certificate through.
-    pub async fn serve_tls(self: &Arc<Self>, listener: TcpListener, tls: SharedTls, shutdown: Shutdown) {
+    pub async fn serve_tls(
+        self: &Arc<Self>,
+        listener: TcpListener,
+        tls: SharedTls,
+        shutdown: Shutdown,
+    ) {
         let graceful = GracefulShutdown::new();
         loop {
             let accepted = tokio::select! {
@@ -77,9 +82,16 @@ impl ApiServer {
     }
 }
 
-fn peer_certificates(stream: &tokio_rustls::server::TlsStream<TcpStream>) -> Option<PeerCertificates> {
+fn peer_certificates(
+    stream: &tokio_rustls::server::TlsStream<TcpStream>,
+) -> Option<PeerCertificates> {
     let chain = stream.get_ref().1.peer_certificates()?;
-    Some(PeerCertificates(Arc::new(chain.iter().map(|certificate| certificate.clone().into_owned()).collect())))
+    Some(PeerCertificates(Arc::new(
+        chain
+            .iter()
+            .map(|certificate| certificate.clone().into_owned())
+            .collect(),
+    )))
 }
 
 async fn serve_connection(
@@ -99,7 +111,10 @@ async fn serve_connection(
         })
         .service(service);
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(60));
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_secs(60));
     builder
         .http2()
         .timer(TokioTimer::new())

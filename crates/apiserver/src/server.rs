@@ -54,6 +54,7 @@ pub struct ApiServer {
     pub(crate) hub: Arc<CacheHub>,
     pub(crate) registry: ArcSwap<Registry>,
     pub(crate) shutdown: Shutdown,
+    pub(crate) admission: Vec<Arc<dyn crate::admission::Admission>>,
     authenticator: ArcSwapOption<Arc<dyn Authenticator>>,
     authorizer: ArcSwap<Arc<dyn Authorizer>>,
     token_issuer: ArcSwapOption<Arc<dyn TokenIssuer>>,
@@ -67,12 +68,16 @@ pub(crate) struct Call {
     pub query: Query,
     pub parts: http::request::Parts,
     /// Warnings for the client, sent as headers.
-    pub warnings: Mutex<Vec<String>>,
+    pub warnings: Arc<Mutex<Vec<String>>>,
 }
 
 impl Call {
     pub fn header(&self, name: http::HeaderName) -> &str {
-        self.parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+        self.parts
+            .headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
     }
 
     pub fn warn(&self, text: impl Into<String>) {
@@ -104,11 +109,17 @@ impl ApiServer {
             hub,
             registry: ArcSwap::from_pointee(registry),
             shutdown: Shutdown::new(),
+            admission: crate::admission::plugins(),
             authenticator: ArcSwapOption::empty(),
-            authorizer: ArcSwap::from_pointee(Arc::new(MastersOnly)),
+            authorizer: ArcSwap::from_pointee(Arc::new(MastersOnly) as Arc<dyn Authorizer>),
             token_issuer: ArcSwapOption::empty(),
         });
-        tokio::spawn(server.hub.clone().run(server.random.clone(), server.shutdown.clone()));
+        tokio::spawn(
+            server
+                .hub
+                .clone()
+                .run(server.random.clone(), server.shutdown.clone()),
+        );
         tokio::spawn(server.clone().housekeeping());
         server
     }
@@ -129,7 +140,9 @@ impl ApiServer {
     }
 
     pub(crate) fn authenticator(&self) -> Option<Arc<dyn Authenticator>> {
-        self.authenticator.load_full().map(|authenticator| (*authenticator).clone())
+        self.authenticator
+            .load_full()
+            .map(|authenticator| (*authenticator).clone())
     }
 
     pub(crate) fn authorizer(&self) -> Arc<dyn Authorizer> {
@@ -137,7 +150,9 @@ impl ApiServer {
     }
 
     pub(crate) fn token_issuer(&self) -> Option<Arc<dyn TokenIssuer>> {
-        self.token_issuer.load_full().map(|issuer| (*issuer).clone())
+        self.token_issuer
+            .load_full()
+            .map(|issuer| (*issuer).clone())
     }
 
     /// Ends background work and all watches.
@@ -148,13 +163,19 @@ impl ApiServer {
     /// The service for requests from the network: users are found out by the authenticator.
     #[must_use]
     pub fn service(self: &Arc<Self>) -> ApiService {
-        ApiService { server: self.clone(), user: None }
+        ApiService {
+            server: self.clone(),
+            user: None,
+        }
     }
 
     /// The service for a component in the same process: a function call, no socket, under the identity given.
     #[must_use]
     pub fn in_process(self: &Arc<Self>, user: UserInfo) -> ApiService {
-        ApiService { server: self.clone(), user: Some(Arc::new(user)) }
+        ApiService {
+            server: self.clone(),
+            user: Some(Arc::new(user)),
+        }
     }
 
     async fn housekeeping(self: Arc<Self>) {
@@ -174,13 +195,26 @@ impl ApiServer {
         }
     }
 
+    /// Whether the watch on the store runs.
+    pub(crate) fn watch_cache_started(&self) -> bool {
+        self.hub.is_started()
+    }
+
     /// Answers a request.
-    pub async fn handle(self: &Arc<Self>, request: Request<Body>, user: Option<Arc<UserInfo>>) -> Response<Body> {
+    pub async fn handle(
+        self: &Arc<Self>,
+        request: Request<Body>,
+        user: Option<Arc<UserInfo>>,
+    ) -> Response<Body> {
         let (parts, body) = request.into_parts();
-        let handled = AssertUnwindSafe(self.clone().route(parts, body, user)).catch_unwind().await;
+        let handled = AssertUnwindSafe(self.clone().route(parts, body, user))
+            .catch_unwind()
+            .await;
         handled.unwrap_or_else(|_| {
             tracing::error!("a request handler panicked");
-            content::error_response(&ApiError::internal("the server has received a request that it cannot handle"))
+            content::error_response(&ApiError::internal(
+                "the server has received a request that it cannot handle",
+            ))
         })
     }
 
@@ -199,13 +233,21 @@ impl ApiServer {
             },
         };
         let query = Query::parse(parts.uri.query());
-        let call = Call { server: self.clone(), info, user, query, parts, warnings: Mutex::default() };
+        let call = Call {
+            server: self.clone(),
+            info,
+            user,
+            query,
+            parts,
+            warnings: Arc::default(),
+        };
+        let warnings = call.warnings.clone();
         let answer = match self.authorize(&call).await {
-            Ok(()) => crate::dispatch::dispatch(&call, body).await,
+            Ok(()) => crate::dispatch::dispatch(call, body).await,
             Err(error) => Err(error),
         };
         let mut response = answer.unwrap_or_else(|error| content::error_response(&error));
-        content::add_warnings(&mut response, &call.warnings.lock());
+        content::add_warnings(&mut response, &warnings.lock());
         response
     }
 
@@ -227,7 +269,9 @@ impl ApiServer {
         if call.user.in_group("system:masters") {
             return Ok(());
         }
-        let attributes = call.info.attributes(call.user.clone(), call.parts.uri.query());
+        let attributes = call
+            .info
+            .attributes(call.user.clone(), call.parts.uri.query());
         let decision = self.authorizer().authorize(&attributes).await;
         if decision.allowed() {
             return Ok(());

@@ -6,7 +6,6 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use skiff_api::{ApiError, ApiResult};
 
-use crate::cache::Entry;
 use crate::registry::Resource;
 use crate::server::Call;
 
@@ -19,7 +18,9 @@ struct Outer<'a> {
 /// A `PartialObjectMetadata` of an object.
 pub fn partial_metadata(bytes: &[u8]) -> Vec<u8> {
     let outer: Option<Outer<'_>> = serde_json::from_slice(bytes).ok();
-    let metadata = outer.and_then(|outer| outer.metadata).map_or("{}", RawValue::get);
+    let metadata = outer
+        .and_then(|outer| outer.metadata)
+        .map_or("{}", RawValue::get);
     format!("{{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":{metadata}}}").into_bytes()
 }
 
@@ -34,20 +35,22 @@ enum Included {
 pub(crate) fn rows<'a>(
     call: &Call,
     resource: &Resource,
-    entries: impl Iterator<Item = &'a Entry>,
+    objects: impl Iterator<Item = &'a bytes::Bytes>,
 ) -> ApiResult<Vec<Value>> {
     let included = match call.query.get("includeObject") {
         "None" => Included::Nothing,
         "" | "Metadata" => Included::Metadata,
         "Object" => Included::Object,
         other => {
-            return Err(ApiError::bad_request(format!("unrecognized includeObject value: {other:?}")));
+            return Err(ApiError::bad_request(format!(
+                "unrecognized includeObject value: {other:?}"
+            )));
         }
     };
     let now = Timestamp::try_from(call.server.clock.now()).unwrap_or(Timestamp::UNIX_EPOCH);
-    entries
-        .map(|entry| {
-            let value = resource.served_value(&entry.bytes);
+    objects
+        .map(|bytes| {
+            let value = resource.served_value(bytes);
             let object = match included {
                 Included::Nothing => Value::Null,
                 Included::Metadata => {
@@ -63,7 +66,13 @@ pub(crate) fn rows<'a>(
 
 /// A table; `columns`: with the columns' definitions.
 #[must_use]
-pub fn table(resource: &Resource, version: &str, metadata: &Value, rows: Vec<Value>, columns: bool) -> Value {
+pub fn table(
+    resource: &Resource,
+    version: &str,
+    metadata: &Value,
+    rows: Vec<Value>,
+    columns: bool,
+) -> Value {
     let definitions: Option<Vec<Value>> = columns.then(|| {
         resource
             .kind

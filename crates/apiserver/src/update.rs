@@ -11,14 +11,22 @@ use crate::server::Call;
 use crate::write::{self, Part, Target, check_namespace, decode, parse_body, written_response};
 
 /// Answers a PUT of an object, or of its status.
-pub(crate) async fn replace(call: &Call, resource: &Resource, part: Part, body: Body) -> ApiResult<Response<Body>> {
+pub(crate) async fn replace(
+    call: &Call,
+    resource: &Resource,
+    part: Part,
+    body: Body,
+) -> ApiResult<Response<Body>> {
     content::negotiate(call, false)?;
     let options = WriteOptions::parse(&call.query, "UpdateOptions")?;
     let body = crate::server::ApiServer::read_body(body).await?;
-    let value = parse_body(call, resource, &body)?;
-    let value = crate::fields::check(call, resource.kind, &body, value, options.field_validation)?;
+    let value = parse_body(call, resource, &body, options.field_validation)?;
     let mut object = decode(resource, value)?;
-    let namespace = if resource.namespaced() { call.info.namespace.as_str() } else { "" };
+    let namespace = if resource.namespaced() {
+        call.info.namespace.as_str()
+    } else {
+        ""
+    };
     check_namespace(resource, namespace, object.metadata_mut())?;
     check_name(&call.info.name, object.metadata().name.as_deref())?;
     let target = Target {
@@ -35,10 +43,15 @@ pub(crate) async fn replace(call: &Call, resource: &Resource, part: Part, body: 
     {
         // A version or uid names an object that is not there any more.
         let meta = object.metadata_mut();
-        if meta.resource_version.as_deref().is_some_and(|version| !version.is_empty()) {
+        if meta
+            .resource_version
+            .as_deref()
+            .is_some_and(|version| !version.is_empty())
+        {
             return Err(target.not_found());
         }
-        let written = crate::create::create_object(call, resource, namespace, object, &options).await?;
+        let written =
+            crate::create::create_object(call, resource, namespace, object, &options).await?;
         return written_response(call, resource, &written);
     }
     let written = write::update(&target, part, &mut |_| Ok(object.clone_box())).await?;

@@ -64,14 +64,18 @@ pub(crate) async fn watch(call: Call, resource: Arc<Resource>) -> ApiResult<Resp
     let cache = server.hub_cache(&resource).await?;
     let prefix = selected_prefix(&resource, &call.info.namespace, &filter);
     let subscription = cache.subscribe(trigger(&resource, &prefix, &filter));
-    let with_state = options.send_initial_events.unwrap_or(matches!(options.freshness, Freshness::Newest | Freshness::Any));
+    let with_state = options.send_initial_events.unwrap_or(matches!(
+        options.freshness,
+        Freshness::Newest | Freshness::Any
+    ));
     let (initial, cursor, after, initial_end) = if with_state {
         // The state that "any" is satisfied with is what the cache has.
         server.wait_fresh(options.freshness).await?;
         let revision = server.hub.progress();
         let (items, cursor) = cache.snapshot(&prefix);
         let revision = revision.max(cache.revision());
-        let end = (options.send_initial_events == Some(true) && options.bookmarks).then_some(revision);
+        let end =
+            (options.send_initial_events == Some(true) && options.bookmarks).then_some(revision);
         (items, cursor, 0, end)
     } else {
         let after = match options.freshness {
@@ -118,28 +122,40 @@ pub(crate) async fn watch(call: Call, resource: Arc<Resource>) -> ApiResult<Resp
 
 fn streaming(body: Body) -> Response<Body> {
     let mut response = Response::new(body);
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
     response
 }
 
 /// A watch from a revision that is no longer known: one `ERROR` event.
 fn too_old(revision: u64, oldest: u64) -> Response<Body> {
     let error = ApiError::gone(format!("too old resource version: {revision} ({oldest})"));
-    let mut line = serde_json::to_vec(&json!({"type": "ERROR", "object": error.to_status()})).unwrap_or_default();
+    let mut line = serde_json::to_vec(&json!({"type": "ERROR", "object": error.to_status()}))
+        .unwrap_or_default();
     line.push(b'\n');
     streaming(Body::from(line))
 }
 
 fn trigger(resource: &Resource, prefix: &str, filter: &Filter) -> Trigger {
     if let Some(name) = filter.exact("metadata.name") {
-        let namespace = prefix.strip_prefix(resource.storage.storage).unwrap_or_default().trim_matches('/');
+        let namespace = prefix
+            .strip_prefix(resource.storage.storage)
+            .unwrap_or_default()
+            .trim_matches('/');
         if !resource.namespaced() || !namespace.is_empty() {
             return Trigger::Key(resource.key(namespace, name));
         }
     }
     if resource.is_storage()
-        && let Some((field, _)) = resource.kind.fields.iter().find(|(field, _)| *field == "spec.nodeName")
+        && let Some((field, _)) = resource
+            .kind
+            .fields
+            .iter()
+            .find(|(field, _)| *field == "spec.nodeName")
         && let Some(value) = filter.exact(field)
     {
         return Trigger::Field(field, value.to_owned());
@@ -164,7 +180,9 @@ impl Watcher {
                     Since::Events(events, _) if events.is_empty() => break,
                     Since::Events(events, next) => {
                         self.cursor = next;
-                        events.iter().for_each(|event| self.write_event(&mut out, event));
+                        events
+                            .iter()
+                            .for_each(|event| self.write_event(&mut out, event));
                     }
                     // Too slow, or the cache was built anew: the client asks again from where it is.
                     Since::Lost => {
@@ -223,9 +241,11 @@ impl Watcher {
 
     fn write_initial(&mut self, out: &mut BytesMut) {
         while out.len() < BATCH {
-            let Some(entry) = self.initial.next() else { break };
+            let Some(entry) = self.initial.next() else {
+                break;
+            };
             if self.filter.matches(&entry) {
-                self.write(out, "ADDED", &entry.bytes.clone(), &entry);
+                self.write(out, "ADDED", &entry.bytes, entry.revision);
             }
         }
         if self.initial.len() == 0
@@ -239,40 +259,44 @@ impl Watcher {
         if event.revision <= self.after || !event.key().starts_with(&self.prefix) {
             return;
         }
-        let selected = |entry: &Option<Arc<Entry>>| entry.as_ref().is_some_and(|entry| self.filter.matches(entry));
+        let selected = |entry: &Option<Arc<Entry>>| {
+            entry
+                .as_ref()
+                .is_some_and(|entry| self.filter.matches(entry))
+        };
         let (is, was) = (selected(&event.current), selected(&event.previous));
         match (&event.current, &event.previous) {
             (Some(entry), _) if is => {
                 let kind = if was { "MODIFIED" } else { "ADDED" };
-                self.write(out, kind, &entry.bytes, entry);
+                self.write(out, kind, &entry.bytes, event.revision);
             }
             (_, Some(entry)) if was => {
                 let bytes = entry.bytes_at(event.revision);
-                self.write(out, "DELETED", &bytes, entry);
+                self.write(out, "DELETED", &bytes, event.revision);
             }
             _ => {}
         }
     }
 
-    fn write(&mut self, out: &mut BytesMut, kind: &str, bytes: &Bytes, entry: &Entry) {
+    fn write(&mut self, out: &mut BytesMut, kind: &str, bytes: &Bytes, revision: u64) {
         match self.accepted.shape {
             Shape::Object if self.resource.is_storage() => write_line(out, kind, bytes),
             Shape::Object => write_line(out, kind, &self.resource.served_bytes(bytes)),
             Shape::Metadata => write_line(out, kind, &table::partial_metadata(bytes)),
             Shape::Table(version) => {
-                // An entry is decoded with the revision of the event.
-                let shown = Entry::new(entry.key.clone(), bytes, entry.revision);
-                let entry = if bytes == &entry.bytes { Some(entry) } else { shown.as_ref() };
-                let Some(entry) = entry else { return };
-                match table::rows(&self.call, &self.resource, std::iter::once(entry)) {
+                match table::rows(&self.call, &self.resource, std::iter::once(bytes)) {
                     Ok(rows) => {
-                        let metadata = json!({"resourceVersion": entry.revision.to_string()});
+                        let metadata = json!({"resourceVersion": revision.to_string()});
                         let columns = !std::mem::replace(&mut self.header_sent, true);
                         let table = table::table(&self.resource, version, &metadata, rows, columns);
                         write_line(out, kind, &serde_json::to_vec(&table).unwrap_or_default());
                     }
                     Err(error) => {
-                        write_line(out, "ERROR", &serde_json::to_vec(&error.to_status()).unwrap_or_default());
+                        write_line(
+                            out,
+                            "ERROR",
+                            &serde_json::to_vec(&error.to_status()).unwrap_or_default(),
+                        );
                         self.over = true;
                     }
                 }
@@ -281,7 +305,8 @@ impl Watcher {
     }
 
     fn write_bookmark(&mut self, out: &mut BytesMut, revision: u64, initial_end: bool) {
-        let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+        let mut metadata =
+            json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
         if initial_end {
             metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }
@@ -289,13 +314,25 @@ impl Watcher {
             Shape::Object => {
                 json!({"kind": self.resource.kind.kind, "apiVersion": self.resource.kind.api_version(), "metadata": metadata})
             }
-            Shape::Metadata => json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata}),
+            Shape::Metadata => {
+                json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
+            }
             Shape::Table(version) => {
                 let columns = !std::mem::replace(&mut self.header_sent, true);
-                table::table(&self.resource, version, &json!({"resourceVersion": revision.to_string()}), Vec::new(), columns)
+                table::table(
+                    &self.resource,
+                    version,
+                    &json!({"resourceVersion": revision.to_string()}),
+                    Vec::new(),
+                    columns,
+                )
             }
         };
-        write_line(out, "BOOKMARK", &serde_json::to_vec(&object).unwrap_or_default());
+        write_line(
+            out,
+            "BOOKMARK",
+            &serde_json::to_vec(&object).unwrap_or_default(),
+        );
     }
 }
 

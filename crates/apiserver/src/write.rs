@@ -6,6 +6,7 @@ use http::Response;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde_json::Value;
+use skiff_api::schema::body::{self, FieldValidation};
 use skiff_api::validation::meta::{validate_object_meta, validate_object_meta_update};
 use skiff_api::{ApiError, ApiResult, ErrorList, Object, Path, WriteContext};
 use skiff_store::StoreError;
@@ -69,15 +70,29 @@ impl Target<'_> {
     }
 
     pub fn not_found(&self) -> ApiError {
-        ApiError::not_found(self.resource.kind.group, self.resource.kind.plural, self.name)
+        ApiError::not_found(
+            self.resource.kind.group,
+            self.resource.kind.plural,
+            self.name,
+        )
     }
 
     pub fn conflict(&self, why: &str) -> ApiError {
-        ApiError::conflict(self.resource.kind.group, self.resource.kind.plural, self.name, why)
+        ApiError::conflict(
+            self.resource.kind.group,
+            self.resource.kind.plural,
+            self.name,
+            why,
+        )
     }
 
     pub fn invalid(&self, errors: &ErrorList) -> ApiError {
-        ApiError::invalid(self.resource.kind.group, self.resource.kind.kind, self.name, errors)
+        ApiError::invalid(
+            self.resource.kind.group,
+            self.resource.kind.kind,
+            self.name,
+            errors,
+        )
     }
 
     pub fn admission(&self, operation: Operation) -> AdmissionRequest<'_> {
@@ -108,7 +123,11 @@ impl Target<'_> {
         };
         let mut object = self.resource.decode_stored(&kv.value)?;
         object.metadata_mut().resource_version = Some(kv.mod_revision.to_string());
-        Ok(Some(Current { stored: kv.value, revision: kv.mod_revision, object }))
+        Ok(Some(Current {
+            stored: kv.value,
+            revision: kv.mod_revision,
+            object,
+        }))
     }
 }
 
@@ -123,42 +142,26 @@ impl ApiServer {
         let mut bytes = [0u8; 16];
         bytes[..8].copy_from_slice(&self.random.below(u64::MAX).to_le_bytes());
         bytes[8..].copy_from_slice(&self.random.below(u64::MAX).to_le_bytes());
-        uuid::Builder::from_random_bytes(bytes).into_uuid().to_string()
+        uuid::Builder::from_random_bytes(bytes)
+            .into_uuid()
+            .to_string()
     }
 }
 
-/// A request body as JSON in the served version, its `apiVersion` and `kind` checked.
-pub(crate) fn parse_body(call: &Call, resource: &Resource, body: &Bytes) -> ApiResult<Value> {
-    let json = content::body_json(call, body)?;
-    let mut value: Value = serde_json::from_slice(&json).map_err(|error| {
-        ApiError::bad_request(format!("couldn't get version/kind; json parse error: {error}"))
-    })?;
-    check_kind(&mut value, resource)?;
-    Ok(value)
-}
-
-/// Fills in or checks `apiVersion` and `kind`.
-pub(crate) fn check_kind(value: &mut Value, resource: &Resource) -> ApiResult<()> {
-    let Value::Object(fields) = value else {
-        return Err(ApiError::bad_request("couldn't get version/kind; json parse error: json: cannot unmarshal the body into an object"));
-    };
-    let expected = resource.kind.api_version();
-    let text = |name: &str| fields.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let (version, kind) = (text("apiVersion"), text("kind"));
-    if !version.is_empty() && version != expected {
-        return Err(ApiError::bad_request(format!(
-            "the API version in the data ({version}) does not match the expected API version ({expected})"
-        )));
+/// A request body as JSON in the served version, checked against the kind's schema.
+pub(crate) fn parse_body(
+    call: &Call,
+    resource: &Resource,
+    body: &Bytes,
+    validation: FieldValidation,
+) -> ApiResult<Value> {
+    let (text, format) = content::body_text(call, body)?;
+    let target = body::Target::of(resource.kind)?;
+    let decoded = body::decode(&target, &text, format, validation)?;
+    for warning in decoded.warnings {
+        call.warn(warning);
     }
-    if !kind.is_empty() && kind != resource.kind.kind {
-        return Err(ApiError::bad_request(format!(
-            "{kind} in version {:?} cannot be handled as a {}: the kind in the data does not match the expected kind",
-            resource.kind.version, resource.kind.kind
-        )));
-    }
-    fields.insert("apiVersion".to_owned(), expected.into());
-    fields.insert("kind".to_owned(), resource.kind.kind.into());
-    Ok(())
+    Ok(decoded.value)
 }
 
 /// The typed, defaulted object in the stored version, from JSON in the served one.
@@ -172,7 +175,10 @@ pub(crate) fn decode(resource: &Resource, value: Value) -> ApiResult<Box<dyn Obj
     })?;
     kind.ops.default(&mut *object);
     if let Some(conversion) = &kind.conversion {
-        object = resource.storage.ops.decode((conversion.to_storage)(object.to_value()))?;
+        object = resource
+            .storage
+            .ops
+            .decode((conversion.to_storage)(object.to_value()))?;
         resource.storage.ops.default(&mut *object);
     }
     Ok(object)
@@ -199,9 +205,19 @@ pub(crate) async fn update(
         let current = target.current().await?.ok_or_else(|| target.not_found())?;
         let mut new = change(&current)?;
         check_version(target, part, &current, &mut *new)?;
-        admission::mutate(&target.admission(Operation::Update), &mut *new, Some(&*current.object)).await?;
+        admission::mutate(
+            &target.admission(Operation::Update),
+            &mut *new,
+            Some(&*current.object),
+        )
+        .await?;
         before_update(target, part, &mut *new, &*current.object)?;
-        admission::validate(&target.admission(Operation::Update), Some(&*new), Some(&*current.object)).await?;
+        admission::validate(
+            &target.admission(Operation::Update),
+            Some(&*new),
+            Some(&*current.object),
+        )
+        .await?;
         if crate::delete::deleted_by_update(target.resource, &*new, &*current.object) {
             match crate::delete::finish(target, &current, &mut *new).await? {
                 Some(written) => return Ok(written),
@@ -210,10 +226,24 @@ pub(crate) async fn update(
         }
         let bytes = encode(&mut *new);
         if bytes == current.stored || target.options.dry_run {
-            return Ok(Written { entry: entry(target, &bytes, current.revision)?, created: false });
+            return Ok(Written {
+                entry: entry(target, &bytes, current.revision)?,
+                created: false,
+            });
         }
-        match target.call.server.store.update(&target.key(), bytes.clone(), current.revision, 0).await {
-            Ok(revision) => return Ok(Written { entry: entry(target, &bytes, revision)?, created: false }),
+        match target
+            .call
+            .server
+            .store
+            .update(&target.key(), bytes.clone(), current.revision, 0)
+            .await
+        {
+            Ok(revision) => {
+                return Ok(Written {
+                    entry: entry(target, &bytes, revision)?,
+                    created: false,
+                });
+            }
             Err(StoreError::Conflict(_)) => {}
             Err(error) => return Err(store_error(&error)),
         }
@@ -223,10 +253,16 @@ pub(crate) async fn update(
 
 /// The served form of what was written.
 pub(crate) fn entry(target: &Target<'_>, bytes: &Bytes, revision: u64) -> ApiResult<Entry> {
-    Entry::new(target.key().into(), bytes, revision).ok_or_else(|| ApiError::internal("object has no metadata"))
+    Entry::new(target.key().into(), bytes, revision)
+        .ok_or_else(|| ApiError::internal("object has no metadata"))
 }
 
-fn check_version(target: &Target<'_>, part: Part, current: &Current, new: &mut dyn Object) -> ApiResult<()> {
+fn check_version(
+    target: &Target<'_>,
+    part: Part,
+    current: &Current,
+    new: &mut dyn Object,
+) -> ApiResult<()> {
     let meta = new.metadata_mut();
     let now = current.revision.to_string();
     if !is_blank(meta.uid.as_ref()) && meta.uid != current.object.metadata().uid {
@@ -240,8 +276,14 @@ fn check_version(target: &Target<'_>, part: Part, current: &Current, new: &mut d
     if is_blank(meta.resource_version.as_ref()) {
         if part != Part::Own && !target.resource.storage.ops.allow_unconditional_update() {
             let path = Path::new("metadata").child("resourceVersion");
-            let error = skiff_api::FieldError::invalid(&path, 0i64, "must be specified for an update");
-            return Err(ApiError::invalid(target.resource.kind.group, target.resource.kind.plural, target.name, &[error]));
+            let error =
+                skiff_api::FieldError::invalid(&path, 0i64, "must be specified for an update");
+            return Err(ApiError::invalid(
+                target.resource.kind.group,
+                target.resource.kind.plural,
+                target.name,
+                &[error],
+            ));
         }
         meta.resource_version = Some(now);
     } else if meta.resource_version.as_ref() != Some(&now) {
@@ -252,7 +294,12 @@ fn check_version(target: &Target<'_>, part: Part, current: &Current, new: &mut d
 
 /// What upstream calls BeforeUpdate: what an update cannot change is taken from the old object, the kind's own rules
 /// are applied, and the outcome is validated.
-fn before_update(target: &Target<'_>, part: Part, new: &mut dyn Object, old: &dyn Object) -> ApiResult<()> {
+fn before_update(
+    target: &Target<'_>,
+    part: Part,
+    new: &mut dyn Object,
+    old: &dyn Object,
+) -> ApiResult<()> {
     let ops = target.resource.storage.ops;
     let context = target.context();
     keep_system_fields(new.metadata_mut(), old.metadata());
@@ -273,7 +320,11 @@ fn before_update(target: &Target<'_>, part: Part, new: &mut dyn Object, old: &dy
     };
     let mut errors = ErrorList::new();
     if part != Part::Own {
-        errors.extend(validate_object_meta_update(new.metadata(), old.metadata(), &Path::new("metadata")));
+        errors.extend(validate_object_meta_update(
+            new.metadata(),
+            old.metadata(),
+            &Path::new("metadata"),
+        ));
     }
     errors.extend(match part {
         Part::Main => ops.validate_update(new, old),
@@ -332,7 +383,12 @@ pub(crate) fn before_create(target: &Target<'_>, object: &mut dyn Object) -> Api
     }
     let rule = |name: &str, prefix: bool| ops.name_errors(name, prefix);
     let path = Path::new("metadata");
-    let mut errors = validate_object_meta(object.metadata(), target.resource.namespaced(), &rule, &path);
+    let mut errors = validate_object_meta(
+        object.metadata(),
+        target.resource.namespaced(),
+        &rule,
+        &path,
+    );
     errors.extend(ops.validate_create(object));
     if !errors.is_empty() {
         return Err(target.invalid(&errors));
@@ -350,7 +406,11 @@ pub(crate) fn fill_system_fields(server: &ApiServer, meta: &mut ObjectMeta) {
 }
 
 /// Brings the namespace of an object in line with the request's.
-pub(crate) fn check_namespace(resource: &Resource, namespace: &str, meta: &mut ObjectMeta) -> ApiResult<()> {
+pub(crate) fn check_namespace(
+    resource: &Resource,
+    namespace: &str,
+    meta: &mut ObjectMeta,
+) -> ApiResult<()> {
     if !resource.namespaced() {
         meta.namespace = None;
         return Ok(());
@@ -368,7 +428,11 @@ pub(crate) fn check_namespace(resource: &Resource, namespace: &str, meta: &mut O
 }
 
 /// The answer to a write.
-pub(crate) fn written_response(call: &Call, resource: &Resource, written: &Written) -> ApiResult<Response<Body>> {
+pub(crate) fn written_response(
+    call: &Call,
+    resource: &Resource,
+    written: &Written,
+) -> ApiResult<Response<Body>> {
     let accepted = content::negotiate(call, false)?;
     let code = if written.created { 201 } else { 200 };
     object_response(call, resource, accepted, code, &written.entry)

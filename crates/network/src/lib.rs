@@ -4,7 +4,9 @@
 //! watches the API. No external program (`ip`, `nft`, `iptables`, CNI) is run.
 
 pub mod cidr;
+pub mod dns;
 pub mod nft;
 pub mod pod;
+pub mod proxy;
 
 pub use cidr::{Cidr, InvalidCidr};

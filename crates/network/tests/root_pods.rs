@@ -10,7 +10,7 @@ use std::sync::Arc;
 use skiff_network::pod::{
     AttachRequest, Attachment, PodNetwork, PodNetworkConfig, PodNetworkError, PortMapping, Protocol,
 };
-use world::{Namespace, ask_tcp, ask_udp, is_root, tcp_server, udp_server};
+use world::{Namespace, ask_tcp, ask_udp, host_with_uplink, is_root, tcp_server, udp_server};
 
 fn config(state: &Path) -> PodNetworkConfig {
     PodNetworkConfig {
@@ -48,26 +48,6 @@ fn attach(
 fn detach(host: &Namespace, network: &Arc<PodNetwork>, id: &'static str) {
     let network = network.clone();
     within!(host, network.detach(id).await.unwrap());
-}
-
-/// A host with an uplink to a machine outside (192.0.2.1) that knows nothing of pods.
-fn host_with_uplink() -> (Namespace, Namespace) {
-    let (host, outside) = (Namespace::new(), Namespace::new());
-    let path = outside.path();
-    within!(host, {
-        let route = nlink::Connection::<nlink::Route>::new().unwrap();
-        let namespace = std::fs::File::open(path).unwrap();
-        let cable = nlink::netlink::link::VethLink::new("up0", "eth0")
-            .mtu(1400)
-            .peer_netns_fd(&namespace);
-        route.add_link(cable).await.unwrap();
-    });
-    host.shell(
-        "ip link set lo up; ip addr add 192.0.2.2/24 dev up0; ip link set up0 up; \
-         ip route add default via 192.0.2.1",
-    );
-    outside.shell("ip link set lo up; ip addr add 192.0.2.1/24 dev eth0; ip link set eth0 up");
-    (host, outside)
 }
 
 #[test]

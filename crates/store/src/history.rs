@@ -186,8 +186,19 @@ impl<V: Clone> History<V> {
         })
     }
 
+    /// Puts the changes in the order of their revisions, after states were appended key by key.
+    pub(crate) fn sort_changes(&mut self) {
+        self.changes
+            .make_contiguous()
+            .sort_by_key(|(revision, _)| *revision);
+    }
+
     /// Forgets what no reader at or above `revision` can see.
-    pub(crate) fn compact(&mut self, revision: Revision, mut forget: impl FnMut(&V)) {
+    pub(crate) fn compact(
+        &mut self,
+        revision: Revision,
+        mut forget: impl FnMut(&str, &Version<V>),
+    ) {
         if revision <= self.compacted {
             return;
         }
@@ -205,7 +216,12 @@ impl<V: Clone> History<V> {
         self.compacted = revision;
     }
 
-    fn prune(&mut self, key: &Arc<str>, revision: Revision, forget: &mut impl FnMut(&V)) {
+    fn prune(
+        &mut self,
+        key: &Arc<str>,
+        revision: Revision,
+        forget: &mut impl FnMut(&str, &Version<V>),
+    ) {
         let Some(versions) = self.keys.get_mut(key) else {
             return;
         };
@@ -217,8 +233,7 @@ impl<V: Clone> History<V> {
         let keep_from = if visible { newer - 1 } else { newer };
         versions
             .drain(..keep_from)
-            .filter_map(|v| v.value)
-            .for_each(|v| forget(&v));
+            .for_each(|version| forget(key, &version));
         if versions.is_empty() {
             self.keys.remove(key);
         } else if versions.capacity() > 2 * versions.len() {

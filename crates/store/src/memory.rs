@@ -76,7 +76,7 @@ impl Shared {
                 crate::plan::Effect::Put { value, .. } => Some(value.clone()),
                 _ => None,
             };
-            if let Some(applied) = state.apply(effect, place, |_| {}) {
+            if let Some(applied) = state.apply(effect, place, |_, _| {}) {
                 events.push((applied.key.clone(), Ok(event(applied))));
             }
         }
@@ -145,7 +145,7 @@ impl Source for Shared {
     async fn catch_up(&self, prefix: &Arc<str>, after: Revision) -> Result<CatchUp> {
         let state = self.state.read();
         if after == state.history.revision {
-            return Ok(CatchUp::Live(self.hub.subscribe(prefix.clone())));
+            return Ok(CatchUp::Live(self.hub.subscribe(prefix.clone())?));
         }
         let (changes, through) = state.history.changes(prefix, after, CATCH_UP_CHANGES)?;
         let events = changes

@@ -244,7 +244,7 @@ impl<V: Clone> State<V> {
         &mut self,
         effect: &Effect,
         place: Option<V>,
-        forget: impl FnMut(&V),
+        forget: impl FnMut(&str, &Version<V>),
     ) -> Option<Applied<V>> {
         match effect {
             Effect::Put {

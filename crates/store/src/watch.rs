@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -71,6 +71,9 @@ pub(crate) struct Hub {
     watchers: Mutex<Vec<Watcher>>,
     /// Cheap to ask on each write.
     any: AtomicBool,
+    /// How often someone began to watch.
+    subscriptions: AtomicU64,
+    closed: AtomicBool,
 }
 
 impl Hub {
@@ -79,21 +82,32 @@ impl Hub {
             limits,
             watchers: Mutex::default(),
             any: AtomicBool::new(false),
+            subscriptions: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
         }
     }
 
     /// Call this while the history cannot change, so that nothing falls between.
-    pub(crate) fn subscribe(&self, prefix: Arc<str>) -> Subscription {
+    pub(crate) fn subscribe(&self, prefix: Arc<str>) -> Result<Subscription> {
         let (sender, receiver) = unbounded_channel();
         let load = Arc::new(Load::default());
         let mut watchers = self.watchers.lock();
+        if self.closed.load(Ordering::SeqCst) {
+            return Err(closed());
+        }
         watchers.push(Watcher {
             prefix,
             sender,
             load: load.clone(),
         });
         self.any.store(true, Ordering::SeqCst);
-        Subscription { receiver, load }
+        self.subscriptions.fetch_add(1, Ordering::SeqCst);
+        Ok(Subscription { receiver, load })
+    }
+
+    /// A number that changes whenever someone begins to watch.
+    pub(crate) fn subscriptions(&self) -> u64 {
+        self.subscriptions.load(Ordering::SeqCst)
     }
 
     /// Whether anyone watches `key`.
@@ -159,7 +173,9 @@ impl Hub {
 
     /// Ends all watches.
     pub(crate) fn close(&self) {
-        for watcher in self.watchers.lock().drain(..) {
+        let mut watchers = self.watchers.lock();
+        self.closed.store(true, Ordering::SeqCst);
+        for watcher in watchers.drain(..) {
             *watcher.load.end.lock() = Some(closed());
         }
     }

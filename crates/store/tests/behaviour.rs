@@ -6,3 +6,4 @@ mod model;
 mod properties;
 #[path = "behaviour/scenarios.rs"]
 mod scenarios;
+mod scratch;

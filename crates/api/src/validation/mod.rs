@@ -4,6 +4,7 @@
 //! filled before by [`crate::defaults`]. Metadata is checked by [`meta`], once, for every kind.
 
 pub(crate) mod absent;
+pub(crate) mod changes;
 pub mod core;
 pub mod meta;
 pub mod names;

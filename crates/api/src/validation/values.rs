@@ -35,7 +35,11 @@ pub(crate) fn non_negative(errors: &mut ErrorList, path: &Path, value: impl Into
 pub(crate) fn positive(errors: &mut ErrorList, path: &Path, value: impl Into<i64>) {
     let value = value.into();
     if value <= 0 {
-        errors.push(FieldError::invalid(path, value, "must be greater than 0"));
+        errors.push(FieldError::invalid(
+            path,
+            value,
+            "must be greater than zero",
+        ));
     }
 }
 

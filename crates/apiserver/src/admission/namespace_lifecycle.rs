@@ -42,7 +42,10 @@ impl Admission for NamespaceLifecycle {
         _object: &mut dyn Object,
         _old: Option<&dyn Object>,
     ) -> ApiResult<()> {
-        if request.operation != Operation::Create || request.namespace.is_empty() || !request.resource.namespaced() {
+        if request.operation != Operation::Create
+            || request.namespace.is_empty()
+            || !request.resource.namespaced()
+        {
             return Ok(());
         }
         // Access reviews tell nothing about the namespace.
@@ -59,7 +62,9 @@ impl Admission for NamespaceLifecycle {
             .await?
             .ok_or_else(|| ApiError::not_found("", "namespaces", request.namespace))?;
         let namespace: Namespace = entry.decode().unwrap_or_default();
-        if namespace.metadata.deletion_timestamp.is_none() && namespace.status.phase != "Terminating" {
+        if namespace.metadata.deletion_timestamp.is_none()
+            && namespace.status.phase != "Terminating"
+        {
             return Ok(());
         }
         let kind = request.resource.kind;
@@ -92,7 +97,12 @@ impl Admission for NamespaceLifecycle {
             && request.is("", "namespaces")
             && IMMORTAL.contains(&request.name)
         {
-            return Err(ApiError::forbidden("", "namespaces", request.name, "this namespace may not be deleted"));
+            return Err(ApiError::forbidden(
+                "",
+                "namespaces",
+                request.name,
+                "this namespace may not be deleted",
+            ));
         }
         Ok(())
     }

@@ -161,11 +161,7 @@ struct Scan<'a> {
 
 impl<'a> Scan<'a> {
     fn space(&mut self) {
-        while self
-            .json
-            .get(self.at)
-            .is_some_and(u8::is_ascii_whitespace)
-        {
+        while self.json.get(self.at).is_some_and(u8::is_ascii_whitespace) {
             self.at += 1;
         }
     }
@@ -228,7 +224,10 @@ mod tests {
     #[test]
     fn splices_into_metadata_only() {
         let table = [
-            (r#"{"metadata":{}}"#, r#"{"metadata":{"resourceVersion":"7"}}"#),
+            (
+                r#"{"metadata":{}}"#,
+                r#"{"metadata":{"resourceVersion":"7"}}"#,
+            ),
             (
                 r#"{"kind":"P","x":{"metadata":{"a":1}},"y":[{"z":"}]"}],"n":1.5,"metadata": {"name":"a"},"spec":{}}"#,
                 r#"{"kind":"P","x":{"metadata":{"a":1}},"y":[{"z":"}]"}],"n":1.5,"metadata": {"resourceVersion":"7","name":"a"},"spec":{}}"#,
@@ -237,7 +236,15 @@ mod tests {
         for (stored, served) in table {
             assert_eq!(splice_revision(stored.as_bytes(), 7).unwrap(), served);
         }
-        for bad in ["", "{}", "[]", r#"{"metadata":1}"#, r#"{"a":"\"#, r#"{"a":{"#, "null"] {
+        for bad in [
+            "",
+            "{}",
+            "[]",
+            r#"{"metadata":1}"#,
+            r#"{"a":"\"#,
+            r#"{"a":{"#,
+            "null",
+        ] {
             assert!(splice_revision(bad.as_bytes(), 7).is_none(), "{bad}");
         }
     }
@@ -245,7 +252,10 @@ mod tests {
     #[test]
     fn a_deletion_shows_another_revision() {
         let entry = Entry::new("/r/p/ns/a".into(), br#"{"metadata":{"name":"a"}}"#, 99).unwrap();
-        assert_eq!(entry.bytes_at(100), r#"{"metadata":{"resourceVersion":"100","name":"a"}}"#);
+        assert_eq!(
+            entry.bytes_at(100),
+            r#"{"metadata":{"resourceVersion":"100","name":"a"}}"#
+        );
         assert_eq!((entry.namespace(), entry.name()), ("ns", "a"));
     }
 

@@ -52,7 +52,8 @@ impl CacheHub {
 
     /// Feeds the caches until `shutdown`.
     pub async fn run(self: Arc<Self>, random: Random, shutdown: Shutdown) {
-        let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(5)).with_jitter(0.2);
+        let mut backoff =
+            Backoff::new(Duration::from_millis(20), Duration::from_secs(5)).with_jitter(0.2);
         loop {
             tokio::select! {
                 outcome = self.feed(&mut backoff) => {
@@ -77,7 +78,9 @@ impl CacheHub {
     async fn feed(&self, backoff: &mut Backoff) -> Result<(), StoreError> {
         let revision = self.store.revision().await?;
         let mut changes = self.store.watch("", revision).await?;
-        self.progress.send_if_modified(|progress| std::mem::replace(progress, revision.max(*progress)) < revision);
+        self.progress.send_if_modified(|progress| {
+            std::mem::replace(progress, revision.max(*progress)) < revision
+        });
         self.started.send_replace(true);
         while let Some(item) = changes.next().await {
             match item? {
@@ -135,6 +138,12 @@ impl CacheHub {
         *self.progress.borrow()
     }
 
+    /// Whether the watch on the store runs.
+    #[must_use]
+    pub fn is_started(&self) -> bool {
+        *self.started.borrow()
+    }
+
     /// Waits until every cache has reached `revision`.
     pub async fn wait_for(&self, revision: u64) -> Result<(), CacheError> {
         if self.progress() >= revision {
@@ -155,39 +164,39 @@ impl CacheHub {
     }
 
     /// The cache of a kind, loaded on first use.
-    pub async fn cache(self: &Arc<Self>, kind: &'static Kind) -> Result<Arc<ResourceCache>, CacheError> {
+    pub async fn cache(
+        self: &Arc<Self>,
+        kind: &'static Kind,
+    ) -> Result<Arc<ResourceCache>, CacheError> {
         loop {
-            let (cache, mine) = {
-                let caches = self.caches.read();
-                match caches.get(kind.storage) {
-                    Some(cache) => (cache.clone(), false),
-                    None => {
-                        drop(caches);
-                        let mut started = self.started.subscribe();
-                        // The sender lives as long as `self`.
-                        let _ = started.wait_for(|started| *started).await;
-                        let mut caches = self.caches.write();
-                        match caches.get(kind.storage) {
-                            Some(cache) => (cache.clone(), false),
-                            None => {
-                                let cache = ResourceCache::new(kind);
-                                caches.insert(kind.storage, cache.clone());
-                                (cache, true)
-                            }
-                        }
-                    }
+            let known = self.caches.read().get(kind.storage).cloned();
+            let cache = match known {
+                Some(cache) => cache,
+                None => {
+                    let mut started = self.started.subscribe();
+                    // The sender lives as long as `self`.
+                    let _ = started.wait_for(|started| *started).await;
+                    self.add(kind)
                 }
             };
-            if mine {
-                let hub = self.clone();
-                let loading = cache.clone();
-                // A task of its own: the client that asked first may go away.
-                tokio::spawn(async move { hub.load(kind, loading).await });
-            }
             if cache.ready().await {
                 return Ok(cache);
             }
         }
+    }
+
+    /// A new cache, unless another request was faster.
+    fn add(self: &Arc<Self>, kind: &'static Kind) -> Arc<ResourceCache> {
+        let mut caches = self.caches.write();
+        if let Some(cache) = caches.get(kind.storage) {
+            return cache.clone();
+        }
+        let cache = ResourceCache::new(kind);
+        caches.insert(kind.storage, cache.clone());
+        let (hub, loading) = (self.clone(), cache.clone());
+        // A task of its own: the client that asked first may go away.
+        tokio::spawn(async move { hub.load(kind, loading).await });
+        cache
     }
 
     async fn load(&self, kind: &'static Kind, cache: Arc<ResourceCache>) {
@@ -195,21 +204,30 @@ impl CacheHub {
             Ok(range) => cache.load(range, self.clock.monotonic()),
             Err(error) => {
                 tracing::error!(%error, resource = kind.plural, "loading the cache failed");
-                let mut caches = self.caches.write();
-                if caches.get(kind.storage).is_some_and(|other| Arc::ptr_eq(other, &cache)) {
-                    caches.remove(kind.storage);
-                }
-                drop(caches);
+                self.forget(kind, &cache);
                 self.clock.sleep(Duration::from_millis(200)).await;
                 cache.close();
             }
         }
     }
 
+    fn forget(&self, kind: &'static Kind, cache: &Arc<ResourceCache>) {
+        let mut caches = self.caches.write();
+        if caches
+            .get(kind.storage)
+            .is_some_and(|other| Arc::ptr_eq(other, cache))
+        {
+            caches.remove(kind.storage);
+        }
+    }
+
     /// Lets caches forget changes too old to be asked for.
     pub fn expire(&self) {
         let now = self.clock.monotonic();
-        self.caches.read().values().for_each(|cache| cache.expire(now));
+        self.caches
+            .read()
+            .values()
+            .for_each(|cache| cache.expire(now));
     }
 }
 
@@ -221,8 +239,17 @@ fn key(event: &Event) -> &str {
 }
 
 /// The cache that a key belongs to: prefixes have two or three segments.
-fn find(caches: &HashMap<&'static str, Arc<ResourceCache>>, key: &str) -> Option<Arc<ResourceCache>> {
-    let mut slashes = key.bytes().enumerate().filter(|(_, byte)| *byte == b'/').map(|(at, _)| at).skip(2);
+fn find(
+    caches: &HashMap<&'static str, Arc<ResourceCache>>,
+    key: &str,
+) -> Option<Arc<ResourceCache>> {
+    let mut slashes = key
+        .bytes()
+        .enumerate()
+        .filter(|(_, byte)| *byte == b'/')
+        .map(|(at, _)| at)
+        .skip(2);
     let two = slashes.next().and_then(|at| caches.get(key.get(..at)?));
-    two.or_else(|| slashes.next().and_then(|at| caches.get(key.get(..at)?))).cloned()
+    two.or_else(|| slashes.next().and_then(|at| caches.get(key.get(..at)?)))
+        .cloned()
 }

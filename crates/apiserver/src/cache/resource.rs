@@ -234,7 +234,12 @@ impl ResourceCache {
     /// The objects whose keys start with `prefix`, behind `after` when given, at most `limit` (0: all), and how many
     /// follow behind the limit.
     #[must_use]
-    pub fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> (Vec<Arc<Entry>>, usize) {
+    pub fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> (Vec<Arc<Entry>>, usize) {
         let inner = self.inner.read();
         let start = match after {
             Some(after) => Bound::Included(after),
@@ -245,7 +250,11 @@ impl ResourceCache {
             .range::<str, _>((start, Bound::Unbounded))
             .take_while(|(key, _)| key.starts_with(prefix));
         let wanted = if limit == 0 { usize::MAX } else { limit };
-        let items = found.by_ref().take(wanted).map(|(_, entry)| entry.clone()).collect();
+        let items = found
+            .by_ref()
+            .take(wanted)
+            .map(|(_, entry)| entry.clone())
+            .collect();
         (items, found.count())
     }
 
@@ -275,7 +284,9 @@ impl ResourceCache {
         if revision < inner.floor {
             return Err(inner.floor);
         }
-        let behind = inner.ring.partition_point(|event| event.revision <= revision);
+        let behind = inner
+            .ring
+            .partition_point(|event| event.revision <= revision);
         Ok(inner.first + behind as u64)
     }
 
@@ -303,11 +314,20 @@ impl ResourceCache {
             Trigger::Any => wakers.any.push((id, None, notify.clone())),
             Trigger::Key(prefix) => wakers.any.push((id, Some(prefix.clone()), notify.clone())),
             Trigger::Field(field, value) => {
-                wakers.fields.entry((field, value.clone())).or_default().push((id, notify.clone()));
+                wakers
+                    .fields
+                    .entry((field, value.clone()))
+                    .or_default()
+                    .push((id, notify.clone()));
             }
         }
         drop(wakers);
-        Subscription { cache: self.clone(), id, trigger, notify }
+        Subscription {
+            cache: self.clone(),
+            id,
+            trigger,
+            notify,
+        }
     }
 
     fn wake(&self, applied: &[Arc<CacheEvent>]) {
@@ -325,7 +345,9 @@ impl ResourceCache {
         }
         for (_, prefix, notify) in &wakers.any {
             let wanted = prefix.as_ref().is_none_or(|prefix| {
-                applied.iter().any(|event| event.key().starts_with(prefix.as_str()))
+                applied
+                    .iter()
+                    .any(|event| event.key().starts_with(prefix.as_str()))
             });
             if wanted {
                 notify.notify_one();
@@ -334,7 +356,11 @@ impl ResourceCache {
         if wakers.fields.is_empty() {
             return;
         }
-        for entry in applied.iter().flat_map(|event| [&event.current, &event.previous]).flatten() {
+        for entry in applied
+            .iter()
+            .flat_map(|event| [&event.current, &event.previous])
+            .flatten()
+        {
             for field in entry.fields(self.kind) {
                 for (_, notify) in wakers.fields.get(field).into_iter().flatten() {
                     notify.notify_one();
@@ -365,7 +391,12 @@ impl Inner {
             Event::Delete { revision, .. } => *revision,
         };
         // A change that the load has seen already.
-        if revision <= self.revision && !self.ring.back().is_some_and(|last| last.revision == revision) {
+        if revision <= self.revision
+            && self
+                .ring
+                .back()
+                .is_none_or(|last| last.revision != revision)
+        {
             return None;
         }
         let (current, previous) = match event {
@@ -380,7 +411,12 @@ impl Inner {
             }
         };
         self.revision = revision;
-        let event = Arc::new(CacheEvent { revision, current, previous, at: now });
+        let event = Arc::new(CacheEvent {
+            revision,
+            current,
+            previous,
+            at: now,
+        });
         self.ring_bytes += event.bytes();
         self.ring.push_back(event.clone());
         Some(event)

@@ -93,7 +93,12 @@ pub fn references(pod: &Pod) -> BTreeSet<(RefKind, String)> {
                 all.insert((RefKind::Secret, r.name.clone()));
             }
         }
-        for from in container.env.iter().flatten().filter_map(|e| e.value_from.as_ref()) {
+        for from in container
+            .env
+            .iter()
+            .flatten()
+            .filter_map(|e| e.value_from.as_ref())
+        {
             if let Some(r) = &from.config_map_key_ref {
                 all.insert((RefKind::ConfigMap, r.name.clone()));
             }
@@ -262,10 +267,7 @@ fn value_from(source: &Source<'_>, from: &EnvVarSource) -> Result<Option<String>
     Ok(Some(String::new()))
 }
 
-fn absent(
-    optional: bool,
-    error: impl FnOnce() -> EnvError,
-) -> Result<Option<String>, EnvError> {
+fn absent(optional: bool, error: impl FnOnce() -> EnvError) -> Result<Option<String>, EnvError> {
     if optional { Ok(None) } else { Err(error()) }
 }
 

@@ -3,8 +3,8 @@
 use super::*;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{
-    ConfigMapEnvSource, ConfigMapKeySelector, EnvFromSource, EnvVar, SecretKeySelector, ServicePort,
-    ServiceSpec,
+    ConfigMapEnvSource, ConfigMapKeySelector, EnvFromSource, EnvVar, SecretKeySelector,
+    ServicePort, ServiceSpec,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 

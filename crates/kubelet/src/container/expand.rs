@@ -65,8 +65,9 @@ mod tests {
 
     #[test]
     fn table() {
-        let variables: BTreeMap<String, String> =
-            [("A", "1"), ("B", "$(A)"), ("EMPTY", "")].map(|(k, v)| (k.into(), v.into())).into();
+        let variables: BTreeMap<String, String> = [("A", "1"), ("B", "$(A)"), ("EMPTY", "")]
+            .map(|(k, v)| (k.into(), v.into()))
+            .into();
         for (text, wanted) in [
             ("", ""),
             ("plain", "plain"),

@@ -38,10 +38,7 @@ pub enum FieldError {
 pub fn field(pod: &Pod, path: &str, facts: &Facts) -> Result<String, FieldError> {
     let meta = &pod.metadata;
     let pod_spec = spec::spec(pod);
-    if let Some((map, key)) = path
-        .strip_suffix("']")
-        .and_then(|p| p.split_once("['"))
-    {
+    if let Some((map, key)) = path.strip_suffix("']").and_then(|p| p.split_once("['")) {
         let map = match map {
             "metadata.labels" => meta.labels.as_ref(),
             "metadata.annotations" => meta.annotations.as_ref(),
@@ -110,8 +107,8 @@ pub fn resource(
     };
     let unsupported = || FieldError::Resource(selector.resource.clone());
     let (list, name) = selector.resource.split_once('.').ok_or_else(unsupported)?;
-    let supported = matches!(name, "cpu" | "memory" | "ephemeral-storage")
-        || name.starts_with("hugepages-");
+    let supported =
+        matches!(name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-");
     let resources = container.resources.as_ref();
     let amount = match list {
         "limits" => {
@@ -133,8 +130,14 @@ pub fn resource(
     }
     let divisor = selector.divisor.as_ref().map(|d| d.0.as_str());
     let divisor = match name {
-        "cpu" => divisor.and_then(quantity::milli).filter(|d| *d > 0).unwrap_or(1000),
-        _ => divisor.and_then(quantity::whole).filter(|d| *d > 0).unwrap_or(1),
+        "cpu" => divisor
+            .and_then(quantity::milli)
+            .filter(|d| *d > 0)
+            .unwrap_or(1000),
+        _ => divisor
+            .and_then(quantity::whole)
+            .filter(|d| *d > 0)
+            .unwrap_or(1),
     };
     Ok((amount / divisor + i64::from(amount % divisor > 0)).to_string())
 }

@@ -22,7 +22,11 @@ pub struct HostName {
 #[must_use]
 pub fn host_name(pod: &Pod, cluster_domain: &str) -> HostName {
     let pod_spec = spec::spec(pod);
-    if let Some(own) = pod_spec.hostname_override.as_deref().filter(|n| !n.is_empty()) {
+    if let Some(own) = pod_spec
+        .hostname_override
+        .as_deref()
+        .filter(|n| !n.is_empty())
+    {
         return HostName {
             name: own.to_owned(),
             domain: String::new(),

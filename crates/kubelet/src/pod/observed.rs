@@ -102,9 +102,10 @@ impl ObservedPod {
 
     /// Sorts newest first, which everything else relies on.
     pub fn sort(&mut self) {
+        use std::cmp::Reverse;
         self.sandboxes
-            .sort_by(|a, b| (b.created_at, b.attempt).cmp(&(a.created_at, a.attempt)));
+            .sort_by_key(|s| Reverse((s.created_at, s.attempt)));
         self.containers
-            .sort_by(|a, b| (b.created_at, b.attempt).cmp(&(a.created_at, a.attempt)));
+            .sort_by_key(|c| Reverse((c.created_at, c.attempt)));
     }
 }

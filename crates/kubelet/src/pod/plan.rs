@@ -55,6 +55,10 @@ pub struct Bookkeeping {
     pub start_errors: BTreeMap<String, Waiting>,
     /// Restart counts that the API knows, for containers that the runtime forgot.
     pub known_restarts: BTreeMap<String, u32>,
+    /// Containers whose start failed are not tried again before these times, by name.
+    pub held: BTreeMap<String, Timestamp>,
+    /// Nothing of the pod is started before this time: its sandbox or its volumes failed.
+    pub pod_held: Option<Timestamp>,
 }
 
 /// The key of a container's back-off: another image starts over.
@@ -152,6 +156,7 @@ pub fn plan(pod: &Pod, observed: &ObservedPod, books: &Bookkeeping, now: Timesta
         plan: PodPlan::default(),
     };
     planner.run();
+    planner.hold();
     planner.plan
 }
 
@@ -466,6 +471,10 @@ impl Planner<'_> {
     /// Starts a container, or holds it while its back-off lasts.
     fn start(&mut self, kind: Kind, index: usize, container: &Container) {
         let name = &container.name;
+        if let Some(until) = self.books.held.get(name).filter(|until| **until > self.now) {
+            self.wake(restart::elapsed(self.now, *until));
+            return;
+        }
         let last_end = self
             .observed
             .containers
@@ -487,7 +496,7 @@ impl Planner<'_> {
             self.plan
                 .backoffs
                 .insert(name.clone(), Waiting { reason, message });
-            self.plan.wake_after = Some(self.plan.wake_after.map_or(left, |w| w.min(left)));
+            self.wake(left);
             return;
         }
         let attempt = match self.observed.latest(name) {
@@ -499,6 +508,25 @@ impl Planner<'_> {
             index,
             attempt,
         });
+    }
+
+    fn wake(&mut self, after: Duration) {
+        let sooner = self.plan.wake_after.map_or(after, |w| w.min(after));
+        self.plan.wake_after = Some(sooner);
+    }
+
+    /// A pod whose sandbox or volumes failed a moment ago starts nothing yet.
+    fn hold(&mut self) {
+        let Some(until) = self.books.pod_held.filter(|until| *until > self.now) else {
+            return;
+        };
+        let before = self.plan.steps.len();
+        self.plan
+            .steps
+            .retain(|step| !matches!(step, Step::CreateSandbox { .. } | Step::Start { .. }));
+        if self.plan.steps.len() < before {
+            self.wake(restart::elapsed(self.now, until));
+        }
     }
 
     /// Ended containers beyond those that are kept for their logs.

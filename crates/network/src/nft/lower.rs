@@ -82,8 +82,14 @@ fn statement(statement: &Statement, out: &mut Vec<Expr>) -> Result<(), nlink::Er
             load(&[Field::Source], out);
             out.push(LookupExpr::new(&**memory, KEY).dreg(TARGET).into());
             out.push(LookupExpr::new(&**alive, TARGET).into());
-            out.push(learn(memory));
+            out.push(dynset(DynsetOp::Update, memory));
             out.push(redirect());
+        }
+        Statement::Forget(memory) => {
+            // The kernel wants a value register for a map even where it only deletes.
+            load(&[Field::Source], out);
+            out.push(LookupExpr::new(&**memory, KEY).dreg(TARGET).into());
+            out.push(dynset(DynsetOp::Delete, memory));
         }
         Statement::Redirect(fields, map) => {
             load(fields, out);
@@ -179,16 +185,14 @@ fn balance(map: &str, count: u32, remember: Option<&str>, out: &mut Vec<Expr>) {
     out.push(LookupExpr::new(map, KEY).dreg(TARGET).into());
     if let Some(memory) = remember {
         load(&[Field::Source], out);
-        out.push(learn(memory));
+        out.push(dynset(DynsetOp::Update, memory));
     }
     out.push(redirect());
 }
 
-/// Remembers the target of the source address in word 0, or makes its memory last longer.
-fn learn(memory: &str) -> Expr {
-    DynsetExpr::new(DynsetOp::Update, memory, KEY)
-        .sreg_data(TARGET)
-        .into()
+/// Changes what is remembered of the source address in word 0.
+fn dynset(op: DynsetOp, memory: &str) -> Expr {
+    DynsetExpr::new(op, memory, KEY).sreg_data(TARGET).into()
 }
 
 fn redirect() -> Expr {

@@ -226,6 +226,8 @@ pub enum Statement {
         /// The set of addresses and ports that may be used.
         alive: Name,
     },
+    /// Removes what the learning map remembers of the source address.
+    Forget(Name),
     /// Sends the connection to the address and port that the map has for the fields.
     Redirect(Vec<Field>, Name),
     /// Replaces the source address by that of the outgoing interface.
@@ -257,9 +259,10 @@ impl Statement {
     /// The sets that the statement refers to.
     pub fn sets(&self) -> impl Iterator<Item = &Name> {
         let (first, second) = match self {
-            Self::Lookup(_, set, _) | Self::Dispatch(_, set) | Self::Redirect(_, set) => {
-                (Some(set), None)
-            }
+            Self::Lookup(_, set, _)
+            | Self::Dispatch(_, set)
+            | Self::Redirect(_, set)
+            | Self::Forget(set) => (Some(set), None),
             Self::Balance { map, remember, .. } => (Some(map), remember.as_ref()),
             Self::Recall { memory, alive } => (Some(memory), Some(alive)),
             _ => (None, None),

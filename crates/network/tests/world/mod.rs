@@ -63,6 +63,10 @@ impl Namespace {
     }
 
     /// Runs a program of this machine in the namespace, for checks only.
+    #[allow(
+        clippy::disallowed_types,
+        reason = "the tests look at the kernel with tools that are not ours"
+    )]
     pub fn shell(&self, command: &str) -> String {
         let command = command.to_owned();
         self.run(move || {
@@ -164,4 +168,24 @@ pub fn ask_udp(
         let length = socket.recv(&mut buffer).map_err(|error| error.kind())?;
         Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
     })
+}
+
+/// A host with an uplink to a machine outside (192.0.2.1) that knows nothing of pods.
+pub fn host_with_uplink() -> (Namespace, Namespace) {
+    let (host, outside) = (Namespace::new(), Namespace::new());
+    let path = outside.path();
+    within!(host, {
+        let route = nlink::Connection::<nlink::Route>::new().unwrap();
+        let namespace = std::fs::File::open(path).unwrap();
+        let cable = nlink::netlink::link::VethLink::new("up0", "eth0")
+            .mtu(1400)
+            .peer_netns_fd(&namespace);
+        route.add_link(cable).await.unwrap();
+    });
+    host.shell(
+        "ip link set lo up; ip addr add 192.0.2.2/24 dev up0; ip link set up0 up; \
+         ip route add default via 192.0.2.1",
+    );
+    outside.shell("ip link set lo up; ip addr add 192.0.2.1/24 dev eth0; ip link set eth0 up");
+    (host, outside)
 }

@@ -7,9 +7,12 @@ use bytes::Bytes;
 use futures::StreamExt;
 use proptest::prelude::*;
 use skiff_base::{SharedClock, SystemClock};
-use skiff_store::{Event, MemoryStore, Revision, Store, StoreError, WatchItem};
+use skiff_store::{
+    EmbeddedOptions, EmbeddedStore, Event, MemoryStore, Revision, Store, StoreError, WatchItem,
+};
 
 use crate::model::{Model, Outcome, compare_all};
+use crate::scratch;
 
 const KEYS: [&str; 6] = ["/a/1", "/a/2", "/a/3", "/ab/1", "/b/1", "/b/2"];
 const PREFIXES: [&str; 5] = ["/", "/a", "/a/", "/b/", "/none/"];
@@ -214,10 +217,25 @@ fn clock() -> SharedClock {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(200) })]
 
     #[test]
     fn memory_answers_as_the_model(ops in proptest::collection::vec(op(), 1..80)) {
         block_on(async { run(|| Arc::new(MemoryStore::new(clock())), false, ops).await });
+    }
+
+    #[test]
+    fn embedded_answers_as_the_model(
+        ops in proptest::collection::vec(op(), 1..80),
+        slack in prop_oneof![Just(0u64), Just(300), Just(1 << 20)],
+    ) {
+        let directory = scratch::directory();
+        block_on(async {
+            let open = || -> Arc<dyn Store> {
+                let options = EmbeddedOptions { slack, ..EmbeddedOptions::new(clock()) };
+                Arc::new(EmbeddedStore::open(directory.path(), options).unwrap())
+            };
+            run(open, true, ops).await;
+        });
     }
 }

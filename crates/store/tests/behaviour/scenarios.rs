@@ -6,20 +6,38 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use futures::StreamExt;
 use skiff_base::SimulatedClock;
-use skiff_store::{Event, MemoryStore, Store, StoreError, WatchItem, WatchLimits};
+use skiff_store::{
+    EmbeddedOptions, EmbeddedStore, Event, MemoryStore, Store, StoreError, WatchItem, WatchLimits,
+};
+
+use crate::scratch;
 
 /// A store that can be handed around, and what must live as long as it.
 struct Subject {
     store: Arc<dyn Store>,
     clock: Arc<SimulatedClock>,
+    _directory: Option<tempfile::TempDir>,
 }
 
 fn subjects(limits: WatchLimits) -> Vec<Subject> {
     let clock = SimulatedClock::new(SystemTime::UNIX_EPOCH);
-    vec![Subject {
+    let memory = Subject {
         store: Arc::new(MemoryStore::with_limits(clock.clone(), limits)),
         clock,
-    }]
+        _directory: None,
+    };
+    let clock = SimulatedClock::new(SystemTime::UNIX_EPOCH);
+    let directory = scratch::directory();
+    let options = EmbeddedOptions {
+        watch_limits: limits,
+        ..EmbeddedOptions::new(clock.clone())
+    };
+    let embedded = Subject {
+        store: Arc::new(EmbeddedStore::open(directory.path(), options).unwrap()),
+        clock,
+        _directory: Some(directory),
+    };
+    vec![memory, embedded]
 }
 
 fn value(text: &str) -> Bytes {
@@ -35,7 +53,10 @@ async fn next(stream: &mut skiff_store::WatchStream) -> Result<WatchItem, StoreE
 
 #[tokio::test]
 async fn a_watch_goes_from_history_to_live_without_a_gap() {
-    for Subject { store, .. } in subjects(WatchLimits::default()) {
+    for Subject {
+        store, _directory, ..
+    } in subjects(WatchLimits::default())
+    {
         let writer = {
             let store = store.clone();
             tokio::spawn(async move {
@@ -77,7 +98,10 @@ async fn a_slow_watcher_is_cut_off_and_holds_nobody_up() {
         events: 10,
         bytes: 1 << 20,
     };
-    for Subject { store, .. } in subjects(limits) {
+    for Subject {
+        store, _directory, ..
+    } in subjects(limits)
+    {
         let mut slow = store.watch("/", 0).await.unwrap();
         let mut other = store.watch("/other/", 0).await.unwrap();
         assert_eq!(next(&mut slow).await.unwrap(), WatchItem::Progress(0));
@@ -109,7 +133,10 @@ async fn a_slow_watcher_is_cut_off_and_holds_nobody_up() {
 
 #[tokio::test]
 async fn a_watch_that_compaction_overtakes_says_so() {
-    for Subject { store, .. } in subjects(WatchLimits::default()) {
+    for Subject {
+        store, _directory, ..
+    } in subjects(WatchLimits::default())
+    {
         for i in 0..5 {
             store.create(&format!("/{i}"), value("x"), 0).await.unwrap();
         }
@@ -133,7 +160,12 @@ async fn a_watch_that_compaction_overtakes_says_so() {
 
 #[tokio::test]
 async fn progress_comes_in_silence_and_on_request() {
-    for Subject { store, clock } in subjects(WatchLimits::default()) {
+    for Subject {
+        store,
+        clock,
+        _directory,
+    } in subjects(WatchLimits::default())
+    {
         let mut stream = store.watch("/a/", 0).await.unwrap();
         assert_eq!(next(&mut stream).await.unwrap(), WatchItem::Progress(0));
         store.create("/b/1", value("x"), 0).await.unwrap();
@@ -152,7 +184,12 @@ async fn progress_comes_in_silence_and_on_request() {
 
 #[tokio::test]
 async fn leases_end_by_the_clock_and_take_their_keys_along() {
-    for Subject { store, clock } in subjects(WatchLimits::default()) {
+    for Subject {
+        store,
+        clock,
+        _directory,
+    } in subjects(WatchLimits::default())
+    {
         let short = store.grant_lease(Duration::from_secs(10)).await.unwrap();
         let long = store.grant_lease(Duration::from_secs(60)).await.unwrap();
         store.create("/a", value("x"), short).await.unwrap();
@@ -200,7 +237,10 @@ async fn leases_end_by_the_clock_and_take_their_keys_along() {
 
 #[tokio::test]
 async fn a_watch_ends_with_a_reason_when_the_store_goes() {
-    for Subject { store, .. } in subjects(WatchLimits::default()) {
+    for Subject {
+        store, _directory, ..
+    } in subjects(WatchLimits::default())
+    {
         let mut stream = store.watch("/", 0).await.unwrap();
         assert_eq!(next(&mut stream).await.unwrap(), WatchItem::Progress(0));
         drop(store);
@@ -211,7 +251,10 @@ async fn a_watch_ends_with_a_reason_when_the_store_goes() {
 
 #[tokio::test]
 async fn only_one_of_many_guarded_updates_wins() {
-    for Subject { store, .. } in subjects(WatchLimits::default()) {
+    for Subject {
+        store, _directory, ..
+    } in subjects(WatchLimits::default())
+    {
         let first = store.create("/k", value("0"), 0).await.unwrap();
         let racers: Vec<_> = (0..20)
             .map(|i| {

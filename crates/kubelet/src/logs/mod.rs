@@ -1,0 +1,3 @@
+//! Container logs in the CRI format: reading, following, rotating.
+
+pub mod line;
