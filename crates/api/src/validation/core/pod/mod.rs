@@ -20,6 +20,9 @@ mod volumes_projected;
 mod warnings;
 mod windows;
 
+#[cfg(test)]
+mod tests;
+
 use k8s_openapi::api::core::v1::{Binding, Pod, PodSpec, PodTemplate, PodTemplateSpec};
 
 pub use annotations::MIRROR;
