@@ -22,3 +22,6 @@ pub mod worker;
 
 pub use component::component;
 pub use config::KubeletConfig;
+
+#[cfg(test)]
+mod simulation;
