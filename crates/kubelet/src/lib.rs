@@ -15,6 +15,7 @@ pub mod probes;
 pub mod quantity;
 pub mod runtime;
 pub mod runtime_events;
+pub mod server;
 pub mod static_pods;
 pub mod termination;
 pub mod volumes;

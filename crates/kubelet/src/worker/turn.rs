@@ -394,6 +394,7 @@ impl Worker {
             runtime: &self.context.runtime_name,
             now: self.context.cluster.now(),
         });
+        self.mailbox.set_status(&self.status);
         if mail.gone {
             return Sent::Gone;
         }
