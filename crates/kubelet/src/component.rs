@@ -1,5 +1,6 @@
 //! The kubelet as a component: everything is wired together here.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -14,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tonic::Request;
 
+use crate::cgroups::KernelCgroups;
 use crate::cluster::Cluster;
 use crate::cluster::kube_cluster::KubeCluster;
 use crate::config::KubeletConfig;
@@ -29,7 +31,7 @@ use crate::runtime_events;
 use crate::server::authorize::Authorizer;
 use crate::server::router::{Shared, router};
 use crate::volumes::mounter::KernelMounter;
-use crate::{server, static_pods};
+use crate::{eviction, image_gc, server, static_pods};
 
 /// What a kubelet is made from.
 pub struct Kubelet {
@@ -93,7 +95,17 @@ impl Kubelet {
         let context = self.context(cluster.clone()).await?;
         let manager = Manager::new(context.clone(), shutdown.clone());
         let mut parts: JoinSet<&'static str> = JoinSet::new();
-        let (_pressure, pressure) = watch::channel(Pressure::default());
+        let (pressed, pressure) = watch::channel(Pressure::default());
+        let (evicting, stop) = (manager.clone(), shutdown.clone());
+        parts.spawn(async move {
+            eviction::run(evicting, pressed, stop).await;
+            "eviction"
+        });
+        let (collected, stop) = (context.clone(), shutdown.clone());
+        parts.spawn(async move {
+            image_gc::run(collected, stop).await;
+            "image collection"
+        });
         if self.config.register_node {
             let keeper = NodeKeeper {
                 context: context.clone(),
@@ -168,6 +180,10 @@ impl Kubelet {
             runtime: self.runtime.clone(),
             runtime_name: version.runtime_name,
             mounter: Arc::new(KernelMounter),
+            cgroups: Arc::new(KernelCgroups::new(
+                Path::new("/sys/fs/cgroup"),
+                &self.config.cgroup_root,
+            )),
             clock: self.clock.clone(),
             random: self.random.clone(),
             config: self.config.clone(),

@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 use skiff_base::{Random, Shutdown, SimulatedClock};
 
+use crate::cgroups::NoCgroups;
 use crate::cluster::Cluster;
 use crate::config::KubeletConfig;
 use crate::context::Context;
@@ -74,6 +75,7 @@ impl World {
             runtime: both,
             runtime_name: "fake".into(),
             mounter: mounter.clone(),
+            cgroups: Arc::new(NoCgroups),
             clock: clock.clone(),
             random: Random::seeded(1),
             machine: Machine {

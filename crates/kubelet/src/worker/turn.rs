@@ -469,6 +469,10 @@ impl Worker {
                 return Next::Wait(RETRY);
             }
         }
+        if let Err(error) = self.context.cgroups.remove(pod) {
+            tracing::warn!(pod = spec::display(pod), %error, "cannot remove control groups");
+            return Next::Wait(RETRY);
+        }
         let places = [
             self.context.pod_directory(pod),
             self.context.config.log_directory(pod),
