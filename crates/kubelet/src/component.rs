@@ -1,5 +1,6 @@
 //! The kubelet as a component: everything is wired together here.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -9,23 +10,28 @@ use skiff_base::lifecycle::ComponentError;
 use skiff_base::{Component, Random, SharedClock, Shutdown};
 use skiff_client::{Event, SharedCache, WatchSpec};
 use skiff_runtime::cri::{self, SharedImages, SharedRuntime};
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tonic::Request;
 
+use crate::cgroups::KernelCgroups;
 use crate::cluster::Cluster;
 use crate::cluster::kube_cluster::KubeCluster;
 use crate::config::KubeletConfig;
 use crate::context::Context;
 use crate::images::Images;
+use crate::logs::rotate;
 use crate::manager::Manager;
 use crate::node::lease;
 use crate::node::machine::Machine;
 use crate::node::register::{NodeKeeper, Pressure};
 use crate::runtime::Runtime;
 use crate::runtime_events;
-use crate::static_pods;
+use crate::server::authorize::Authorizer;
+use crate::server::router::{Shared, router};
 use crate::volumes::mounter::KernelMounter;
+use crate::{eviction, image_gc, server, static_pods};
 
 /// What a kubelet is made from.
 pub struct Kubelet {
@@ -89,7 +95,17 @@ impl Kubelet {
         let context = self.context(cluster.clone()).await?;
         let manager = Manager::new(context.clone(), shutdown.clone());
         let mut parts: JoinSet<&'static str> = JoinSet::new();
-        let (_pressure, pressure) = watch::channel(Pressure::default());
+        let (pressed, pressure) = watch::channel(Pressure::default());
+        let (evicting, stop) = (manager.clone(), shutdown.clone());
+        parts.spawn(async move {
+            eviction::run(evicting, pressed, stop).await;
+            "eviction"
+        });
+        let (collected, stop) = (context.clone(), shutdown.clone());
+        parts.spawn(async move {
+            image_gc::run(collected, stop).await;
+            "image collection"
+        });
         if self.config.register_node {
             let keeper = NodeKeeper {
                 context: context.clone(),
@@ -108,6 +124,12 @@ impl Kubelet {
                 "lease"
             });
         }
+        self.serve(&manager, &mut parts, &shutdown).await?;
+        let (rotated, stop) = (context.clone(), shutdown.clone());
+        parts.spawn(async move {
+            rotate::run(rotated, stop).await;
+            "log rotation"
+        });
         let (watched, stop) = (manager.clone(), shutdown.clone());
         parts.spawn(async move {
             runtime_events::run(watched, stop).await;
@@ -158,10 +180,47 @@ impl Kubelet {
             runtime: self.runtime.clone(),
             runtime_name: version.runtime_name,
             mounter: Arc::new(KernelMounter),
+            cgroups: Arc::new(KernelCgroups::new(
+                Path::new("/sys/fs/cgroup"),
+                &self.config.cgroup_root,
+            )),
             clock: self.clock.clone(),
             random: self.random.clone(),
             config: self.config.clone(),
         }))
+    }
+
+    /// Starts the kubelet's own server, if there is TLS for it.
+    async fn serve(
+        &self,
+        manager: &Arc<Manager>,
+        parts: &mut JoinSet<&'static str>,
+        shutdown: &Shutdown,
+    ) -> Result<(), ComponentError> {
+        let Some(tls) = self.config.tls.clone() else {
+            return Ok(());
+        };
+        let address = (self.config.listen, self.config.port);
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|error| format!("cannot listen on {}:{}: {error}", address.0, address.1))?;
+        let authorizer = Authorizer::new(
+            self.client.clone(),
+            self.clock.clone(),
+            &self.config.node_name,
+            self.config.trusted_clients.clone(),
+        );
+        let router = router(Arc::new(Shared {
+            manager: manager.clone(),
+            authorizer,
+            client: self.client.clone(),
+        }));
+        let (clock, stop) = (self.clock.clone(), shutdown.clone());
+        parts.spawn(async move {
+            server::serve(listener, tls, router, clock, stop).await;
+            "server"
+        });
+        Ok(())
     }
 
     fn pods(&self, shutdown: &Shutdown) -> SharedCache<Pod> {

@@ -35,6 +35,9 @@ pub struct KubeletConfig {
     pub listen: std::net::IpAddr,
     /// The server's TLS settings; it is not started without them.
     pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// Users (common names of client certificates) who may use the kubelet's server without being asked about: the API
+    /// server's own name.
+    pub trusted_clients: Vec<String>,
     /// Labels that the node registers with.
     pub labels: BTreeMap<String, String>,
     /// Taints that the node registers with.
@@ -69,6 +72,7 @@ impl KubeletConfig {
             port: 10250,
             listen: std::net::IpAddr::from([0, 0, 0, 0]),
             tls: None,
+            trusted_clients: Vec::new(),
             labels: BTreeMap::new(),
             taints: Vec::new(),
             max_pods: 110,

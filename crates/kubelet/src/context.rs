@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::Pod;
 use skiff_base::{Random, SharedClock};
 use skiff_runtime::cri;
 
+use crate::cgroups::PodCgroups;
 use crate::cluster::{Cluster, Notice, container_path, pod_reference};
 use crate::config::KubeletConfig;
 use crate::container::dns;
@@ -33,6 +34,8 @@ pub struct Context {
     pub images: Images,
     /// Mounts.
     pub mounter: Arc<dyn Mounter>,
+    /// Control groups of pods.
+    pub cgroups: Arc<dyn PodCgroups>,
     /// Time.
     pub clock: SharedClock,
     /// Randomness.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use parking_lot::Mutex;
 use skiff_base::{Backoff, Shutdown};
@@ -194,6 +194,36 @@ impl Manager {
     pub fn pods(&self) -> Vec<Arc<Pod>> {
         let workers = self.workers.lock();
         workers.values().map(|mailbox| mailbox.read().pod).collect()
+    }
+
+    /// A pod by name, and its status as the worker last made it.
+    #[must_use]
+    pub fn find(&self, namespace: &str, name: &str) -> Option<(Arc<Pod>, Arc<PodStatus>)> {
+        let workers = self.workers.lock();
+        let mut named: Vec<(bool, Arc<Pod>, Arc<PodStatus>)> = workers
+            .values()
+            .map(|mailbox| (mailbox.read(), mailbox.status()))
+            .filter(|(mail, _)| {
+                spec::namespace(&mail.pod) == namespace && spec::name(&mail.pod) == name
+            })
+            .map(|(mail, status)| (mail.gone, mail.pod, status))
+            .collect();
+        // One that is going may share its name with the one that came.
+        named.sort_by_key(|(gone, _, _)| *gone);
+        let (_, pod, status) = named.into_iter().next()?;
+        Some((pod, status))
+    }
+
+    /// All pods with their latest status.
+    #[must_use]
+    pub fn pods_with_status(&self) -> Vec<Pod> {
+        let workers = self.workers.lock();
+        let pods = workers.values().map(|mailbox| {
+            let mut pod = (*mailbox.read().pod).clone();
+            pod.status = Some((*mailbox.status()).clone());
+            pod
+        });
+        pods.collect()
     }
 
     /// The pods that need resources of the node.

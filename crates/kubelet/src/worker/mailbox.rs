@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -33,13 +33,17 @@ pub struct Mailbox {
     mail: Mutex<Mail>,
     changed: Notify,
     verdicts: Notify,
+    /// What the worker last made of the pod.
+    status: Mutex<Arc<PodStatus>>,
 }
 
 impl Mailbox {
     /// A mailbox with the first mail.
     #[must_use]
     pub fn new(pod: Arc<Pod>) -> Arc<Self> {
+        let status = pod.status.clone().unwrap_or_default();
         Arc::new(Self {
+            status: Mutex::new(Arc::new(status)),
             mail: Mutex::new(Mail {
                 pod,
                 mirror: None,
@@ -57,6 +61,20 @@ impl Mailbox {
     #[must_use]
     pub fn read(&self) -> Mail {
         self.mail.lock().clone()
+    }
+
+    /// The pod's status as its worker last made it; it may be newer than the API's.
+    #[must_use]
+    pub fn status(&self) -> Arc<PodStatus> {
+        self.status.lock().clone()
+    }
+
+    /// Notes the pod's status.
+    pub fn set_status(&self, status: &PodStatus) {
+        let mut known = self.status.lock();
+        if **known != *status {
+            *known = Arc::new(status.clone());
+        }
     }
 
     /// Changes the mail and wakes the worker.

@@ -164,6 +164,11 @@ impl Execution {
         for warning in warnings {
             context.pod_event(pod, true, "DNSConfigForming", warning);
         }
+        if let Err(error) = context.cgroups.ensure(pod) {
+            let message = format!("unable to ensure pod container exists: {error}");
+            context.pod_event(pod, true, "FailedCreatePodContainer", message);
+            return false;
+        }
         let logs = context.config.log_directory(pod);
         let made = match std::fs::create_dir_all(&logs) {
             Ok(()) => {

@@ -394,6 +394,7 @@ impl Worker {
             runtime: &self.context.runtime_name,
             now: self.context.cluster.now(),
         });
+        self.mailbox.set_status(&self.status);
         if mail.gone {
             return Sent::Gone;
         }
@@ -467,6 +468,10 @@ impl Worker {
                 tracing::warn!(pod = spec::display(pod), %error, "cannot remove sandbox");
                 return Next::Wait(RETRY);
             }
+        }
+        if let Err(error) = self.context.cgroups.remove(pod) {
+            tracing::warn!(pod = spec::display(pod), %error, "cannot remove control groups");
+            return Next::Wait(RETRY);
         }
         let places = [
             self.context.pod_directory(pod),
