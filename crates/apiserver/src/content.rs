@@ -144,7 +144,7 @@ pub fn body_text(call: &Call, body: &Bytes) -> ApiResult<(Bytes, Format)> {
     match media {
         "" | "application/json" => Ok((body.clone(), Format::Json)),
         "application/yaml" | "application/x-yaml" | "text/yaml" => Ok((body.clone(), Format::Yaml)),
-        PROTOBUF => serde_json::to_vec(&crate::protobuf::to_json(body)?)
+        PROTOBUF => serde_json::to_vec(&skiff_api::protobuf::decode(body)?)
             .map(|json| (Bytes::from(json), Format::Json))
             .map_err(ApiError::internal),
         _ => Err(unsupported_media_type()),

@@ -18,7 +18,6 @@ mod documents;
 mod fields;
 mod health;
 mod patch;
-mod protobuf;
 pub mod query;
 mod read;
 pub mod registry;

@@ -36,6 +36,10 @@ impl Strategy for RoleStrategy {
     type Object = Role;
     const ALLOW_CREATE_ON_UPDATE: bool = true;
 
+    fn name_errors(name: &str, prefix: bool) -> Vec<String> {
+        crate::validation::names::path_segment_name(name, prefix)
+    }
+
     fn row(object: &Role, _: Timestamp) -> Vec<Value> {
         vec![
             object.metadata.name.clone().into(),

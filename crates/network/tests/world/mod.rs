@@ -63,6 +63,10 @@ impl Namespace {
     }
 
     /// Runs a program of this machine in the namespace, for checks only.
+    #[allow(
+        clippy::disallowed_types,
+        reason = "the tests look at the kernel with tools that are not ours"
+    )]
     pub fn shell(&self, command: &str) -> String {
         let command = command.to_owned();
         self.run(move || {
