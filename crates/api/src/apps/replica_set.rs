@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Subresource, Typed};
 use crate::printing;
 
@@ -63,6 +64,22 @@ impl Strategy for ReplicaSetStrategy {
     }
 
     crate::kind::keep_status!();
+
+    fn validate_create(object: &ReplicaSet) -> ErrorList {
+        crate::validation::apps::validate_replica_set(object)
+    }
+
+    fn validate_update(new: &ReplicaSet, old: &ReplicaSet) -> ErrorList {
+        crate::validation::apps::validate_replica_set_update(new, old)
+    }
+
+    fn validate_status_update(new: &ReplicaSet, old: &ReplicaSet) -> ErrorList {
+        crate::validation::apps::validate_replica_set_status_update(new, old)
+    }
+
+    fn warnings(new: &ReplicaSet, old: Option<&ReplicaSet>) -> Vec<String> {
+        crate::validation::apps::warnings_replica_set(new, old)
+    }
 
     fn row(object: &ReplicaSet, now: Timestamp) -> Vec<Value> {
         let status = object.status.as_ref();

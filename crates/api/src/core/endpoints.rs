@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Endpoints;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Typed};
 use crate::printing;
 
@@ -42,6 +43,18 @@ impl Strategy for EndpointsStrategy {
 
     fn default(object: &mut Endpoints) {
         crate::defaults::core::default_endpoints(object);
+    }
+
+    fn validate_create(object: &Endpoints) -> ErrorList {
+        crate::validation::core::validate_endpoints(object)
+    }
+
+    fn validate_update(new: &Endpoints, old: &Endpoints) -> ErrorList {
+        crate::validation::core::validate_endpoints_update(new, old)
+    }
+
+    fn warnings(new: &Endpoints, old: Option<&Endpoints>) -> Vec<String> {
+        crate::validation::core::warnings_endpoints(new, old)
     }
 
     fn row(object: &Endpoints, now: Timestamp) -> Vec<Value> {

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, NamespaceStatus};
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{Column, Kind, Scope, Strategy, Subresource, Typed, Verb, WriteContext};
 use crate::printing;
 
@@ -87,6 +88,18 @@ impl Strategy for NamespaceStrategy {
 
     fn default(object: &mut Namespace) {
         crate::defaults::core::default_namespace(object);
+    }
+
+    fn validate_create(object: &Namespace) -> ErrorList {
+        crate::validation::core::validate_namespace(object)
+    }
+
+    fn validate_update(new: &Namespace, old: &Namespace) -> ErrorList {
+        crate::validation::core::validate_namespace_update(new, old)
+    }
+
+    fn validate_status_update(new: &Namespace, old: &Namespace) -> ErrorList {
+        crate::validation::core::validate_namespace_status_update(new, old)
     }
 
     fn row(object: &Namespace, now: Timestamp) -> Vec<Value> {

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PersistentVolume;
 use serde_json::Value;
 
-use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Subresource, Typed};
+use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Subresource, Typed, WriteContext};
 use crate::printing;
 
 /// The entry in the table of kinds.
@@ -66,7 +66,14 @@ impl Strategy for PersistentVolumeStrategy {
         crate::defaults::core::default_persistent_volume(object);
     }
 
-    crate::kind::keep_status!();
+    fn prepare_create(object: &mut PersistentVolume, _: &WriteContext) {
+        object.status = Some(k8s_openapi::api::core::v1::PersistentVolumeStatus {
+            phase: Some("Pending".to_owned()),
+            ..Default::default()
+        });
+    }
+
+    crate::kind::keep_status!(update);
 
     fn row(object: &PersistentVolume, now: Timestamp) -> Vec<Value> {
         let spec = object.spec.as_ref();

@@ -170,6 +170,10 @@ impl Strategy for PodStrategy {
         crate::validation::core::pod::validate_pod_status_update(new, old)
     }
 
+    fn warnings(new: &Pod, old: Option<&Pod>) -> Vec<String> {
+        crate::validation::core::pod::warnings_pod(new, old)
+    }
+
     fn row(object: &Pod, now: Timestamp) -> Vec<Value> {
         super::pod_row::row(object, now)
     }

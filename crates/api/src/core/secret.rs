@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Typed};
 use crate::printing;
 
@@ -42,6 +43,18 @@ impl Strategy for SecretStrategy {
 
     fn default(object: &mut Secret) {
         crate::defaults::core::default_secret(object);
+    }
+
+    fn validate_create(object: &Secret) -> ErrorList {
+        crate::validation::core::validate_secret(object)
+    }
+
+    fn validate_update(new: &Secret, old: &Secret) -> ErrorList {
+        crate::validation::core::validate_secret_update(new, old)
+    }
+
+    fn warnings(new: &Secret, old: Option<&Secret>) -> Vec<String> {
+        crate::validation::core::warnings_secret(new, old)
     }
 
     fn row(object: &Secret, now: Timestamp) -> Vec<Value> {

@@ -6,7 +6,7 @@ use k8s_openapi::api::networking::v1::IngressRule;
 use serde_json::Value;
 use std::collections::BTreeSet;
 
-use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Subresource, Typed};
+use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Subresource, Typed, WriteContext};
 use crate::printing;
 
 /// The entry in the table of kinds.
@@ -49,7 +49,14 @@ impl Strategy for IngressStrategy {
         crate::defaults::networking::default_ingress(object);
     }
 
-    crate::kind::keep_status!();
+    fn prepare_create(object: &mut Ingress, _: &WriteContext) {
+        object.status = Some(k8s_openapi::api::networking::v1::IngressStatus {
+            load_balancer: Some(Default::default()),
+            ..Default::default()
+        });
+    }
+
+    crate::kind::keep_status!(update);
 
     fn row(object: &Ingress, now: Timestamp) -> Vec<Value> {
         let spec = object.spec.as_ref();
