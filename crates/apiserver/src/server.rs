@@ -1,5 +1,6 @@
 //! The server itself: its parts, and the way of a request through them.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
@@ -56,6 +57,9 @@ pub struct ApiServer {
     pub(crate) hub: Arc<CacheHub>,
     pub(crate) registry: ArcSwap<Registry>,
     pub(crate) shutdown: Shutdown,
+    pub(crate) openapi:
+        Mutex<HashMap<crate::documents::OpenApi, skiff_api::schema::openapi::Document>>,
+    pub(crate) metrics: crate::metrics::Metrics,
     pub(crate) admission: Vec<Arc<dyn crate::admission::Admission>>,
     authenticator: ArcSwapOption<Arc<dyn Authenticator>>,
     authorizer: ArcSwap<Arc<dyn Authorizer>>,
@@ -111,6 +115,8 @@ impl ApiServer {
             hub,
             registry: ArcSwap::from_pointee(registry),
             shutdown: Shutdown::new(),
+            openapi: Mutex::default(),
+            metrics: crate::metrics::Metrics::default(),
             admission: crate::admission::plugins(),
             authenticator: ArcSwapOption::empty(),
             authorizer: ArcSwap::from_pointee(Arc::new(MastersOnly) as Arc<dyn Authorizer>),
@@ -244,12 +250,14 @@ impl ApiServer {
             warnings: Arc::default(),
         };
         let warnings = call.warnings.clone();
+        let label = crate::metrics::Label::of(&call.info);
         let answer = match self.authorize(&call).await {
             Ok(()) => crate::dispatch::dispatch(call, body).await,
             Err(error) => Err(error),
         };
         let mut response = answer.unwrap_or_else(|error| content::error_response(&error));
         content::add_warnings(&mut response, &warnings.lock());
+        self.metrics.count(label, response.status().as_u16());
         response
     }
 
