@@ -30,6 +30,7 @@ use crate::runtime::Runtime;
 use crate::runtime_events;
 use crate::server::authorize::Authorizer;
 use crate::server::router::{Shared, router};
+use crate::server::streams::StreamRuntime;
 use crate::volumes::mounter::KernelMounter;
 use crate::{eviction, image_gc, server, static_pods};
 
@@ -37,6 +38,7 @@ use crate::{eviction, image_gc, server, static_pods};
 pub struct Kubelet {
     client: Client,
     runtime: Runtime,
+    streams: Arc<dyn StreamRuntime>,
     config: KubeletConfig,
     clock: SharedClock,
     random: Random,
@@ -48,6 +50,7 @@ pub fn component(
     client: Client,
     runtime: SharedRuntime,
     images: SharedImages,
+    streams: Arc<dyn StreamRuntime>,
     config: KubeletConfig,
     clock: SharedClock,
     random: Random,
@@ -58,6 +61,7 @@ pub fn component(
             service: runtime,
             images,
         },
+        streams,
         config,
         clock,
         random,
@@ -214,6 +218,7 @@ impl Kubelet {
             manager: manager.clone(),
             authorizer,
             client: self.client.clone(),
+            streams: self.streams.clone(),
         }));
         let (clock, stop) = (self.clock.clone(), shutdown.clone());
         parts.spawn(async move {

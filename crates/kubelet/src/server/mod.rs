@@ -5,6 +5,7 @@ pub mod authorize;
 pub mod container_logs;
 pub mod listen;
 pub mod router;
+pub mod streams;
 pub mod summary;
 pub mod target;
 

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use crate::manager::Manager;
 use crate::server::authenticate::{self, Identity};
 use crate::server::authorize::{self, Authorizer};
+use crate::server::streams::StreamRuntime;
 use crate::server::target::Refusal;
 use crate::server::{container_logs, summary};
 
@@ -27,6 +28,8 @@ pub struct Shared {
     pub authorizer: Authorizer,
     /// Reviews tokens.
     pub client: Client,
+    /// Holds streams of containers.
+    pub streams: Arc<dyn StreamRuntime>,
 }
 
 impl IntoResponse for Refusal {

@@ -37,6 +37,8 @@ pub struct Outcome {
     pub refresh_after: Option<Duration>,
     /// The volumes were set up.
     pub volumes_ready: bool,
+    /// Containers whose resources were changed: id, name.
+    pub resized: Vec<(String, String)>,
 }
 
 /// A container that could not be started.
@@ -102,6 +104,13 @@ impl Execution {
                         return outcome;
                     }
                 }
+                Step::Resize { id, name } => {
+                    if self.resize(id, name).await {
+                        outcome.resized.push((id.clone(), name.clone()));
+                    } else {
+                        outcome.pod_failed = true;
+                    }
+                }
                 other => self.stop_step(other).await,
             }
         }
@@ -150,8 +159,29 @@ impl Execution {
                     tracing::warn!(pod = spec::display(pod), %status, "cannot remove container");
                 }
             }
-            Step::CreateSandbox { .. } | Step::Start { .. } => {}
+            Step::CreateSandbox { .. } | Step::Start { .. } | Step::Resize { .. } => {}
         }
+    }
+
+    /// Gives a running container its new resources; whether that worked.
+    async fn resize(&self, id: &str, name: &str) -> bool {
+        let (context, pod) = (&self.context, &self.pod);
+        let Some((kind, container)) = spec::container_named(pod, name) else {
+            return true;
+        };
+        let kernel = context.kernel_resources(pod, &container);
+        let changed = match context.cgroups.ensure(pod) {
+            Ok(()) => {
+                let resources = config::linux_resources(&kernel);
+                context.runtime.update_resources(id, resources).await
+            }
+            Err(error) => Err(tonic::Status::internal(error.to_string())),
+        };
+        if let Err(status) = &changed {
+            let message = format!("Error: {}", status.message());
+            context.container_event(pod, (kind, name), true, "ResizeError", message);
+        }
+        changed.is_ok()
     }
 
     async fn volumes(&self) -> Option<volumes::ReadyVolumes> {
