@@ -1,6 +1,5 @@
 //! The kubelet as a component: everything is wired together here.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -185,7 +184,7 @@ impl Kubelet {
             runtime_name: version.runtime_name,
             mounter: Arc::new(KernelMounter),
             cgroups: Arc::new(KernelCgroups::new(
-                Path::new("/sys/fs/cgroup"),
+                &self.config.cgroup_mount,
                 &self.config.cgroup_root,
             )),
             clock: self.clock.clone(),
