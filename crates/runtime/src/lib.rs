@@ -2,5 +2,7 @@
 
 pub mod cri;
 mod remote;
+pub mod shim;
 
 pub use remote::RemoteRuntime;
+pub use shim::shim_main;

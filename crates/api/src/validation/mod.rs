@@ -1,0 +1,13 @@
+//! What is wrong with an object: upstream's checks, in its order, with its field paths and messages.
+//!
+//! One file per kind under its group's folder. The functions never change the object; what a client left out is
+//! filled before by [`crate::defaults`]. Metadata is checked by [`meta`], once, for every kind.
+
+pub(crate) mod absent;
+pub(crate) mod changes;
+pub mod core;
+pub mod meta;
+pub mod names;
+pub mod net;
+pub mod quantity;
+pub(crate) mod values;

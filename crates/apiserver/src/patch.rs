@@ -1,0 +1,121 @@
+//! PATCH: JSON patch, JSON merge patch, strategic merge patch and apply.
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::Response;
+use http::header::CONTENT_TYPE;
+use serde_json::{Value, json};
+use skiff_api::{ApiError, ApiResult, Object};
+
+use crate::content;
+use crate::query::WriteOptions;
+use crate::registry::Resource;
+use crate::server::Call;
+use crate::write::{
+    self, Current, Part, Target, check_kind, check_namespace, decode, written_response,
+};
+
+/// A patch as read from the request.
+pub(crate) enum Patch {
+    Json(json_patch::Patch),
+    Merge(Value),
+    Strategic(Value),
+    Apply(Value),
+}
+
+impl Patch {
+    /// Reads the body by its content type.
+    pub fn parse(call: &Call, body: &Bytes) -> ApiResult<Self> {
+        let media = call
+            .header(CONTENT_TYPE)
+            .split(';')
+            .next()
+            .unwrap_or_default()
+            .trim();
+        let value = || -> ApiResult<Value> {
+            serde_json::from_slice(body)
+                .map_err(|error| ApiError::bad_request(format!("error decoding patch: {error}")))
+        };
+        match media {
+            "application/json-patch+json" => serde_json::from_slice(body)
+                .map(Self::Json)
+                .map_err(|error| ApiError::bad_request(format!("error decoding patch: {error}"))),
+            "application/merge-patch+json" => value().map(Self::Merge),
+            "application/strategic-merge-patch+json" => value().map(Self::Strategic),
+            "application/apply-patch+yaml" => {
+                let json = content::yaml_to_json(body)?;
+                serde_json::from_slice(&json)
+                    .map(Self::Apply)
+                    .map_err(ApiError::internal)
+            }
+            _ => Err(ApiError::new(
+                415,
+                "UnsupportedMediaType",
+                "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml",
+            )),
+        }
+    }
+
+    /// The value after the patch (not for apply).
+    pub fn apply(&self, resource: &Resource, mut value: Value) -> ApiResult<Value> {
+        match self {
+            Self::Json(patch) => {
+                json_patch::patch(&mut value, patch)
+                    .map_err(|error| unprocessable(resource, &error.to_string()))?;
+            }
+            Self::Merge(patch) => json_patch::merge(&mut value, patch),
+            Self::Strategic(patch) | Self::Apply(patch) => json_patch::merge(&mut value, patch),
+        }
+        Ok(value)
+    }
+}
+
+fn unprocessable(resource: &Resource, message: &str) -> ApiError {
+    ApiError {
+        details: Some(json!({
+            "group": resource.kind.group, "kind": resource.kind.plural,
+            "causes": [{"reason": "UnexpectedServerResponse", "message": message}],
+        })),
+        ..ApiError::new(
+            422,
+            "Invalid",
+            "the server rejected our request due to an error in our request",
+        )
+    }
+}
+
+/// Answers a PATCH of an object, or of its status.
+pub(crate) async fn patch(
+    call: &Call,
+    resource: &Resource,
+    part: Part,
+    body: Body,
+) -> ApiResult<Response<Body>> {
+    content::negotiate(call, false)?;
+    let options = WriteOptions::parse(&call.query, "PatchOptions")?;
+    let body = crate::server::ApiServer::read_body(body).await?;
+    let patch = Patch::parse(call, &body)?;
+    let namespace = if resource.namespaced() {
+        call.info.namespace.as_str()
+    } else {
+        ""
+    };
+    let target = Target {
+        call,
+        resource,
+        namespace,
+        name: &call.info.name,
+        subresource: &call.info.subresource,
+        options: &options,
+    };
+    let mut change = |current: &Current| -> ApiResult<Box<dyn Object>> {
+        let value = resource.served_value(&write::with_revision(&current.stored, current.revision));
+        let mut value = patch.apply(resource, value)?;
+        check_kind(&mut value, resource)?;
+        let mut object = decode(resource, value)?;
+        check_namespace(resource, namespace, object.metadata_mut())?;
+        Ok(object)
+    };
+    let written = write::update(&target, part, &mut change).await?;
+    written_response(call, resource, &written)
+}
