@@ -18,7 +18,7 @@ use crate::server::authenticate::{self, Identity};
 use crate::server::authorize::{self, Authorizer};
 use crate::server::streams::StreamRuntime;
 use crate::server::target::Refusal;
-use crate::server::{container_logs, summary};
+use crate::server::{container_logs, remote, summary};
 
 /// What all requests share.
 pub struct Shared {
@@ -50,6 +50,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route("/containerLogs/{namespace}/{pod}/{container}", get(logs))
         .route("/stats/summary", get(stats))
         .route("/metrics/resource", get(resource_metrics))
+        .merge(remote::routes())
         .layer(middleware::from_fn_with_state(shared.clone(), guard))
         .with_state(shared)
 }
