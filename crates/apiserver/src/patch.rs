@@ -7,7 +7,7 @@ use http::header::CONTENT_TYPE;
 use serde_json::{Value, json};
 use skiff_api::schema::body::{self, FieldValidation, parse_yaml};
 use skiff_api::schema::check::{CheckError, check_value};
-use skiff_api::{ApiError, ApiResult, Object};
+use skiff_api::{ApiError, ApiResult, Kind, Object};
 
 use crate::content;
 use crate::query::WriteOptions;
@@ -54,11 +54,16 @@ impl Patch {
     }
 
     /// The value after the patch (not for apply).
-    pub fn apply(&self, resource: &Resource, mut value: Value) -> ApiResult<Value> {
+    pub fn apply(&self, resource: &Resource, value: Value) -> ApiResult<Value> {
+        self.apply_to(resource.kind, value)
+    }
+
+    /// The value after the patch, for an object of some kind.
+    pub fn apply_to(&self, kind: &Kind, mut value: Value) -> ApiResult<Value> {
         match self {
             Self::Json(patch) => {
                 json_patch::patch(&mut value, patch)
-                    .map_err(|error| unprocessable(resource, &error.to_string()))?;
+                    .map_err(|error| unprocessable(kind, &error.to_string()))?;
             }
             Self::Merge(patch) => json_patch::merge(&mut value, patch),
             Self::Strategic(patch) | Self::Apply(patch) => json_patch::merge(&mut value, patch),
@@ -67,10 +72,10 @@ impl Patch {
     }
 }
 
-fn unprocessable(resource: &Resource, message: &str) -> ApiError {
+fn unprocessable(kind: &Kind, message: &str) -> ApiError {
     ApiError {
         details: Some(json!({
-            "group": resource.kind.group, "kind": resource.kind.plural,
+            "group": kind.group, "kind": kind.plural,
             "causes": [{"reason": "UnexpectedServerResponse", "message": message}],
         })),
         ..ApiError::new(

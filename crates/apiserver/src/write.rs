@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde_json::Value;
 use skiff_api::schema::body::{self, FieldValidation};
 use skiff_api::validation::meta::{validate_object_meta, validate_object_meta_update};
-use skiff_api::{ApiError, ApiResult, ErrorList, Object, Path, WriteContext};
+use skiff_api::{ApiError, ApiResult, ErrorList, Kind, Object, Path, WriteContext};
 use skiff_store::StoreError;
 
 use crate::admission::{self, AdmissionRequest, Operation};
@@ -151,12 +151,12 @@ impl ApiServer {
 /// A request body as JSON in the served version, checked against the kind's schema.
 pub(crate) fn parse_body(
     call: &Call,
-    resource: &Resource,
+    kind: &'static Kind,
     body: &Bytes,
     validation: FieldValidation,
 ) -> ApiResult<Value> {
     let (text, format) = content::body_text(call, body)?;
-    let target = body::Target::of(resource.kind)?;
+    let target = body::Target::of(kind)?;
     let decoded = body::decode(&target, &text, format, validation)?;
     for warning in decoded.warnings {
         call.warn(warning);
@@ -164,9 +164,8 @@ pub(crate) fn parse_body(
     Ok(decoded.value)
 }
 
-/// The typed, defaulted object in the stored version, from JSON in the served one.
-pub(crate) fn decode(resource: &Resource, value: Value) -> ApiResult<Box<dyn Object>> {
-    let kind = resource.kind;
+/// The typed, defaulted object of a kind.
+pub(crate) fn decode_kind(kind: &'static Kind, value: Value) -> ApiResult<Box<dyn Object>> {
     let mut object = kind.ops.decode(value).map_err(|error| {
         ApiError::bad_request(format!(
             "{} in version {:?} cannot be handled as a {}: {}",
@@ -174,14 +173,18 @@ pub(crate) fn decode(resource: &Resource, value: Value) -> ApiResult<Box<dyn Obj
         ))
     })?;
     kind.ops.default(&mut *object);
-    if let Some(conversion) = &kind.conversion {
-        object = resource
-            .storage
-            .ops
-            .decode((conversion.to_storage)(object.to_value()))?;
-        resource.storage.ops.default(&mut *object);
-    }
     Ok(object)
+}
+
+/// The typed, defaulted object in the stored version, from JSON in the served one.
+pub(crate) fn decode(resource: &Resource, value: Value) -> ApiResult<Box<dyn Object>> {
+    let object = decode_kind(resource.kind, value)?;
+    match &resource.kind.conversion {
+        Some(conversion) => {
+            decode_kind(resource.storage, (conversion.to_storage)(object.to_value()))
+        }
+        None => Ok(object),
+    }
 }
 
 /// An object in the store's form: without resourceVersion.
