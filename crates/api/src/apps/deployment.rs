@@ -62,6 +62,12 @@ impl Strategy for DeploymentStrategy {
     type Object = Deployment;
     const HAS_STATUS: bool = true;
 
+    fn default(object: &mut Deployment) {
+        crate::defaults::apps::default_deployment(object);
+    }
+
+    crate::kind::keep_status!();
+
     fn row(object: &Deployment, now: Timestamp) -> Vec<Value> {
         let status = object.status.as_ref();
         let spec = object.spec.as_ref();

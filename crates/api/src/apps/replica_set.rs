@@ -58,6 +58,12 @@ impl Strategy for ReplicaSetStrategy {
     type Object = ReplicaSet;
     const HAS_STATUS: bool = true;
 
+    fn default(object: &mut ReplicaSet) {
+        crate::defaults::apps::default_replica_set(object);
+    }
+
+    crate::kind::keep_status!();
+
     fn row(object: &ReplicaSet, now: Timestamp) -> Vec<Value> {
         let status = object.status.as_ref();
         let spec = object.spec.as_ref();

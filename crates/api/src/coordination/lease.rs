@@ -41,6 +41,10 @@ impl Strategy for LeaseStrategy {
     const ALLOW_UNCONDITIONAL_UPDATE: bool = false;
     const ALLOW_CREATE_ON_UPDATE: bool = true;
 
+    fn default(object: &mut Lease) {
+        crate::defaults::other::default_lease(object);
+    }
+
     fn row(object: &Lease, now: Timestamp) -> Vec<Value> {
         let holder = object
             .spec

@@ -40,6 +40,10 @@ impl Strategy for EndpointsStrategy {
     type Object = Endpoints;
     const ALLOW_CREATE_ON_UPDATE: bool = true;
 
+    fn default(object: &mut Endpoints) {
+        crate::defaults::core::default_endpoints(object);
+    }
+
     fn row(object: &Endpoints, now: Timestamp) -> Vec<Value> {
         vec![
             object.metadata.name.clone().into(),

@@ -69,6 +69,10 @@ impl Strategy for EventStrategy {
     type Object = Event;
     const ALLOW_CREATE_ON_UPDATE: bool = true;
 
+    fn default(object: &mut Event) {
+        crate::defaults::core::default_event(object);
+    }
+
     fn row(object: &Event, now: Timestamp) -> Vec<Value> {
         let first = match &object.first_timestamp {
             Some(time) => printing::since(Some(time), now),

@@ -66,6 +66,13 @@ impl Strategy for NodeStrategy {
     const HAS_STATUS: bool = true;
     const HAS_GENERATION: bool = false;
 
+    // A kubelet registers its node together with the status, so a creator may set it.
+    crate::kind::keep_status!(update);
+
+    fn default(object: &mut Node) {
+        crate::defaults::core::default_node(object);
+    }
+
     fn row(object: &Node, now: Timestamp) -> Vec<Value> {
         let status = object.status.as_ref();
         let info = status.and_then(|status| status.node_info.as_ref());

@@ -62,6 +62,12 @@ impl Strategy for PersistentVolumeStrategy {
     const HAS_STATUS: bool = true;
     const HAS_GENERATION: bool = false;
 
+    fn default(object: &mut PersistentVolume) {
+        crate::defaults::core::default_persistent_volume(object);
+    }
+
+    crate::kind::keep_status!();
+
     fn row(object: &PersistentVolume, now: Timestamp) -> Vec<Value> {
         let spec = object.spec.as_ref();
         let status = object.status.as_ref();

@@ -56,6 +56,12 @@ impl Strategy for PersistentVolumeClaimStrategy {
     const HAS_STATUS: bool = true;
     const HAS_GENERATION: bool = false;
 
+    fn default(object: &mut PersistentVolumeClaim) {
+        crate::defaults::core::default_persistent_volume_claim(object);
+    }
+
+    crate::kind::keep_status!();
+
     fn row(object: &PersistentVolumeClaim, now: Timestamp) -> Vec<Value> {
         let spec = object.spec.as_ref();
         let status = object.status.as_ref();

@@ -49,6 +49,10 @@ impl Strategy for PodTemplateStrategy {
     type Object = PodTemplate;
     const HAS_GENERATION: bool = true;
 
+    fn default(object: &mut PodTemplate) {
+        crate::defaults::core::default_pod_template(object);
+    }
+
     fn row(object: &PodTemplate, _: Timestamp) -> Vec<Value> {
         let template = object.template.as_ref();
         let containers = template

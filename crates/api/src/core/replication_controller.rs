@@ -58,6 +58,12 @@ impl Strategy for ReplicationControllerStrategy {
     type Object = ReplicationController;
     const HAS_STATUS: bool = true;
 
+    fn default(object: &mut ReplicationController) {
+        crate::defaults::core::default_replication_controller(object);
+    }
+
+    crate::kind::keep_status!();
+
     fn row(object: &ReplicationController, now: Timestamp) -> Vec<Value> {
         let spec = object.spec.as_ref();
         let status = object.status.as_ref();

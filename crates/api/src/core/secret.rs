@@ -40,6 +40,10 @@ pub struct SecretStrategy;
 impl Strategy for SecretStrategy {
     type Object = Secret;
 
+    fn default(object: &mut Secret) {
+        crate::defaults::core::default_secret(object);
+    }
+
     fn row(object: &Secret, now: Timestamp) -> Vec<Value> {
         let entries = object.data.as_ref().map_or(0, |data| data.len());
         vec![

@@ -68,6 +68,12 @@ impl Strategy for ServiceStrategy {
     const HAS_GENERATION: bool = false;
     const ALLOW_CREATE_ON_UPDATE: bool = true;
 
+    fn default(object: &mut Service) {
+        crate::defaults::core::default_service(object);
+    }
+
+    crate::kind::keep_status!();
+
     fn row(object: &Service, now: Timestamp) -> Vec<Value> {
         let Some(spec) = &object.spec else {
             return vec![

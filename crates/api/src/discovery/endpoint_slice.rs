@@ -42,6 +42,10 @@ impl Strategy for EndpointSliceStrategy {
     type Object = EndpointSlice;
     const HAS_GENERATION: bool = true;
 
+    fn default(object: &mut EndpointSlice) {
+        crate::defaults::networking::default_endpoint_slice(object);
+    }
+
     fn row(object: &EndpointSlice, now: Timestamp) -> Vec<Value> {
         let ports = object
             .ports

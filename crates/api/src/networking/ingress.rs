@@ -45,6 +45,12 @@ impl Strategy for IngressStrategy {
     type Object = Ingress;
     const HAS_STATUS: bool = true;
 
+    fn default(object: &mut Ingress) {
+        crate::defaults::networking::default_ingress(object);
+    }
+
+    crate::kind::keep_status!();
+
     fn row(object: &Ingress, now: Timestamp) -> Vec<Value> {
         let spec = object.spec.as_ref();
         let rules = spec

@@ -48,6 +48,10 @@ impl Strategy for ClusterRoleBindingStrategy {
     type Object = ClusterRoleBinding;
     const ALLOW_CREATE_ON_UPDATE: bool = true;
 
+    fn default(object: &mut ClusterRoleBinding) {
+        crate::defaults::rbac::default_cluster_role_binding(object);
+    }
+
     fn name_errors(name: &str, prefix: bool) -> Vec<String> {
         crate::validation::names::path_segment_name(name, prefix)
     }

@@ -1,5 +1,9 @@
 //! The kubelet's view of the API: what it reads, what it writes, behind one trait that tests replace.
 
+pub mod kube_cluster;
+pub mod object_watch;
+pub mod tokens;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;

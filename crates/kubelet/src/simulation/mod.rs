@@ -1,0 +1,7 @@
+//! A kubelet on a machine that exists only in memory: a fake runtime, a fake API, a clock that tests move.
+
+mod fake_cluster;
+mod fake_runtime;
+mod scenarios;
+mod scenarios_volumes;
+mod world;
