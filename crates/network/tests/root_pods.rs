@@ -291,3 +291,45 @@ fn two_clusters_live_side_by_side() {
     within!(host, one.remove_all().await.unwrap());
     assert_eq!(ask_tcp(&host, "10.71.0.2:80").unwrap(), "b 10.71.0.1");
 }
+
+#[test]
+fn many_pods_come_and_go_and_leave_nothing() {
+    if !is_root() {
+        return;
+    }
+    let state = tempfile::tempdir().unwrap();
+    let (host, _outside) = host_with_uplink();
+    let network = open(&host, config(state.path()));
+    let look = "ip -o link; ip route show table all; ip neigh; nft list ruleset";
+    let before = host.shell(look);
+    let pods: Vec<Namespace> = (0..60).map(|_| Namespace::new()).collect();
+    for round in 0..3 {
+        let started = std::time::Instant::now();
+        let mut seen = std::collections::BTreeSet::new();
+        for (n, pod) in pods.iter().enumerate() {
+            let ports = vec![PortMapping {
+                protocol: Protocol::Tcp,
+                host_ip: None,
+                host_port: 20_000 + n as u16,
+                container_port: 80,
+            }];
+            let at = attach(&host, &network, pod, &format!("pod-{round}-{n}"), ports).unwrap();
+            assert!(seen.insert(at.ip), "{} was handed out twice", at.ip);
+        }
+        let attached = started.elapsed();
+        for n in 0..pods.len() {
+            let (network, id) = (network.clone(), format!("pod-{round}-{n}"));
+            within!(host, network.detach(&id).await.unwrap());
+        }
+        let each = |all: std::time::Duration| all / pods.len() as u32;
+        let detached = started.elapsed() - attached;
+        eprintln!(
+            "a pod: attach {:?}, detach {:?}",
+            each(attached),
+            each(detached)
+        );
+    }
+    assert_eq!(before, host.shell(look));
+    let left = std::fs::read_dir(state.path().join("addresses")).unwrap();
+    assert_eq!(left.count(), 0);
+}
