@@ -1,8 +1,10 @@
 //! Patches: JSON patch, JSON merge patch, strategic merge patch and server-side apply, as functions on JSON.
 //!
-//! [`apply_patch`] does the first three and checks what came out; [`apply`] and [`managed`] are server-side apply and
+//! [`apply_patch`] does the first three and checks what came out; [`apply`] is server-side apply and
 //! the record of who owns which field.
 
+pub mod apply;
+pub mod fieldset;
 pub mod strategic;
 
 use json_patch::{Patch as JsonPatch, PatchOperation};

@@ -1,9 +1,9 @@
 //! The node's last word on a pod that was bound to it: whether it fits here at all.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Container, Node, NodeSelectorTerm, Pod};
+use k8s_openapi::api::core::v1::{Node, NodeSelectorTerm, Pod};
 
 use crate::pod::plan::Waiting;
 use crate::pod::resources::{self, Amounts};
@@ -63,30 +63,44 @@ fn resources_short(pod: &Pod, others: &[Arc<Pod>], allocatable: &Amounts) -> Opt
     None
 }
 
-fn host_ports(pod: &Pod) -> BTreeSet<(String, i32)> {
-    let containers: Vec<&Container> = spec::containers(pod).iter().collect();
-    let ports = containers
-        .into_iter()
-        .flat_map(|c| c.ports.iter().flatten());
+/// A port of the host: address (empty for all), protocol, number.
+type HostPort = (String, String, i32);
+
+fn host_ports(pod: &Pod) -> Vec<HostPort> {
+    let sidecars = spec::init_containers(pod)
+        .iter()
+        .filter(|c| spec::is_sidecar(c));
+    let containers = spec::containers(pod).iter().chain(sidecars);
+    let ports = containers.flat_map(|c| c.ports.iter().flatten());
     ports
         .filter_map(|port| {
             let number = port.host_port.filter(|p| *p > 0)?;
             let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".to_owned());
-            Some((protocol, number))
+            let address = port.host_ip.clone().unwrap_or_default();
+            let address = if address == "0.0.0.0" {
+                String::new()
+            } else {
+                address
+            };
+            Some((address, protocol, number))
         })
         .collect()
 }
 
+fn clash(a: &HostPort, b: &HostPort) -> bool {
+    let same_address = a.0 == b.0 || a.0.is_empty() || b.0.is_empty();
+    same_address && a.1 == b.1 && a.2 == b.2
+}
+
 fn ports_taken(pod: &Pod, others: &[Arc<Pod>]) -> Option<Waiting> {
     let wanted = host_ports(pod);
-    let taken = others
-        .iter()
-        .any(|other| !host_ports(other).is_disjoint(&wanted));
-    taken.then(|| Waiting {
+    if wanted.is_empty() {
+        return None;
+    }
+    let mut used = others.iter().flat_map(|other| host_ports(other));
+    used.any(|used| wanted.iter().any(|wanted| clash(wanted, &used))).then(|| Waiting {
         reason: "NodePorts".into(),
-        message:
-            "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports"
-                .into(),
+        message: "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports".into(),
     })
 }
 
@@ -154,7 +168,7 @@ fn term_fits(term: &NodeSelectorTerm, labels: &BTreeMap<String, String>, name: &
 #[cfg(test)]
 mod tests {
     use super::*;
-    use k8s_openapi::api::core::v1::{ContainerPort, PodSpec, ResourceRequirements};
+    use k8s_openapi::api::core::v1::{Container, ContainerPort, PodSpec, ResourceRequirements};
     use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 

@@ -1,6 +1,5 @@
 //! The kubelet as a component: everything is wired together here.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -30,6 +29,7 @@ use crate::runtime::Runtime;
 use crate::runtime_events;
 use crate::server::authorize::Authorizer;
 use crate::server::router::{Shared, router};
+use crate::server::streams::StreamRuntime;
 use crate::volumes::mounter::KernelMounter;
 use crate::{eviction, image_gc, server, static_pods};
 
@@ -37,6 +37,7 @@ use crate::{eviction, image_gc, server, static_pods};
 pub struct Kubelet {
     client: Client,
     runtime: Runtime,
+    streams: Arc<dyn StreamRuntime>,
     config: KubeletConfig,
     clock: SharedClock,
     random: Random,
@@ -48,6 +49,7 @@ pub fn component(
     client: Client,
     runtime: SharedRuntime,
     images: SharedImages,
+    streams: Arc<dyn StreamRuntime>,
     config: KubeletConfig,
     clock: SharedClock,
     random: Random,
@@ -58,6 +60,7 @@ pub fn component(
             service: runtime,
             images,
         },
+        streams,
         config,
         clock,
         random,
@@ -181,7 +184,7 @@ impl Kubelet {
             runtime_name: version.runtime_name,
             mounter: Arc::new(KernelMounter),
             cgroups: Arc::new(KernelCgroups::new(
-                Path::new("/sys/fs/cgroup"),
+                &self.config.cgroup_mount,
                 &self.config.cgroup_root,
             )),
             clock: self.clock.clone(),
@@ -214,6 +217,7 @@ impl Kubelet {
             manager: manager.clone(),
             authorizer,
             client: self.client.clone(),
+            streams: self.streams.clone(),
         }));
         let (clock, stop) = (self.clock.clone(), shutdown.clone());
         parts.spawn(async move {

@@ -46,6 +46,8 @@ pub struct KubeletConfig {
     pub max_pods: u32,
     /// The cgroup of all pods (`/kubepods`).
     pub cgroup_root: String,
+    /// Where the kernel's control groups are mounted.
+    pub cgroup_mount: PathBuf,
     /// Resources that are not for pods, in the units of [`crate::quantity::amount`].
     pub reserved: BTreeMap<String, i64>,
     /// Where the host's files are that describe the machine (`/proc`), for simulations.
@@ -77,6 +79,7 @@ impl KubeletConfig {
             taints: Vec::new(),
             max_pods: 110,
             cgroup_root: "/kubepods".to_owned(),
+            cgroup_mount: PathBuf::from("/sys/fs/cgroup"),
             reserved: BTreeMap::new(),
             proc_dir: PathBuf::from("/proc"),
             register_node: true,

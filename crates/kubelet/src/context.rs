@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Container, Pod};
 use skiff_base::{Random, SharedClock};
 use skiff_runtime::cri;
 
@@ -16,6 +16,7 @@ use crate::container::hosts::{self, HostName};
 use crate::container::sandbox::{self, SandboxPlace};
 use crate::images::Images;
 use crate::node::machine::Machine;
+use crate::pod::resources::{self, LinuxResources};
 use crate::pod::spec::{self, Kind};
 use crate::runtime::Runtime;
 use crate::volumes::mounter::Mounter;
@@ -95,6 +96,13 @@ impl Context {
             allocatable_memory: amount("memory"),
             allocatable_storage: amount("ephemeral-storage"),
         }
+    }
+
+    /// What the kernel shall allow a container.
+    #[must_use]
+    pub fn kernel_resources(&self, pod: &Pod, container: &Container) -> LinuxResources {
+        let Machine { memory, cpus, .. } = self.machine;
+        resources::container_resources(pod, container, memory, cpus * 1000)
     }
 
     /// The names of a pod.

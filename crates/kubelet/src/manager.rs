@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use parking_lot::Mutex;
 use skiff_base::{Backoff, Shutdown};
+use tokio::sync::Notify;
 
 use crate::admission;
 use crate::container::sandbox::{POD_NAME_LABEL, POD_NAMESPACE_LABEL, POD_UID_LABEL};
@@ -24,6 +25,7 @@ pub struct Manager {
     workers: Mutex<HashMap<String, Arc<Mailbox>>>,
     /// Mirror pods by `namespace/name`; they may come before or after their static pod.
     mirrors: Mutex<HashMap<String, Arc<Pod>>>,
+    static_gone: Notify,
 }
 
 fn full_name(pod: &Pod) -> String {
@@ -39,6 +41,7 @@ impl Manager {
             shutdown,
             workers: Mutex::default(),
             mirrors: Mutex::default(),
+            static_gone: Notify::new(),
         })
     }
 
@@ -87,10 +90,23 @@ impl Manager {
             }
         }
         for pod in pods {
-            if !self.workers.lock().contains_key(spec::uid(&pod)) {
+            let taken = {
+                let workers = self.workers.lock();
+                // An older version of the pod must be gone before the new one may take its ports and its name.
+                let older = workers.values().map(|mailbox| mailbox.read().pod);
+                let mut older = older.filter(|old| spec::is_static(old));
+                workers.contains_key(spec::uid(&pod))
+                    || older.any(|old| full_name(&old) == full_name(&pod))
+            };
+            if !taken {
                 self.begin(pod);
             }
         }
+    }
+
+    /// Returns when a static pod is gone, so that another version of it may come.
+    pub async fn static_pod_gone(&self) {
+        self.static_gone.notified().await;
     }
 
     fn mirror_changed(&self, name: &str, mirror: Option<Arc<Pod>>) {
@@ -164,6 +180,7 @@ impl Manager {
             }
             if !manager.shutdown.is_triggered() {
                 manager.workers.lock().remove(&uid);
+                manager.static_gone.notify_one();
             }
         });
     }

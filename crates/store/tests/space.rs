@@ -1,5 +1,10 @@
 //! The disk: it may be full, and compaction must give space back.
 
+#![allow(
+    clippy::disallowed_types,
+    reason = "mount and umount come with every system, and only this test needs them"
+)]
+
 mod scratch;
 
 use std::path::Path;

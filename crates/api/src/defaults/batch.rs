@@ -3,7 +3,7 @@
 use k8s_openapi::api::batch::v1::{CronJob, Job, JobSpec};
 
 use super::core::default_pod_template_spec;
-use crate::validation::absent::{count, default_text, default_value};
+use crate::validation::absent::{count, default_text, default_value, set, text};
 
 /// A Job: one pod that has to succeed, six retries.
 pub fn default_job(job: &mut Job) {
@@ -61,3 +61,36 @@ pub fn default_cron_job(job: &mut CronJob) {
     default_job_spec(spec.job_template.spec.get_or_insert_with(Default::default));
     default_value(&mut job.status, Default::default());
 }
+
+/// Gives a new Job its selector, unless its author chose one: the job's uid, which its pods carry as a label. To
+/// be called once the uid is there, before validation.
+pub fn generate_job_selector(job: &mut Job) {
+    let (name, uid) = (
+        text(&job.metadata.name).to_owned(),
+        text(&job.metadata.uid).to_owned(),
+    );
+    let spec = job.spec.get_or_insert_with(Default::default);
+    if set(spec.manual_selector) {
+        return;
+    }
+    let meta = spec.template.metadata.get_or_insert_with(Default::default);
+    let labels = meta.labels.get_or_insert_with(Default::default);
+    for (key, value) in [
+        ("job-name", &name),
+        ("batch.kubernetes.io/job-name", &name),
+        ("controller-uid", &uid),
+        (CONTROLLER_UID, &uid),
+    ] {
+        labels
+            .entry(key.to_owned())
+            .or_insert_with(|| value.clone());
+    }
+    let selector = spec.selector.get_or_insert_with(Default::default);
+    let selected = selector.match_labels.get_or_insert_with(Default::default);
+    selected.entry(CONTROLLER_UID.to_owned()).or_insert(uid);
+    if count(&job.metadata.labels) == 0 {
+        job.metadata.labels = Some(labels.clone());
+    }
+}
+
+const CONTROLLER_UID: &str = "batch.kubernetes.io/controller-uid";

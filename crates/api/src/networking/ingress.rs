@@ -52,7 +52,6 @@ impl Strategy for IngressStrategy {
     fn prepare_create(object: &mut Ingress, _: &WriteContext) {
         object.status = Some(k8s_openapi::api::networking::v1::IngressStatus {
             load_balancer: Some(Default::default()),
-            ..Default::default()
         });
     }
 

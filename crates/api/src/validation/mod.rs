@@ -5,6 +5,7 @@
 
 pub(crate) mod absent;
 pub mod apps;
+pub mod batch;
 pub(crate) mod changes;
 pub mod coordination;
 pub mod core;
@@ -13,7 +14,9 @@ pub mod events;
 pub mod meta;
 pub mod names;
 pub mod net;
+pub mod policy;
 pub mod quantity;
 pub mod rbac;
+pub mod storage;
 pub(crate) mod values;
 pub(crate) mod workload;

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service,
+};
+use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Client, Error};
 use parking_lot::RwLock;
@@ -163,6 +166,29 @@ impl Cluster for KubeCluster {
     async fn services(&self, namespace: &str) -> Result<Vec<Arc<Service>>, ClusterError> {
         self.filled(&self.services).await?;
         Ok(self.services.list_in(namespace))
+    }
+
+    async fn claim(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<PersistentVolumeClaim>, ClusterError> {
+        let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), namespace);
+        api.get_opt(name).await.map_err(cluster_error)
+    }
+
+    async fn persistent_volume(
+        &self,
+        name: &str,
+    ) -> Result<Option<PersistentVolume>, ClusterError> {
+        let api: Api<PersistentVolume> = Api::all(self.client.clone());
+        api.get_opt(name).await.map_err(cluster_error)
+    }
+
+    async fn runtime_handler(&self, class: &str) -> Result<Option<String>, ClusterError> {
+        let api: Api<RuntimeClass> = Api::all(self.client.clone());
+        let found = api.get_opt(class).await.map_err(cluster_error)?;
+        Ok(found.map(|class| class.handler))
     }
 
     async fn token(&self, wish: &TokenWish) -> Result<GrantedToken, ClusterError> {

@@ -34,6 +34,8 @@ pub struct Place<'a> {
     pub names: &'a HostName,
     /// Volumes by name.
     pub volumes: &'a BTreeMap<String, std::path::PathBuf>,
+    /// Images that volumes consist of, by the volume's name: the reference to mount.
+    pub images: &'a BTreeMap<String, String>,
     /// The container's environment.
     pub environment: &'a [(String, String)],
     /// Mounts on the host.
@@ -59,6 +61,18 @@ fn volume_mount(
     index: usize,
     mount: &VolumeMount,
 ) -> Result<cri::Mount, VolumeError> {
+    if let Some(image) = place.images.get(&mount.name) {
+        return Ok(cri::Mount {
+            container_path: mount.mount_path.clone(),
+            readonly: true,
+            image: Some(cri::ImageSpec {
+                image: image.clone(),
+                ..Default::default()
+            }),
+            image_sub_path: sub_path(place, mount)?,
+            ..Default::default()
+        });
+    }
     let missing = || VolumeError::NotFound {
         kind: "volume",
         name: mount.name.clone(),
@@ -190,6 +204,7 @@ mod tests {
                 pod_ips: &["10.0.0.2".to_owned()],
                 names: &names,
                 volumes: &[("v".to_owned(), volume.clone())].into(),
+                images: &BTreeMap::new(),
                 environment,
                 mounter: &mounter,
             })

@@ -4,7 +4,10 @@ pub mod authenticate;
 pub mod authorize;
 pub mod container_logs;
 pub mod listen;
+pub mod pump;
+pub mod remote;
 pub mod router;
+pub mod streams;
 pub mod summary;
 pub mod target;
 

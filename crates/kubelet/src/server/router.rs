@@ -16,8 +16,9 @@ use serde_json::{Value, json};
 use crate::manager::Manager;
 use crate::server::authenticate::{self, Identity};
 use crate::server::authorize::{self, Authorizer};
+use crate::server::streams::StreamRuntime;
 use crate::server::target::Refusal;
-use crate::server::{container_logs, summary};
+use crate::server::{container_logs, remote, summary};
 
 /// What all requests share.
 pub struct Shared {
@@ -27,6 +28,8 @@ pub struct Shared {
     pub authorizer: Authorizer,
     /// Reviews tokens.
     pub client: Client,
+    /// Holds streams of containers.
+    pub streams: Arc<dyn StreamRuntime>,
 }
 
 impl IntoResponse for Refusal {
@@ -47,6 +50,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route("/containerLogs/{namespace}/{pod}/{container}", get(logs))
         .route("/stats/summary", get(stats))
         .route("/metrics/resource", get(resource_metrics))
+        .merge(remote::routes())
         .layer(middleware::from_fn_with_state(shared.clone(), guard))
         .with_state(shared)
 }

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service,
+};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use skiff_base::SharedClock;
@@ -107,7 +109,7 @@ impl FakeCluster {
 }
 
 /// A strategic merge as far as pod statuses need it.
-fn merge(status: &mut Value, patch: &Value) {
+pub fn merge(status: &mut Value, patch: &Value) {
     for (field, value) in patch.as_object().unwrap() {
         match field.as_str() {
             "conditions" => {
@@ -168,6 +170,18 @@ impl Cluster for FakeCluster {
 
     async fn services(&self, _: &str) -> Result<Vec<Arc<Service>>, ClusterError> {
         Ok(Vec::new())
+    }
+
+    async fn claim(&self, _: &str, _: &str) -> Result<Option<PersistentVolumeClaim>, ClusterError> {
+        Ok(None)
+    }
+
+    async fn persistent_volume(&self, _: &str) -> Result<Option<PersistentVolume>, ClusterError> {
+        Ok(None)
+    }
+
+    async fn runtime_handler(&self, class: &str) -> Result<Option<String>, ClusterError> {
+        Ok((class == "known").then(|| "handler".to_owned()))
     }
 
     async fn token(&self, wish: &TokenWish) -> Result<GrantedToken, ClusterError> {

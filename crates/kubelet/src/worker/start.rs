@@ -37,6 +37,8 @@ pub struct Outcome {
     pub refresh_after: Option<Duration>,
     /// The volumes were set up.
     pub volumes_ready: bool,
+    /// Containers whose resources were changed: id, name.
+    pub resized: Vec<(String, String)>,
 }
 
 /// A container that could not be started.
@@ -102,6 +104,13 @@ impl Execution {
                         return outcome;
                     }
                 }
+                Step::Resize { id, name } => {
+                    if self.resize(id, name).await {
+                        outcome.resized.push((id.clone(), name.clone()));
+                    } else {
+                        outcome.pod_failed = true;
+                    }
+                }
                 other => self.stop_step(other).await,
             }
         }
@@ -150,8 +159,29 @@ impl Execution {
                     tracing::warn!(pod = spec::display(pod), %status, "cannot remove container");
                 }
             }
-            Step::CreateSandbox { .. } | Step::Start { .. } => {}
+            Step::CreateSandbox { .. } | Step::Start { .. } | Step::Resize { .. } => {}
         }
+    }
+
+    /// Gives a running container its new resources; whether that worked.
+    async fn resize(&self, id: &str, name: &str) -> bool {
+        let (context, pod) = (&self.context, &self.pod);
+        let Some((kind, container)) = spec::container_named(pod, name) else {
+            return true;
+        };
+        let kernel = context.kernel_resources(pod, &container);
+        let changed = match context.cgroups.ensure(pod) {
+            Ok(()) => {
+                let resources = config::linux_resources(&kernel);
+                context.runtime.update_resources(id, resources).await
+            }
+            Err(error) => Err(tonic::Status::internal(error.to_string())),
+        };
+        if let Err(status) = &changed {
+            let message = format!("Error: {}", status.message());
+            context.container_event(pod, (kind, name), true, "ResizeError", message);
+        }
+        changed.is_ok()
     }
 
     async fn volumes(&self) -> Option<volumes::ReadyVolumes> {
@@ -170,21 +200,34 @@ impl Execution {
             return false;
         }
         let logs = context.config.log_directory(pod);
-        let made = match std::fs::create_dir_all(&logs) {
-            Ok(()) => {
-                let handler = runtime_handler(pod);
-                context.runtime.run_sandbox(config, &handler).await
+        let made = match (std::fs::create_dir_all(&logs), self.runtime_handler().await) {
+            (Ok(()), Ok(handler)) => {
+                let made = context.runtime.run_sandbox(config, &handler).await;
+                made.map(drop).map_err(|status| status_text(&status))
             }
-            Err(error) => Err(tonic::Status::internal(error.to_string())),
+            (Err(error), _) => Err(error.to_string()),
+            (_, Err(error)) => Err(error),
         };
         match made {
-            Ok(_) => true,
-            Err(status) => {
-                let error = status_text(&status);
+            Ok(()) => true,
+            Err(error) => {
                 let message = format!("Failed to create pod sandbox: {error}");
                 context.pod_event(pod, true, "FailedCreatePodSandBox", message);
                 false
             }
+        }
+    }
+
+    /// The runtime's name for the pod's runtime class.
+    async fn runtime_handler(&self) -> Result<String, String> {
+        let class = spec::spec(&self.pod).runtime_class_name.as_deref();
+        let Some(class) = class.filter(|class| !class.is_empty()) else {
+            return Ok(String::new());
+        };
+        match self.context.cluster.runtime_handler(class).await {
+            Ok(Some(handler)) => Ok(handler),
+            Ok(None) => Err(format!("RuntimeClass \"{class}\" not found")),
+            Err(error) => Err(error.to_string()),
         }
     }
 
@@ -229,7 +272,12 @@ impl Execution {
             return Err(self.failed("CreateContainerError", "the pod has no sandbox".into()));
         };
         let (sandbox_config, _) = context.sandbox_config(pod, sandbox.attempt);
-        let image = self.image(kind, container, &sandbox_config).await?;
+        let name = container.image.as_deref().unwrap_or_default();
+        let policy = container.image_pull_policy.as_deref();
+        let image = self
+            .image((kind, container), name, policy, &sandbox_config)
+            .await?;
+        let images = self.image_volumes(kind, container, &sandbox_config).await?;
         let tell = |reason: &str, message: String| {
             let text = format!("Error: {message}");
             context.container_event(pod, named, true, "Failed", text);
@@ -250,6 +298,7 @@ impl Execution {
             pod_ips: &sandbox.ips,
             names: &context.host_name(pod),
             volumes,
+            images: &images,
             environment: &environment,
             mounter: context.mounter.as_ref(),
         })
@@ -340,12 +389,12 @@ impl Execution {
 
     async fn image(
         &self,
-        kind: Kind,
-        container: &Container,
+        (kind, container): (Kind, &Container),
+        image: &str,
+        policy: Option<&str>,
         sandbox: &cri::PodSandboxConfig,
     ) -> Result<ImageFacts, Failed> {
         let (context, pod) = (&self.context, &self.pod);
-        let image = container.image.as_deref().unwrap_or_default();
         let default = if crate::images::with_default_tag(image).ends_with(":latest") {
             "Always"
         } else {
@@ -360,7 +409,7 @@ impl Execution {
             pod_uid: spec::uid(pod),
             about,
             image,
-            policy: container.image_pull_policy.as_deref().unwrap_or(default),
+            policy: policy.unwrap_or(default),
             secrets: &secrets,
             sandbox: sandbox.clone(),
         };
@@ -372,6 +421,31 @@ impl Execution {
                 waiting: missing.waiting,
                 retry_after: missing.retry_after,
             })
+    }
+
+    /// The images that the container mounts as volumes.
+    async fn image_volumes(
+        &self,
+        kind: Kind,
+        container: &Container,
+        sandbox: &cri::PodSandboxConfig,
+    ) -> Result<BTreeMap<String, String>, Failed> {
+        let mounted = container.volume_mounts.iter().flatten();
+        let mounted: Vec<&str> = mounted.map(|m| m.name.as_str()).collect();
+        let mut images = BTreeMap::new();
+        for volume in spec::spec(&self.pod).volumes.iter().flatten() {
+            let Some(source) = &volume.image else {
+                continue;
+            };
+            if !mounted.contains(&volume.name.as_str()) {
+                continue;
+            }
+            let name = source.reference.as_deref().unwrap_or_default();
+            let policy = source.pull_policy.as_deref();
+            let image = self.image((kind, container), name, policy, sandbox).await?;
+            images.insert(volume.name.clone(), image.id);
+        }
+        Ok(images)
     }
 
     async fn pull_secrets(&self) -> Vec<Arc<Secret>> {
@@ -479,14 +553,6 @@ pub async fn set_up_volumes(
             None
         }
     }
-}
-
-/// The runtime's name for the pod's runtime class.
-fn runtime_handler(pod: &Pod) -> String {
-    spec::spec(pod)
-        .runtime_class_name
-        .clone()
-        .unwrap_or_default()
 }
 
 /// Notes the outcome in the books.

@@ -35,7 +35,7 @@ pub fn grace_for(pod: &Pod, container: &Container, reason: KillReason) -> Durati
     let probe = match reason {
         KillReason::StartupProbe => container.startup_probe.as_ref(),
         KillReason::LivenessProbe => container.liveness_probe.as_ref(),
-        KillReason::Changed | KillReason::Unknown => None,
+        KillReason::Changed | KillReason::Unknown | KillReason::Resize => None,
     };
     let own = probe.and_then(|p| p.termination_grace_period_seconds);
     match own.and_then(|seconds| u64::try_from(seconds).ok()) {

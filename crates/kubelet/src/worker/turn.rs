@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 
 use crate::container::environment;
 use crate::context::Context;
-use crate::pod::observed::{ObservedPod, State};
+use crate::pod::observed::{AppliedResources, ObservedPod, State};
 use crate::pod::plan::{self, Bookkeeping, Waiting};
 use crate::pod::restart::elapsed;
 use crate::pod::spec;
@@ -143,6 +143,11 @@ impl Worker {
         match done {
             Some(Finished::Sync(outcome)) => {
                 start::note(&mut self.books, &outcome, now);
+                for (id, name) in &outcome.resized {
+                    if let Some(wanted) = self.books.wanted_resources.get(name) {
+                        self.books.resized.insert(id.clone(), *wanted);
+                    }
+                }
                 if outcome.volumes_ready {
                     self.volumes_ready = true;
                     self.refresh_in(outcome.refresh_after);
@@ -294,6 +299,7 @@ impl Worker {
             }
             self.refresh_at = self.volumes_ready.then_some(Duration::ZERO);
         }
+        self.note_resources(pod, observed);
         let mut pause = self.refresh_volumes(pod, observed).await;
         let next = plan::plan(pod, observed, &self.books, self.context.cluster.now());
         for (name, waiting) in &next.backoffs {
@@ -317,6 +323,25 @@ impl Worker {
             self.operation = Some(Operation::Sync(tokio::spawn(execution.run())));
         }
         pause
+    }
+
+    /// Notes what the kernel shall allow the pod's containers.
+    fn note_resources(&mut self, pod: &Pod, observed: &ObservedPod) {
+        let containers = spec::containers(pod)
+            .iter()
+            .chain(spec::init_containers(pod));
+        let wanted = containers.map(|container| {
+            let kernel = self.context.kernel_resources(pod, container);
+            let applied = AppliedResources {
+                cpu_shares: kernel.cpu_shares,
+                cpu_quota: kernel.cpu_quota,
+                memory_limit: kernel.memory_limit,
+            };
+            (container.name.clone(), applied)
+        });
+        self.books.wanted_resources = wanted.collect();
+        let known = |id: &str| observed.containers.iter().any(|c| c.id == id);
+        self.books.resized.retain(|id, _| known(id));
     }
 
     /// Brings the pod's volumes up to date when something they show has changed; when the next time is.

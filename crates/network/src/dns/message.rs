@@ -201,17 +201,20 @@ impl Inquiry {
         response.metadata.truncation = true;
         response.authorities.clear();
         let answers = std::mem::take(&mut response.answers);
-        let frame = encode(&response).len();
-        let each = (packet.len().saturating_sub(frame) / answers.len().max(1)).max(1);
-        let mut keep = self.limit.saturating_sub(frame) / each;
-        loop {
+        // As many as fit; names are compressed, so that the size of one is not known beforehand.
+        let (mut fits, mut too_many) = (0, answers.len());
+        packet = encode(&response);
+        while fits + 1 < too_many {
+            let keep = fits.midpoint(too_many);
             response.answers = answers.iter().take(keep).cloned().collect();
-            packet = encode(&response);
-            if packet.len() <= self.limit || keep == 0 {
-                return packet;
+            let attempt = encode(&response);
+            if attempt.len() <= self.limit {
+                (fits, packet) = (keep, attempt);
+            } else {
+                too_many = keep;
             }
-            keep -= 1;
         }
+        packet
     }
 }
 

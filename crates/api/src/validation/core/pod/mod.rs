@@ -34,8 +34,8 @@ pub(crate) use scheduling::taint_effect;
 pub use status::validate_pod_status_update;
 pub use update::{validate_pod_ephemeral_containers_update, validate_pod_update};
 
-pub(crate) use warnings::template_warnings;
 pub use warnings::warnings_pod;
+pub(crate) use warnings::{claim_spec_warnings, template_warnings};
 
 use crate::field::{ErrorList, FieldError, Path};
 use crate::validation::absent::{items, text};
