@@ -64,6 +64,7 @@ pub struct ApiServer {
     authenticator: ArcSwapOption<Arc<dyn Authenticator>>,
     authorizer: ArcSwap<Arc<dyn Authorizer>>,
     token_issuer: ArcSwapOption<Arc<dyn TokenIssuer>>,
+    kubelet_tls: ArcSwapOption<rustls::ClientConfig>,
 }
 
 /// One request on its way through the handlers.
@@ -121,6 +122,7 @@ impl ApiServer {
             authenticator: ArcSwapOption::empty(),
             authorizer: ArcSwap::from_pointee(Arc::new(MastersOnly) as Arc<dyn Authorizer>),
             token_issuer: ArcSwapOption::empty(),
+            kubelet_tls: ArcSwapOption::empty(),
         });
         tokio::spawn(
             server
@@ -145,6 +147,16 @@ impl ApiServer {
     /// Who signs service-account tokens.
     pub fn set_token_issuer(&self, issuer: Arc<dyn TokenIssuer>) {
         self.token_issuer.store(Some(Arc::new(issuer)));
+    }
+
+    /// How kubelets (and pods and services over HTTPS) are spoken to: the server's client certificate, and whom it
+    /// trusts. May be set again when the certificate is renewed.
+    pub fn set_kubelet_tls(&self, tls: Arc<rustls::ClientConfig>) {
+        self.kubelet_tls.store(Some(tls));
+    }
+
+    pub(crate) fn kubelet_tls(&self) -> Option<Arc<rustls::ClientConfig>> {
+        self.kubelet_tls.load_full()
     }
 
     pub(crate) fn authenticator(&self) -> Option<Arc<dyn Authenticator>> {
