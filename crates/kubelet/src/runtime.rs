@@ -13,7 +13,9 @@ use crate::container::config::{
 };
 use crate::container::sandbox::{CONTAINER_NAME_LABEL, POD_UID_LABEL};
 use crate::container::security::ImageUser;
-use crate::pod::observed::{ObservedContainer, ObservedPod, ObservedSandbox, State};
+use crate::pod::observed::{
+    AppliedResources, ObservedContainer, ObservedPod, ObservedSandbox, State,
+};
 use crate::termination;
 
 /// The runtime and its images.
@@ -201,6 +203,23 @@ impl Runtime {
         gone_is_fine(self.service.stop_container(request).await)
     }
 
+    /// Changes what the kernel allows a running container.
+    pub async fn update_resources(
+        &self,
+        id: &str,
+        resources: cri::LinuxContainerResources,
+    ) -> Result<(), Status> {
+        let request = Request::new(cri::UpdateContainerResourcesRequest {
+            container_id: id.to_owned(),
+            linux: Some(resources),
+            ..Default::default()
+        });
+        self.service
+            .update_container_resources(request)
+            .await
+            .map(drop)
+    }
+
     /// Removes a container that has ended.
     pub async fn remove_container(&self, id: &str) -> Result<(), Status> {
         let request = Request::new(cri::RemoveContainerRequest {
@@ -332,6 +351,7 @@ fn observed_container(
         String::new()
     };
     let user = status.user.and_then(|u| u.linux);
+    let resources = status.resources.and_then(|r| r.linux);
     ObservedContainer {
         id: status.id,
         name,
@@ -353,6 +373,11 @@ fn observed_container(
             .unwrap_or_default(),
         user: user.map(|u| (u.uid, u.gid, u.supplemental_groups)),
         log_path: status.log_path,
+        resources: resources.map(|r| AppliedResources {
+            cpu_shares: r.cpu_shares,
+            cpu_quota: r.cpu_quota.max(0),
+            memory_limit: r.memory_limit_in_bytes.max(0),
+        }),
     }
 }
 

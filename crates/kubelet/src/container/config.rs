@@ -8,7 +8,7 @@ use skiff_runtime::cri;
 use crate::container::expand::expand;
 use crate::container::sandbox::{CONTAINER_NAME_LABEL, pod_labels};
 use crate::container::security::{self, ImageUser};
-use crate::pod::resources::{self, CPU_PERIOD};
+use crate::pod::resources::{self, CPU_PERIOD, LinuxResources};
 use crate::pod::spec;
 
 /// The annotation with what of the spec the container was made from.
@@ -98,17 +98,23 @@ pub fn config(making: Making<'_>) -> cri::ContainerConfig {
         stdin_once: container.stdin_once == Some(true),
         tty: container.tty == Some(true),
         linux: Some(cri::LinuxContainerConfig {
-            resources: Some(cri::LinuxContainerResources {
-                cpu_period: CPU_PERIOD,
-                cpu_quota: kernel.cpu_quota,
-                cpu_shares: kernel.cpu_shares,
-                memory_limit_in_bytes: kernel.memory_limit,
-                oom_score_adj: kernel.oom_score_adj,
-                ..Default::default()
-            }),
+            resources: Some(linux_resources(&kernel)),
             security_context: Some(security),
         }),
         stop_signal: stop_signal(container),
+        ..Default::default()
+    }
+}
+
+/// What the runtime is told that the kernel shall allow.
+#[must_use]
+pub fn linux_resources(kernel: &LinuxResources) -> cri::LinuxContainerResources {
+    cri::LinuxContainerResources {
+        cpu_period: CPU_PERIOD,
+        cpu_quota: kernel.cpu_quota,
+        cpu_shares: kernel.cpu_shares,
+        memory_limit_in_bytes: kernel.memory_limit,
+        oom_score_adj: kernel.oom_score_adj,
         ..Default::default()
     }
 }

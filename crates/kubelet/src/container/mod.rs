@@ -2,10 +2,12 @@
 
 pub mod config;
 pub mod dns;
+pub mod env_file;
 pub mod environment;
 pub mod expand;
 pub mod fields;
 pub mod hosts;
+pub mod mounts;
 pub mod sandbox;
 pub mod security;
 pub mod service_env;

@@ -77,6 +77,19 @@ pub struct ObservedContainer {
     pub user: Option<(i64, i64, Vec<i64>)>,
     /// Where its log is.
     pub log_path: String,
+    /// What the kernel allows it, if the runtime tells.
+    pub resources: Option<AppliedResources>,
+}
+
+/// What the kernel allows a container.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AppliedResources {
+    /// cgroup cpu shares.
+    pub cpu_shares: i64,
+    /// Microseconds per period; 0 is no limit.
+    pub cpu_quota: i64,
+    /// Bytes; 0 is no limit.
+    pub memory_limit: i64,
 }
 
 impl ObservedPod {

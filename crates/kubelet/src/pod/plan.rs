@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
 
-use crate::pod::observed::{ObservedContainer, ObservedPod, State};
+use crate::pod::observed::{AppliedResources, ObservedContainer, ObservedPod, State};
 use crate::pod::restart::{self, Delays};
 use crate::pod::spec::{self, Kind};
 
@@ -57,6 +57,10 @@ pub struct Bookkeeping {
     pub known_restarts: BTreeMap<String, u32>,
     /// Containers whose start failed are not tried again before these times, by name.
     pub held: BTreeMap<String, Timestamp>,
+    /// What the kernel shall allow each container, by name.
+    pub wanted_resources: BTreeMap<String, AppliedResources>,
+    /// What running containers were last given, by id: the kernel may round it.
+    pub resized: BTreeMap<String, AppliedResources>,
     /// Nothing of the pod is started before this time: its sandbox or its volumes failed.
     pub pod_held: Option<Timestamp>,
 }
@@ -78,6 +82,8 @@ pub enum KillReason {
     LivenessProbe,
     /// The runtime cannot tell its state.
     Unknown,
+    /// Its resources changed in a way that it must be restarted for.
+    Resize,
 }
 
 /// One thing to do.
@@ -109,6 +115,13 @@ pub enum Step {
         index: usize,
         /// How many containers of this name there were before.
         attempt: u32,
+    },
+    /// Change what the kernel allows a running container.
+    Resize {
+        /// The runtime's id.
+        id: String,
+        /// Its name.
+        name: String,
     },
     /// Remove an ended container.
     Remove {
@@ -166,6 +179,14 @@ struct Planner<'a> {
     books: &'a Bookkeeping,
     now: Timestamp,
     plan: PodPlan,
+}
+
+/// How a container got its new resources.
+enum Resized {
+    /// In place, or nothing changed.
+    Kept,
+    /// It must be restarted for them.
+    Restart,
 }
 
 /// What the init containers allow.
@@ -379,7 +400,10 @@ impl Planner<'_> {
                 } else if verdicts.liveness == Some(Verdict::Failure) {
                     Some(("failed liveness probe", KillReason::LivenessProbe))
                 } else {
-                    None
+                    match self.resize(container, seen) {
+                        Resized::Restart => Some(("resize requires restart", KillReason::Resize)),
+                        Resized::Kept => None,
+                    }
                 };
                 if let Some((what, reason)) = trouble {
                     self.kill(seen, format!("Init container {name} {what}"), reason);
@@ -438,7 +462,10 @@ impl Planner<'_> {
             } else if verdicts.startup == Some(Verdict::Failure) {
                 ("failed startup probe", KillReason::StartupProbe, restart)
             } else {
-                return true;
+                match self.resize(container, seen) {
+                    Resized::Restart => ("resize requires restart", KillReason::Resize, true),
+                    Resized::Kept => return true,
+                }
             }
         };
         let name = &container.name;
@@ -449,6 +476,35 @@ impl Planner<'_> {
         }
         // What was just killed is looked at again before the pod is called finished.
         true
+    }
+
+    /// Brings a running container's resources up to its spec, in place if its policy allows.
+    fn resize(&mut self, container: &Container, seen: &ObservedContainer) -> Resized {
+        let wanted = self.books.wanted_resources.get(&container.name);
+        let applied = self.books.resized.get(&seen.id).or(seen.resources.as_ref());
+        let (Some(wanted), Some(applied)) = (wanted, applied) else {
+            return Resized::Kept;
+        };
+        if wanted == applied {
+            return Resized::Kept;
+        }
+        let cpu = wanted.cpu_shares != applied.cpu_shares || wanted.cpu_quota != applied.cpu_quota;
+        let memory = wanted.memory_limit != applied.memory_limit;
+        let policies = container.resize_policy.iter().flatten();
+        let mut restarting = policies.filter(|p| p.restart_policy == "RestartContainer");
+        let restart = restarting.any(|p| match p.resource_name.as_str() {
+            "cpu" => cpu,
+            "memory" => memory,
+            _ => false,
+        });
+        if restart {
+            return Resized::Restart;
+        }
+        self.plan.steps.push(Step::Resize {
+            id: seen.id.clone(),
+            name: container.name.clone(),
+        });
+        Resized::Kept
     }
 
     fn verdicts(&self, container: &ObservedContainer) -> Verdicts {

@@ -89,6 +89,7 @@ fn short(step: &Step) -> String {
             attempt,
         } => format!("start {kind:?}[{index}]#{attempt}"),
         Step::Remove { id } => format!("rm {id}"),
+        Step::Resize { name, .. } => format!("resize {name}"),
     }
 }
 
@@ -314,6 +315,36 @@ fn a_failed_liveness_probe_restarts_with_upstreams_words() {
 }
 
 #[test]
+fn resources_change_in_place_or_by_a_restart() {
+    use k8s_openapi::api::core::v1::ContainerResizePolicy;
+    let resources = |memory_limit| AppliedResources {
+        cpu_shares: 2,
+        cpu_quota: 0,
+        memory_limit,
+    };
+    let mut running = seen("a", 0, State::Running, 0);
+    running.resources = Some(resources(1000));
+    let observed = world(vec![running]);
+    let mut books = Bookkeeping::default();
+    let mut pod = pod("Never", vec![], vec![container("a")]);
+    let planned = |pod: &Pod, books: &Bookkeeping| steps(&plan(pod, &observed, books, at(200)));
+    books.wanted_resources.insert("a".into(), resources(1000));
+    assert!(planned(&pod, &books).is_empty());
+    books.wanted_resources.insert("a".into(), resources(2000));
+    assert_eq!(planned(&pod, &books), ["resize a"]);
+    // The kernel rounded what it was given: that is no reason to give it again.
+    books.resized.insert("a-0".into(), resources(2000));
+    assert!(planned(&pod, &books).is_empty());
+    books.resized.clear();
+    let policy = ContainerResizePolicy {
+        resource_name: "memory".into(),
+        restart_policy: "RestartContainer".into(),
+    };
+    pod.spec.as_mut().unwrap().containers[0].resize_policy = Some(vec![policy]);
+    assert_eq!(planned(&pod, &books), ["kill a", "start Regular[0]#1"]);
+}
+
+#[test]
 fn back_off_holds_a_container() {
     let pod = pod("Always", vec![], vec![container("a")]);
     let observed = world(vec![seen("a", 3, State::Exited, 1)]);
@@ -434,6 +465,7 @@ fn apply(pod: &Pod, observed: &mut ObservedPod, plan: &PodPlan, clock: &mut i64)
                 observed.containers.push(new);
             }
             Step::Remove { id } => observed.containers.retain(|c| c.id != *id),
+            Step::Resize { .. } => {}
         }
         observed.sort();
     }

@@ -51,7 +51,13 @@ pub fn write(
 fn is_ours(target: &Path) -> bool {
     let mut parts = target.components();
     let first = parts.next().and_then(|p| p.as_os_str().to_str());
-    parts.next().is_none() && first.is_some_and(|name| name.starts_with("..2"))
+    parts.next().is_none() && first.is_some_and(is_timed)
+}
+
+/// Whether this is the name of a directory that [`fresh_name`] made.
+fn is_timed(name: &str) -> bool {
+    let rest = name.strip_prefix("..");
+    rest.is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 fn is_link(path: &Path) -> bool {
@@ -160,7 +166,7 @@ fn stale_names(directory: &Path, names: &BTreeSet<String>) -> Vec<PathBuf> {
 
 fn old_directories(directory: &Path, fresh: &str) -> Vec<PathBuf> {
     entries(directory)
-        .filter(|(name, _)| name.starts_with("..2") && name != fresh)
+        .filter(|(name, _)| is_timed(name) && name != fresh)
         .map(|(_, path)| path)
         .collect()
 }
@@ -211,9 +217,7 @@ mod tests {
         assert_eq!(read(&directory, "c").as_deref(), Some("3"));
         assert_eq!(read(&directory, "sub/b"), None);
         assert!(!directory.join("sub").exists());
-        let timed = entries(&directory)
-            .filter(|(n, _)| n.starts_with("..2"))
-            .count();
+        let timed = entries(&directory).filter(|(n, _)| is_timed(n)).count();
         assert_eq!(timed, 1);
         write(&directory, &Payload::new(), None, now).unwrap();
         assert_eq!(read(&directory, "a"), None);

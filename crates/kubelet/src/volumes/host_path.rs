@@ -41,7 +41,9 @@ pub fn check(path: &Path, kind: &str) -> Result<(), VolumeError> {
     };
     let found = fs::metadata(path).ok().map(|meta| meta.file_type());
     match (kind, found) {
-        ("", _) => Ok(()),
+        // A missing path of no type becomes a directory, as container runtimes make it.
+        ("", None) => fs::create_dir_all(path).map_err(VolumeError::io("mkdir", path)),
+        ("", Some(_)) => Ok(()),
         ("DirectoryOrCreate", None) => {
             fs::create_dir_all(path).map_err(VolumeError::io("mkdir", path))?;
             let mode = fs::Permissions::from_mode(0o755);
@@ -85,7 +87,7 @@ mod tests {
             (&file, "Directory", false),
             (&file, "Socket", false),
             (Path::new("/dev/null"), "CharDevice", true),
-            (Path::new("/nope"), "", true),
+            (&root.path().join("any"), "", true),
             (Path::new("/nope"), "Directory", false),
             (&new_directory, "Directory", true),
         ] {

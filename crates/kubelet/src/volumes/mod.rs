@@ -8,9 +8,11 @@ pub mod config_map;
 pub mod downward_api;
 pub mod empty_dir;
 pub mod host_path;
+pub mod image;
 pub mod mounter;
 pub mod ownership;
 pub mod payload;
+pub mod persistent;
 pub mod projected;
 pub mod secret;
 pub mod subpath;
@@ -30,13 +32,15 @@ use crate::pod::spec;
 use crate::volumes::mounter::Mounter;
 
 /// Every volume type that the kubelet knows.
-pub const PLUGINS: [&dyn VolumePlugin; 6] = [
+pub const PLUGINS: [&dyn VolumePlugin; 8] = [
     &empty_dir::EmptyDir,
     &host_path::HostPath,
     &config_map::ConfigMapVolume,
     &secret::SecretVolume,
     &downward_api::DownwardApi,
     &projected::Projected,
+    &persistent::Persistent,
+    &image::ImageVolume,
 ];
 
 /// A volume that cannot be set up now.
@@ -58,6 +62,9 @@ pub enum VolumeError {
         /// The key.
         key: String,
     },
+    /// A claim has no volume yet.
+    #[error("PersistentVolumeClaim is not bound: \"{0}\"")]
+    NotBound(String),
     /// A path leads out of its volume.
     #[error("invalid path: {0}")]
     Path(String),

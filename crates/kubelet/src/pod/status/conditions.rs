@@ -56,6 +56,16 @@ pub fn fill(input: &Input<'_>, status: &mut PodStatus) {
     let disruption = condition(input.old.conditions.as_ref(), "DisruptionTarget")
         .or_else(|| condition(api_conditions, "DisruptionTarget"));
     list.extend(disruption.cloned());
+    if disruption.is_none()
+        && let Some(evicted) = input.failure.filter(|f| f.reason == "Evicted")
+    {
+        let verdict = Verdict {
+            holds: true,
+            reason: Some("TerminationByKubelet"),
+            message: Some(evicted.message.clone()),
+        };
+        list.push(make(input, "DisruptionTarget", verdict));
+    }
     let (needs_sandbox, _) = plan::sandbox_changed(input.pod, input.observed);
     let sandbox = Verdict {
         holds: !needs_sandbox,

@@ -96,9 +96,10 @@ fn addresses(input: &Input<'_>, status: &mut PodStatus) {
         let sandbox = input.observed.sandboxes.iter().find(|s| s.ready);
         sandbox.map(|s| s.ips.clone()).unwrap_or_default()
     };
-    // The last known addresses stay while the pod goes down, as long as its containers are being reported.
+    // The last known addresses stay when the sandbox is down, until another one is there.
     let old_ips = input.old.pod_ips.iter().flatten();
-    let pod_ips = if pod_ips.is_empty() && (input.terminated || spec::deleting(input.pod)) {
+    let any_ready = input.observed.sandboxes.iter().any(|s| s.ready);
+    let pod_ips = if pod_ips.is_empty() && !any_ready {
         old_ips.map(|ip| ip.ip.clone()).collect()
     } else {
         pod_ips

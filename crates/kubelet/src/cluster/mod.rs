@@ -1,12 +1,18 @@
 //! The kubelet's view of the API: what it reads, what it writes, behind one trait that tests replace.
 
+pub mod kube_cluster;
+pub mod object_watch;
+pub mod tokens;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ConfigMap, Node, ObjectReference, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service,
+};
 use serde_json::Value;
 
 use crate::container::environment::RefKind;
@@ -90,6 +96,17 @@ pub trait Cluster: Send + Sync {
     ) -> Result<Option<Arc<Secret>>, ClusterError>;
     /// The services of a namespace.
     async fn services(&self, namespace: &str) -> Result<Vec<Arc<Service>>, ClusterError>;
+    /// A claim; `None` when there is none.
+    async fn claim(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<PersistentVolumeClaim>, ClusterError>;
+    /// A persistent volume; `None` when there is none.
+    async fn persistent_volume(&self, name: &str)
+    -> Result<Option<PersistentVolume>, ClusterError>;
+    /// What the container runtime calls a runtime class; `None` when there is no such class.
+    async fn runtime_handler(&self, class: &str) -> Result<Option<String>, ClusterError>;
     /// A token for a pod's service account.
     async fn token(&self, wish: &TokenWish) -> Result<GrantedToken, ClusterError>;
     /// A pod, read from the server itself; `None` when there is none.
