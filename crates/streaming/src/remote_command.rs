@@ -194,6 +194,8 @@ pub struct RemoteStreams {
 pub struct RemoteStatus {
     writer: Option<Writer>,
     json: bool,
+    // These two end with this value, in this order.
+    _kept: Vec<Writer>,
     _connection: Transport,
 }
 
@@ -283,6 +285,7 @@ async fn over_websocket(
         status: RemoteStatus {
             writer: Some(channels.writer(ERROR)),
             json: protocol.starts_with("v4.") || protocol.starts_with("v5."),
+            _kept: Vec::new(),
             _connection: Transport::WebSocket(channels),
         },
     }
@@ -322,18 +325,24 @@ async fn over_spdy(
     }
     let mut writer = |name| streams.remove(name).map(|stream: Stream| stream.writer);
     let (error, stdout, stderr) = (writer("error"), writer("stdout"), writer("stderr"));
-    // The client waits for our end of these as well.
-    let mut reader = |name| streams.remove(name).map(|stream: Stream| stream.reader);
-    let stdin = reader("stdin").filter(|_| protocol != "channel.k8s.io" || options.stdin);
+    // Our end of these stays open: when it ends, kubectl takes that as a sign to send no more input.
+    let mut kept = Vec::new();
+    let mut reader = |name| {
+        let Stream { reader, writer } = streams.remove(name)?;
+        kept.push(writer);
+        Some(reader)
+    };
+    let (stdin, resize) = (reader("stdin"), reader("resize"));
     Ok(RemoteStreams {
         stdin,
         stdout,
         stderr,
-        resize: reader("resize").map(sizes),
+        resize: resize.map(sizes),
         closed: connection.closed(),
         status: RemoteStatus {
             writer: error,
             json: protocol == "v4.channel.k8s.io",
+            _kept: kept,
             _connection: Transport::Spdy(connection),
         },
     })

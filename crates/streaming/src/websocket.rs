@@ -13,7 +13,8 @@ use futures::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc::{Sender, UnboundedReceiver};
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_util::sync::CancellationToken;
 
@@ -131,7 +132,7 @@ impl Channels {
         });
         let (ended, finish) = (closed.clone(), outbox.clone());
         tokio::spawn(async move {
-            if let Err(error) = send(sink, codec, queue).await {
+            if let Err(error) = send(sink, codec, role, queue).await {
                 tracing::debug!(%error, "WebSocket broken");
             }
             ended.cancel();
@@ -246,6 +247,7 @@ async fn drain<S: AsyncRead + AsyncWrite + Unpin>(mut stream: SplitStream<WebSoc
 async fn send<S: AsyncRead + AsyncWrite + Unpin>(
     mut sink: SplitSink<WebSocketStream<S>, Message>,
     codec: Codec,
+    role: Role,
     mut queue: UnboundedReceiver<Out>,
 ) -> Result<(), Error> {
     let number = |channel: u32| u8::try_from(channel).unwrap_or(u8::MAX);
@@ -261,11 +263,12 @@ async fn send<S: AsyncRead + AsyncWrite + Unpin>(
                     sink.feed(codec.encode(number(channel), &data)).await?;
                     drop(room);
                 }
-                Out::Fin(channel) if codec.close_signal => {
+                // Only clients end channels: kubectl complains about a server that does.
+                Out::Fin(channel) if codec.close_signal && role == Role::Client => {
                     let signal = vec![CLOSE_SIGNAL, number(channel)];
                     sink.feed(Message::binary(signal)).await?;
                 }
-                Out::Close => return sink.close().await,
+                Out::Close => return close(sink).await,
                 // Older protocols have no words for these.
                 _ => {}
             }
@@ -274,6 +277,18 @@ async fn send<S: AsyncRead + AsyncWrite + Unpin>(
         sink.flush().await?;
     }
     Ok(())
+}
+
+/// Says that all is well: to clients, a close without a code is an error.
+async fn close<S: AsyncRead + AsyncWrite + Unpin>(
+    mut sink: SplitSink<WebSocketStream<S>, Message>,
+) -> Result<(), Error> {
+    let frame = CloseFrame {
+        code: CloseCode::Normal,
+        reason: "".into(),
+    };
+    sink.send(Message::Close(Some(frame))).await?;
+    sink.close().await
 }
 
 /// The plain bytes that a WebSocket tunnels in its binary messages.
@@ -329,7 +344,7 @@ async fn into_tunnel<S: AsyncRead + AsyncWrite + Unpin>(
         buffer.reserve(BUFFER);
         let got: io::Result<usize> = read.read_buf(&mut buffer).await;
         if got? == 0 {
-            return sink.close().await;
+            return close(sink).await;
         }
         sink.send(Message::Binary(buffer.split().freeze())).await?;
     }
