@@ -8,7 +8,12 @@ use skiff_api::{ApiResult, Object};
 use crate::registry::Resource;
 use crate::server::Call;
 
+mod default_toleration_seconds;
 mod namespace_lifecycle;
+mod node_restriction;
+mod priority;
+mod service_account;
+mod taint_nodes_by_condition;
 
 /// What is done to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,10 +34,15 @@ pub(crate) struct AdmissionRequest<'a> {
     pub namespace: &'a str,
     /// Empty for a create whose name is yet to be made.
     pub name: &'a str,
-    pub dry_run: bool,
 }
 
 impl AdmissionRequest<'_> {
+    /// The refusal of a plugin, in upstream's form.
+    pub fn forbidden(&self, why: &str) -> skiff_api::ApiError {
+        let kind = self.resource.kind;
+        skiff_api::ApiError::forbidden(kind.group, kind.plural, self.name, why)
+    }
+
     /// Whether the write is to this resource of this group, subresource excluded.
     pub fn is(&self, group: &str, plural: &str) -> bool {
         self.resource.kind.group == group
@@ -44,8 +54,6 @@ impl AdmissionRequest<'_> {
 /// An admission plugin.
 #[async_trait]
 pub(crate) trait Admission: Send + Sync + 'static {
-    /// Upstream's name of the plugin.
-    fn name(&self) -> &'static str;
     /// Changes an object before it is validated; `old` is none on create.
     async fn mutate(
         &self,
@@ -68,7 +76,14 @@ pub(crate) trait Admission: Send + Sync + 'static {
 
 /// The plugins, in the order in which they run.
 pub(crate) fn plugins() -> Vec<Arc<dyn Admission>> {
-    vec![Arc::new(namespace_lifecycle::NamespaceLifecycle)]
+    vec![
+        Arc::new(namespace_lifecycle::NamespaceLifecycle),
+        Arc::new(service_account::ServiceAccountAdmission),
+        Arc::new(node_restriction::NodeRestriction),
+        Arc::new(taint_nodes_by_condition::TaintNodesByCondition),
+        Arc::new(priority::Priority),
+        Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
+    ]
 }
 
 /// Runs the changing half of all plugins.

@@ -109,9 +109,24 @@ fn generate_name(prefix: &str, suffix: &str) -> String {
 async fn create_named(target: &Target<'_>, mut object: Box<dyn Object>) -> ApiResult<Written> {
     let request = target.admission(Operation::Create);
     admission::mutate(&request, &mut *object, None).await?;
+    let allocation = crate::services::allocate(target, &mut *object, None).await?;
     before_create(target, &mut *object)?;
     crate::fields::track(target, &mut *object, None);
     admission::validate(&request, Some(&*object), None).await?;
+    let Some(allocation) = allocation else {
+        return store_new(target, object).await;
+    };
+    if !target.options.dry_run {
+        allocation.record(target).await?;
+    }
+    let outcome = store_new(target, object).await;
+    if !target.options.dry_run {
+        allocation.settle(target.call, outcome.is_ok()).await;
+    }
+    outcome
+}
+
+async fn store_new(target: &Target<'_>, mut object: Box<dyn Object>) -> ApiResult<Written> {
     let bytes = encode(&mut *object);
     let exists = || {
         ApiError::already_exists(

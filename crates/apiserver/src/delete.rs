@@ -297,7 +297,10 @@ async fn remove(target: &Target<'_>, current: &Current) -> ApiResult<Option<Entr
         .delete(&target.key(), Some(current.revision))
         .await
     {
-        Ok(revision) => entry(target, &current.stored, revision).map(Some),
+        Ok(revision) => {
+            crate::services::release(&target.call.server, &*current.object).await;
+            entry(target, &current.stored, revision).map(Some)
+        }
         Err(StoreError::Conflict(_)) => Ok(None),
         Err(error) => Err(store_error(&error)),
     }

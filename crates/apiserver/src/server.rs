@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -26,9 +27,12 @@ use crate::request::{Attributes, RequestInfo, UserInfo};
 use crate::seam::{
     Authenticator, Authorizer, Decision, MastersOnly, PeerCertificates, TokenIssuer,
 };
+use crate::services::AddressRange;
 
 /// How often history is compacted; states older than this can no longer be read, as upstream.
 const COMPACTION_INTERVAL: Duration = Duration::from_secs(300);
+
+const DEFAULT_SERVICE_CIDR: &str = "10.96.0.0/12";
 
 /// What the server is told at start.
 #[derive(Clone)]
@@ -37,6 +41,12 @@ pub struct ApiServerConfig {
     pub version: String,
     /// The kinds served.
     pub kinds: &'static [Kind],
+    /// The addresses of services, for example `10.96.0.0/12`.
+    pub service_cidr: String,
+    /// The first and the last node port that services get.
+    pub node_ports: (u16, u16),
+    /// Where the service `kubernetes` leads to: this server as pods reach it. `None`: the service is not kept.
+    pub advertise: Option<SocketAddr>,
 }
 
 impl Default for ApiServerConfig {
@@ -44,6 +54,9 @@ impl Default for ApiServerConfig {
         Self {
             version: "v1.36.2+skiff".to_owned(),
             kinds: skiff_api::kinds(),
+            service_cidr: DEFAULT_SERVICE_CIDR.to_owned(),
+            node_ports: (30000, 32767),
+            advertise: None,
         }
     }
 }
@@ -60,6 +73,9 @@ pub struct ApiServer {
     pub(crate) openapi:
         Mutex<HashMap<crate::documents::OpenApi, skiff_api::schema::openapi::Document>>,
     pub(crate) metrics: crate::metrics::Metrics,
+    pub(crate) service_range: AddressRange,
+    /// Held while a service's addresses and ports are chosen and until it is written.
+    pub(crate) service_lock: Arc<tokio::sync::Mutex<()>>,
     pub(crate) admission: Vec<Arc<dyn crate::admission::Admission>>,
     authenticator: ArcSwapOption<Arc<dyn Authenticator>>,
     authorizer: ArcSwap<Arc<dyn Authorizer>>,
@@ -108,6 +124,13 @@ impl ApiServer {
     ) -> Arc<Self> {
         let hub = CacheHub::new(store.clone(), clock.clone());
         let registry = Registry::new(config.kinds);
+        let service_range = AddressRange::parse(&config.service_cidr).unwrap_or_else(|| {
+            tracing::error!(
+                range = config.service_cidr,
+                "no range of addresses; the default is used"
+            );
+            AddressRange::DEFAULT
+        });
         let server = Arc::new(Self {
             config,
             store,
@@ -118,6 +141,8 @@ impl ApiServer {
             shutdown: Shutdown::new(),
             openapi: Mutex::default(),
             metrics: crate::metrics::Metrics::default(),
+            service_range,
+            service_lock: Arc::default(),
             admission: crate::admission::plugins(),
             authenticator: ArcSwapOption::empty(),
             authorizer: ArcSwap::from_pointee(Arc::new(MastersOnly) as Arc<dyn Authorizer>),
@@ -131,6 +156,9 @@ impl ApiServer {
                 .run(server.random.clone(), server.shutdown.clone()),
         );
         tokio::spawn(server.clone().housekeeping());
+        if let Some(advertise) = server.config.advertise {
+            tokio::spawn(crate::kubernetes_service::keep(server.clone(), advertise));
+        }
         server
     }
 

@@ -103,7 +103,6 @@ impl Target<'_> {
             subresource: self.subresource,
             namespace: self.namespace,
             name: self.name,
-            dry_run: self.options.dry_run,
         }
     }
 
@@ -214,6 +213,12 @@ pub(crate) async fn update(
             Some(&*current.object),
         )
         .await?;
+        let allocation = match part {
+            Part::Main => {
+                crate::services::allocate(target, &mut *new, Some(&*current.object)).await?
+            }
+            Part::Status | Part::Own => None,
+        };
         before_update(target, part, &mut *new, &*current.object)?;
         admission::validate(
             &target.admission(Operation::Update),
@@ -234,13 +239,19 @@ pub(crate) async fn update(
                 created: false,
             });
         }
-        match target
+        if let Some(allocation) = &allocation {
+            allocation.record(target).await?;
+        }
+        let outcome = target
             .call
             .server
             .store
             .update(&target.key(), bytes.clone(), current.revision, 0)
-            .await
-        {
+            .await;
+        if let Some(allocation) = &allocation {
+            allocation.settle(target.call, outcome.is_ok()).await;
+        }
+        match outcome {
             Ok(revision) => {
                 return Ok(Written {
                     entry: entry(target, &bytes, revision)?,

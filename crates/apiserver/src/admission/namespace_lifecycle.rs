@@ -32,10 +32,6 @@ struct Status {
 
 #[async_trait]
 impl Admission for NamespaceLifecycle {
-    fn name(&self) -> &'static str {
-        "NamespaceLifecycle"
-    }
-
     async fn mutate(
         &self,
         request: &AdmissionRequest<'_>,
