@@ -264,6 +264,36 @@ pub struct WriteContext {
     pub subresource: String,
 }
 
+/// The methods of a strategy whose object has `spec` and `status`: a creator sets no status, an update keeps it, and an update
+/// of the status keeps everything else.
+macro_rules! keep_status {
+    () => {
+        fn prepare_create(object: &mut Self::Object, _: &$crate::kind::WriteContext) {
+            object.status = Some(Default::default());
+        }
+
+        $crate::kind::keep_status!(update);
+    };
+    (update) => {
+        fn prepare_update(
+            new: &mut Self::Object,
+            old: &Self::Object,
+            _: &$crate::kind::WriteContext,
+        ) {
+            new.status = old.status.clone();
+        }
+
+        fn prepare_status_update(
+            new: &mut Self::Object,
+            old: &Self::Object,
+            _: &$crate::kind::WriteContext,
+        ) {
+            new.spec = old.spec.clone();
+        }
+    };
+}
+pub(crate) use keep_status;
+
 /// What differs per kind, on its own type. Everything has a default that does what upstream's generic
 /// strategy does. Metadata (names, labels, ownership ...) is defaulted and validated by the pipeline for every
 /// kind, not here, except what is special to the kind ([`Strategy::name_errors`]).

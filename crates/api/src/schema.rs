@@ -6,6 +6,7 @@
 
 pub mod body;
 pub mod check;
+pub mod openapi;
 pub mod table;
 
 pub use table::{Field, ListKind, Schema, Type, TypeDef, TypeId, built_in};

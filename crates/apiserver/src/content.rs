@@ -7,12 +7,16 @@ use http::header::{
 };
 use http::{HeaderName, Response};
 use serde_json::Value;
+use skiff_api::schema::body::{Format, parse_yaml};
 use skiff_api::{ApiError, ApiResult};
 
 use crate::server::Call;
 
 /// Bodies from this size on are compressed for clients that accept it, as upstream does.
 const GZIP_FROM: usize = 128 << 10;
+
+/// Kubernetes' own encoding: read, never written; clients that send it take JSON as well.
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 
 /// How an answer is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,16 +137,31 @@ fn accept(clause: &str, list: bool) -> Option<Accepted> {
     })
 }
 
-/// Reads a request body into JSON text (YAML is converted); 415 for other types.
-pub fn body_json(call: &Call, body: &Bytes) -> ApiResult<Bytes> {
+/// A request body as text that [`skiff_api::schema::decode`] reads (protobuf becomes JSON); 415 for other types.
+pub fn body_text(call: &Call, body: &Bytes) -> ApiResult<(Bytes, Format)> {
     let header = call.header(CONTENT_TYPE);
     let media = header.split(';').next().unwrap_or_default().trim();
     match media {
-        "" | "application/json" => Ok(body.clone()),
-        "application/yaml" | "application/x-yaml" | "text/yaml" => {
-            yaml_to_json(body).map(Bytes::from)
-        }
+        "" | "application/json" => Ok((body.clone(), Format::Json)),
+        "application/yaml" | "application/x-yaml" | "text/yaml" => Ok((body.clone(), Format::Yaml)),
+        PROTOBUF => serde_json::to_vec(&skiff_api::protobuf::decode(body)?)
+            .map(|json| (Bytes::from(json), Format::Json))
+            .map_err(ApiError::internal),
         _ => Err(unsupported_media_type()),
+    }
+}
+
+/// A request body as a JSON value, unchecked.
+pub fn body_value(call: &Call, body: &Bytes) -> ApiResult<Value> {
+    let (text, format) = body_text(call, body)?;
+    let bad = |error: String| {
+        ApiError::bad_request(format!(
+            "couldn't get version/kind; json parse error: {error}"
+        ))
+    };
+    match format {
+        Format::Json => serde_json::from_slice(&text).map_err(|error| bad(error.to_string())),
+        Format::Yaml => parse_yaml(&text).map(|yaml| yaml.value).map_err(bad),
     }
 }
 
@@ -151,19 +170,8 @@ pub fn unsupported_media_type() -> ApiError {
     ApiError::new(
         415,
         "UnsupportedMediaType",
-        "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml",
+        "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf",
     )
-}
-
-/// YAML as JSON text.
-pub fn yaml_to_json(yaml: &[u8]) -> ApiResult<Vec<u8>> {
-    let text = std::str::from_utf8(yaml).map_err(|error| {
-        ApiError::bad_request(format!("error converting YAML to JSON: {error}"))
-    })?;
-    let value: Value = serde_saphyr::from_str(text).map_err(|error| {
-        ApiError::bad_request(format!("error converting YAML to JSON: {error}"))
-    })?;
-    serde_json::to_vec(&value).map_err(ApiError::internal)
 }
 
 /// An answer from JSON text.

@@ -8,13 +8,14 @@ use k8s_openapi::api::core::v1::{Namespace, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use skiff_api::schema::body::FieldValidation;
 use skiff_api::{ApiError, ApiResult, FieldError, Object, ObjectExt, Path};
 use skiff_store::StoreError;
 
 use crate::admission::{self, Operation};
 use crate::cache::Entry;
 use crate::content;
-use crate::query::{self, FieldValidation, Query, WriteOptions};
+use crate::query::{self, Query, WriteOptions};
 use crate::read::{object_response, store_error};
 use crate::registry::Resource;
 use crate::selector::Filter;
@@ -78,8 +79,7 @@ impl DeleteOptions {
         let options = if body.is_empty() {
             Self::from_query(&call.query)?
         } else {
-            let json = content::body_json(call, body)?;
-            serde_json::from_slice(&json).map_err(|error| {
+            serde_json::from_value(content::body_value(call, body)?).map_err(|error| {
                 ApiError::bad_request(format!(
                     "couldn't get version/kind; json parse error: {error}"
                 ))

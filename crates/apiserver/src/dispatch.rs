@@ -1,9 +1,7 @@
 //! From a resolved request to its handler.
 
-use std::sync::Arc;
-
 use axum::body::Body;
-use http::{Method, Response};
+use http::Response;
 use skiff_api::{ApiError, ApiResult, Verb};
 
 use crate::registry::Resource;
@@ -35,7 +33,7 @@ pub(crate) async fn dispatch(call: Call, body: Body) -> ApiResult<Response<Body>
         .clone();
     check_place(&call, &resource)?;
     if !info.subresource.is_empty() {
-        return subresource(call, resource, body).await;
+        return crate::subresource::answer(call, resource, body).await;
     }
     let verb = match (info.verb.as_str(), &call.parts.method) {
         ("list", _) => Verb::List,
@@ -57,6 +55,9 @@ pub(crate) async fn dispatch(call: Call, body: Body) -> ApiResult<Response<Body>
         Verb::Get => crate::read::get(&call, &resource).await,
         Verb::List => crate::read::list(&call, &resource).await,
         Verb::Watch => crate::watch::watch(call, resource).await,
+        Verb::Create if !resource.kind.is_stored() => {
+            crate::subresource::create(&call, &resource, body).await
+        }
         Verb::Create => crate::create::create(&call, &resource, body).await,
         Verb::Update => crate::update::replace(&call, &resource, Part::Main, body).await,
         Verb::Patch => crate::patch::patch(&call, &resource, Part::Main, body).await,
@@ -87,20 +88,4 @@ fn check_place(call: &Call, resource: &Resource) -> ApiResult<()> {
         }
     }
     Ok(())
-}
-
-async fn subresource(call: Call, resource: Arc<Resource>, body: Body) -> ApiResult<Response<Body>> {
-    let entry = resource
-        .subresource(&call.info.subresource)
-        .ok_or_else(ApiError::no_such_path)?;
-    match (entry.name, &call.parts.method) {
-        ("status", &Method::GET | &Method::HEAD) => crate::read::get(&call, &resource).await,
-        ("status", &Method::PUT) => {
-            crate::update::replace(&call, &resource, Part::Status, body).await
-        }
-        ("status", &Method::PATCH) => {
-            crate::patch::patch(&call, &resource, Part::Status, body).await
-        }
-        _ => Err(method_not_allowed()),
-    }
 }

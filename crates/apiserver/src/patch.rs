@@ -5,15 +5,15 @@ use bytes::Bytes;
 use http::Response;
 use http::header::CONTENT_TYPE;
 use serde_json::{Value, json};
-use skiff_api::{ApiError, ApiResult, Object};
+use skiff_api::schema::body::{self, FieldValidation, parse_yaml};
+use skiff_api::schema::check::{CheckError, check_value};
+use skiff_api::{ApiError, ApiResult, Kind, Object};
 
 use crate::content;
 use crate::query::WriteOptions;
 use crate::registry::Resource;
 use crate::server::Call;
-use crate::write::{
-    self, Current, Part, Target, check_kind, check_namespace, decode, written_response,
-};
+use crate::write::{self, Current, Part, Target, check_namespace, decode, written_response};
 
 /// A patch as read from the request.
 pub(crate) enum Patch {
@@ -42,12 +42,9 @@ impl Patch {
                 .map_err(|error| ApiError::bad_request(format!("error decoding patch: {error}"))),
             "application/merge-patch+json" => value().map(Self::Merge),
             "application/strategic-merge-patch+json" => value().map(Self::Strategic),
-            "application/apply-patch+yaml" => {
-                let json = content::yaml_to_json(body)?;
-                serde_json::from_slice(&json)
-                    .map(Self::Apply)
-                    .map_err(ApiError::internal)
-            }
+            "application/apply-patch+yaml" => parse_yaml(body)
+                .map(|yaml| Self::Apply(yaml.value))
+                .map_err(|error| ApiError::bad_request(format!("error decoding YAML: {error}"))),
             _ => Err(ApiError::new(
                 415,
                 "UnsupportedMediaType",
@@ -57,11 +54,16 @@ impl Patch {
     }
 
     /// The value after the patch (not for apply).
-    pub fn apply(&self, resource: &Resource, mut value: Value) -> ApiResult<Value> {
+    pub fn apply(&self, resource: &Resource, value: Value) -> ApiResult<Value> {
+        self.apply_to(resource.kind, value)
+    }
+
+    /// The value after the patch, for an object of some kind.
+    pub fn apply_to(&self, kind: &Kind, mut value: Value) -> ApiResult<Value> {
         match self {
             Self::Json(patch) => {
                 json_patch::patch(&mut value, patch)
-                    .map_err(|error| unprocessable(resource, &error.to_string()))?;
+                    .map_err(|error| unprocessable(kind, &error.to_string()))?;
             }
             Self::Merge(patch) => json_patch::merge(&mut value, patch),
             Self::Strategic(patch) | Self::Apply(patch) => json_patch::merge(&mut value, patch),
@@ -70,10 +72,10 @@ impl Patch {
     }
 }
 
-fn unprocessable(resource: &Resource, message: &str) -> ApiError {
+fn unprocessable(kind: &Kind, message: &str) -> ApiError {
     ApiError {
         details: Some(json!({
-            "group": resource.kind.group, "kind": resource.kind.plural,
+            "group": kind.group, "kind": kind.plural,
             "causes": [{"reason": "UnexpectedServerResponse", "message": message}],
         })),
         ..ApiError::new(
@@ -82,6 +84,40 @@ fn unprocessable(resource: &Resource, message: &str) -> ApiError {
             "the server rejected our request due to an error in our request",
         )
     }
+}
+
+/// Checks what came of a patch against the kind's schema.
+pub(crate) fn check_patched(
+    call: &Call,
+    resource: &Resource,
+    value: Value,
+    validation: FieldValidation,
+) -> ApiResult<Value> {
+    let kind = resource.kind;
+    let target = body::Target::of(kind)?;
+    let checked = check_value(value, target.schema, target.root).map_err(|error| {
+        let (CheckError::Syntax(message) | CheckError::Type(message)) = error;
+        ApiError::bad_request(format!(
+            "{} in version {:?} cannot be handled as a {}: {message}",
+            kind.kind, kind.version, kind.kind
+        ))
+    })?;
+    if !checked.strict.is_empty() {
+        match validation {
+            FieldValidation::Ignore => {}
+            FieldValidation::Warn => checked.strict.iter().for_each(|text| call.warn(text)),
+            FieldValidation::Strict => {
+                return Err(ApiError::bad_request(format!(
+                    "strict decoding error: {}",
+                    checked.strict.join(", ")
+                )));
+            }
+        }
+    }
+    let mut value = checked.value;
+    value["apiVersion"] = kind.api_version().into();
+    value["kind"] = kind.kind.into();
+    Ok(value)
 }
 
 /// Answers a PATCH of an object, or of its status.
@@ -110,8 +146,8 @@ pub(crate) async fn patch(
     };
     let mut change = |current: &Current| -> ApiResult<Box<dyn Object>> {
         let value = resource.served_value(&write::with_revision(&current.stored, current.revision));
-        let mut value = patch.apply(resource, value)?;
-        check_kind(&mut value, resource)?;
+        let value = patch.apply(resource, value)?;
+        let value = check_patched(call, resource, value, options.field_validation)?;
         let mut object = decode(resource, value)?;
         check_namespace(resource, namespace, object.metadata_mut())?;
         Ok(object)

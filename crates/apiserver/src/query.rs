@@ -1,5 +1,6 @@
 //! Query parameters, and the options of lists and writes read from them.
 
+use skiff_api::schema::body::FieldValidation;
 use skiff_api::{ApiError, ApiResult};
 
 use crate::request::{is_true, query_pairs};
@@ -206,17 +207,6 @@ fn check_match(
     Ok(())
 }
 
-/// What is done with unknown and duplicate fields.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FieldValidation {
-    /// They are dropped silently.
-    Ignore,
-    /// They are dropped with a warning.
-    Warn,
-    /// They are refused.
-    Strict,
-}
-
 /// The options of a create, update or patch.
 #[derive(Clone, Debug)]
 pub struct WriteOptions {
@@ -233,20 +223,13 @@ pub struct WriteOptions {
 impl WriteOptions {
     /// Reads and checks the options of `kind` (`CreateOptions`, `UpdateOptions`, `PatchOptions`).
     pub fn parse(query: &Query, kind: &str) -> ApiResult<Self> {
-        let field_validation = match query.get("fieldValidation") {
-            "Ignore" => FieldValidation::Ignore,
-            "" | "Warn" => FieldValidation::Warn,
-            "Strict" => FieldValidation::Strict,
-            other => {
-                let path = skiff_api::Path::new("fieldValidation");
-                let error = skiff_api::FieldError::not_supported(
-                    &path,
-                    other,
-                    &["Ignore", "Strict", "Warn", ""],
-                );
-                return Err(ApiError::invalid("meta.k8s.io", kind, "", &[error]));
-            }
-        };
+        let wanted = query.get("fieldValidation");
+        let field_validation = FieldValidation::parse(wanted).ok_or_else(|| {
+            let path = skiff_api::Path::new("fieldValidation");
+            let supported = ["Ignore", "Strict", "Warn", ""];
+            let error = skiff_api::FieldError::not_supported(&path, wanted, &supported);
+            ApiError::invalid("meta.k8s.io", kind, "", &[error])
+        })?;
         let field_manager = query.get("fieldManager").to_owned();
         if field_manager.len() > 128 {
             let error = skiff_api::FieldError::too_long(&skiff_api::Path::new("fieldManager"), 128);

@@ -6,8 +6,9 @@ use http::Response;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde_json::Value;
+use skiff_api::schema::body::{self, FieldValidation};
 use skiff_api::validation::meta::{validate_object_meta, validate_object_meta_update};
-use skiff_api::{ApiError, ApiResult, ErrorList, Object, Path, WriteContext};
+use skiff_api::{ApiError, ApiResult, ErrorList, Kind, Object, Path, WriteContext};
 use skiff_store::StoreError;
 
 use crate::admission::{self, AdmissionRequest, Operation};
@@ -147,53 +148,24 @@ impl ApiServer {
     }
 }
 
-/// A request body as JSON in the served version, its `apiVersion` and `kind` checked.
-pub(crate) fn parse_body(call: &Call, resource: &Resource, body: &Bytes) -> ApiResult<Value> {
-    let json = content::body_json(call, body)?;
-    let mut value: Value = serde_json::from_slice(&json).map_err(|error| {
-        ApiError::bad_request(format!(
-            "couldn't get version/kind; json parse error: {error}"
-        ))
-    })?;
-    check_kind(&mut value, resource)?;
-    Ok(value)
+/// A request body as JSON in the served version, checked against the kind's schema.
+pub(crate) fn parse_body(
+    call: &Call,
+    kind: &'static Kind,
+    body: &Bytes,
+    validation: FieldValidation,
+) -> ApiResult<Value> {
+    let (text, format) = content::body_text(call, body)?;
+    let target = body::Target::of(kind)?;
+    let decoded = body::decode(&target, &text, format, validation)?;
+    for warning in decoded.warnings {
+        call.warn(warning);
+    }
+    Ok(decoded.value)
 }
 
-/// Fills in or checks `apiVersion` and `kind`.
-pub(crate) fn check_kind(value: &mut Value, resource: &Resource) -> ApiResult<()> {
-    let Value::Object(fields) = value else {
-        return Err(ApiError::bad_request(
-            "couldn't get version/kind; json parse error: json: cannot unmarshal the body into an object",
-        ));
-    };
-    let expected = resource.kind.api_version();
-    let text = |name: &str| {
-        fields
-            .get(name)
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned()
-    };
-    let (version, kind) = (text("apiVersion"), text("kind"));
-    if !version.is_empty() && version != expected {
-        return Err(ApiError::bad_request(format!(
-            "the API version in the data ({version}) does not match the expected API version ({expected})"
-        )));
-    }
-    if !kind.is_empty() && kind != resource.kind.kind {
-        return Err(ApiError::bad_request(format!(
-            "{kind} in version {:?} cannot be handled as a {}: the kind in the data does not match the expected kind",
-            resource.kind.version, resource.kind.kind
-        )));
-    }
-    fields.insert("apiVersion".to_owned(), expected.into());
-    fields.insert("kind".to_owned(), resource.kind.kind.into());
-    Ok(())
-}
-
-/// The typed, defaulted object in the stored version, from JSON in the served one.
-pub(crate) fn decode(resource: &Resource, value: Value) -> ApiResult<Box<dyn Object>> {
-    let kind = resource.kind;
+/// The typed, defaulted object of a kind.
+pub(crate) fn decode_kind(kind: &'static Kind, value: Value) -> ApiResult<Box<dyn Object>> {
     let mut object = kind.ops.decode(value).map_err(|error| {
         ApiError::bad_request(format!(
             "{} in version {:?} cannot be handled as a {}: {}",
@@ -201,14 +173,18 @@ pub(crate) fn decode(resource: &Resource, value: Value) -> ApiResult<Box<dyn Obj
         ))
     })?;
     kind.ops.default(&mut *object);
-    if let Some(conversion) = &kind.conversion {
-        object = resource
-            .storage
-            .ops
-            .decode((conversion.to_storage)(object.to_value()))?;
-        resource.storage.ops.default(&mut *object);
-    }
     Ok(object)
+}
+
+/// The typed, defaulted object in the stored version, from JSON in the served one.
+pub(crate) fn decode(resource: &Resource, value: Value) -> ApiResult<Box<dyn Object>> {
+    let object = decode_kind(resource.kind, value)?;
+    match &resource.kind.conversion {
+        Some(conversion) => {
+            decode_kind(resource.storage, (conversion.to_storage)(object.to_value()))
+        }
+        None => Ok(object),
+    }
 }
 
 /// An object in the store's form: without resourceVersion.

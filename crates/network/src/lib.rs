@@ -4,6 +4,7 @@
 //! watches the API. No external program (`ip`, `nft`, `iptables`, CNI) is run.
 
 pub mod cidr;
+pub mod dns;
 pub mod nft;
 pub mod pod;
 pub mod proxy;

@@ -8,7 +8,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use skiff_network::pod::{
-    AttachRequest, Attachment, PodNetwork, PodNetworkConfig, PodNetworkError, PortMapping, Protocol,
+    AttachRequest, Attachment, PodNetwork, PodNetworkConfig, PodNetworkError, PortMapping,
+    Protocol, hold_address, release_address,
 };
 use world::{Namespace, ask_tcp, ask_udp, host_with_uplink, is_root, tcp_server, udp_server};
 
@@ -233,24 +234,33 @@ fn nothing_is_left_after_removal() {
     for (n, pod) in pods.iter().enumerate() {
         attach(&host, &network, pod, &format!("pod-{n}"), vec![]).unwrap();
     }
-    let holder = network.clone();
     within!(host, {
         let dns = Ipv4Addr::new(10, 62, 0, 10);
-        holder.hold_address(dns).await.unwrap();
-        holder.hold_address(dns).await.unwrap();
+        hold_address("skiff0", dns).await.unwrap();
+        hold_address("skiff0", dns).await.unwrap();
         std::net::UdpSocket::bind((dns, 53)).unwrap();
-        holder.release_address(dns).await.unwrap();
-        holder.release_address(dns).await.unwrap();
+        release_address("skiff0", dns).await.unwrap();
+        release_address("skiff0", dns).await.unwrap();
         std::net::UdpSocket::bind((dns, 53)).unwrap_err();
-        holder.hold_address(dns).await.unwrap();
+        hold_address("skiff0", dns).await.unwrap();
     });
     let remover = network.clone();
     within!(host, {
         remover.remove_all().await.unwrap();
         remover.remove_all().await.unwrap();
     });
-    let after = host.shell("ip -o addr; ip route show table all; ip neigh; nft list ruleset");
-    assert_eq!(before, after);
+    let look = "ip -o addr; ip route show table all; ip neigh; nft list ruleset";
+    assert_eq!(before, host.shell(look));
+    assert_eq!(std::fs::read_dir(state.path()).unwrap().count(), 0);
+    // The same without the object that made it, as after a crash; and with nothing there.
+    let network = open(&host, config(state.path()));
+    attach(&host, &network, &pods[0], "pod-0", vec![]).unwrap();
+    drop(network);
+    for _ in 0..2 {
+        let config = config(state.path());
+        within!(host, PodNetwork::remove(&config).await.unwrap());
+    }
+    assert_eq!(before, host.shell(look));
     assert_eq!(std::fs::read_dir(state.path()).unwrap().count(), 0);
 }
 
@@ -280,4 +290,46 @@ fn two_clusters_live_side_by_side() {
     assert_eq!(ask_tcp(&host, "10.71.0.2:80").unwrap(), "b 10.71.0.1");
     within!(host, one.remove_all().await.unwrap());
     assert_eq!(ask_tcp(&host, "10.71.0.2:80").unwrap(), "b 10.71.0.1");
+}
+
+#[test]
+fn many_pods_come_and_go_and_leave_nothing() {
+    if !is_root() {
+        return;
+    }
+    let state = tempfile::tempdir().unwrap();
+    let (host, _outside) = host_with_uplink();
+    let network = open(&host, config(state.path()));
+    let look = "ip -o link; ip route show table all; ip neigh; nft list ruleset";
+    let before = host.shell(look);
+    let pods: Vec<Namespace> = (0..60).map(|_| Namespace::new()).collect();
+    for round in 0..3 {
+        let started = std::time::Instant::now();
+        let mut seen = std::collections::BTreeSet::new();
+        for (n, pod) in pods.iter().enumerate() {
+            let ports = vec![PortMapping {
+                protocol: Protocol::Tcp,
+                host_ip: None,
+                host_port: 20_000 + n as u16,
+                container_port: 80,
+            }];
+            let at = attach(&host, &network, pod, &format!("pod-{round}-{n}"), ports).unwrap();
+            assert!(seen.insert(at.ip), "{} was handed out twice", at.ip);
+        }
+        let attached = started.elapsed();
+        for n in 0..pods.len() {
+            let (network, id) = (network.clone(), format!("pod-{round}-{n}"));
+            within!(host, network.detach(&id).await.unwrap());
+        }
+        let each = |all: std::time::Duration| all / pods.len() as u32;
+        let detached = started.elapsed() - attached;
+        eprintln!(
+            "a pod: attach {:?}, detach {:?}",
+            each(attached),
+            each(detached)
+        );
+    }
+    assert_eq!(before, host.shell(look));
+    let left = std::fs::read_dir(state.path().join("addresses")).unwrap();
+    assert_eq!(left.count(), 0);
 }

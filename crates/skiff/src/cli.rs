@@ -33,7 +33,12 @@ pub struct ServerArguments {
 #[derive(Clone, Debug, clap::Args)]
 pub struct DataDir {
     /// Folder that holds all state
-    #[arg(long, env = "SKIFF_DATA_DIR", value_name = "DIR", default_value = "/var/lib/skiff")]
+    #[arg(
+        long,
+        env = "SKIFF_DATA_DIR",
+        value_name = "DIR",
+        default_value = "/var/lib/skiff"
+    )]
     pub data_dir: PathBuf,
 }
 
@@ -105,7 +110,10 @@ enum Command {
 
 /// Runs what the command line says.
 pub fn run(arguments: &[String]) -> ExitCode {
-    let called = arguments.first().map(|name| name.rsplit('/').next().unwrap_or(name)).unwrap_or_default();
+    let called = arguments
+        .first()
+        .map(|name| name.rsplit('/').next().unwrap_or(name))
+        .unwrap_or_default();
     let outcome = if called == "kubectl" {
         cmd::kubectl::run(&arguments[1..])
     } else {
@@ -122,8 +130,16 @@ pub fn run(arguments: &[String]) -> ExitCode {
 
 fn dispatch(command: Command) -> anyhow::Result<()> {
     match command {
-        Command::Up { server, demo, no_kubeconfig } => cmd::up::run(server, demo, no_kubeconfig),
-        Command::Down { data, purge, no_kubeconfig } => cmd::down::run(&data.data_dir, purge, no_kubeconfig),
+        Command::Up {
+            server,
+            demo,
+            no_kubeconfig,
+        } => cmd::up::run(server, demo, no_kubeconfig),
+        Command::Down {
+            data,
+            purge,
+            no_kubeconfig,
+        } => cmd::down::run(&data.data_dir, purge, no_kubeconfig),
         Command::Status(data) => cmd::status::run(&data.data_dir),
         Command::Check(server) => cmd::check::run(server),
         Command::Server { server, progress } => cmd::server::run(server, progress),
@@ -149,7 +165,11 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
 
 /// Runs a future on a small runtime.
 pub fn wait_for<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(future)
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?
+        .block_on(future)
 }
 
 #[cfg(test)]
@@ -164,14 +184,25 @@ mod tests {
         for sub in command.get_subcommands() {
             assert!(sub.get_about().is_some(), "{}", sub.get_name());
             for argument in sub.get_arguments() {
-                assert!(argument.get_help().is_some(), "{} {}", sub.get_name(), argument.get_id());
+                assert!(
+                    argument.get_help().is_some(),
+                    "{} {}",
+                    sub.get_name(),
+                    argument.get_id()
+                );
             }
         }
     }
 
     #[test]
     fn unknown_flags_are_refused() {
-        let error = Cli::try_parse_from(["skiff", "up", "--dta-dir", "/x"]).err().unwrap().to_string();
-        assert!(error.contains("--dta-dir") && error.contains("--data-dir"), "{error}");
+        let error = Cli::try_parse_from(["skiff", "up", "--dta-dir", "/x"])
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(
+            error.contains("--dta-dir") && error.contains("--data-dir"),
+            "{error}"
+        );
     }
 }

@@ -140,13 +140,23 @@ impl Cidr {
     fn parse(text: &str, what: &str) -> Result<Self> {
         let parse = || {
             let (base, prefix) = text.split_once('/')?;
-            Some((base.parse::<Ipv4Addr>().ok()?, prefix.parse::<u8>().ok().filter(|prefix| (8..=28).contains(prefix))?))
+            Some((
+                base.parse::<Ipv4Addr>().ok()?,
+                prefix
+                    .parse::<u8>()
+                    .ok()
+                    .filter(|prefix| (8..=28).contains(prefix))?,
+            ))
         };
-        let Some((base, prefix)) = parse() else { bail!("{what} {text:?} is no IPv4 range such as 10.42.0.0/16 (prefix 8 to 28)") };
+        let Some((base, prefix)) = parse() else {
+            bail!("{what} {text:?} is no IPv4 range such as 10.42.0.0/16 (prefix 8 to 28)")
+        };
         let cidr = Self { base, prefix };
         let first = Ipv4Addr::from(u32::from(base) & cidr.mask());
         if first != base {
-            bail!("{what} {text:?} does not start at the first address of the range; did you mean {first}/{prefix}?");
+            bail!(
+                "{what} {text:?} does not start at the first address of the range; did you mean {first}/{prefix}?"
+            );
         }
         Ok(cidr)
     }
@@ -178,9 +188,14 @@ impl Options {
     /// Reads the file that `--config` names and puts the flags over it.
     pub fn with_file(self, file: Option<&Path>) -> Result<Self> {
         let Some(path) = file else { return Ok(self) };
-        let text = std::fs::read_to_string(path).with_context(|| format!("reading the configuration {}", path.display()))?;
-        let from_file: Self = serde_saphyr::from_str(&text).with_context(|| format!("the configuration {} is not understood", path.display()))?;
-        let (Ok(serde_json::Value::Object(mut merged)), Ok(serde_json::Value::Object(flags))) = (serde_json::to_value(&from_file), serde_json::to_value(&self)) else {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("reading the configuration {}", path.display()))?;
+        let from_file: Self = serde_saphyr::from_str(&text)
+            .with_context(|| format!("the configuration {} is not understood", path.display()))?;
+        let (Ok(serde_json::Value::Object(mut merged)), Ok(serde_json::Value::Object(flags))) = (
+            serde_json::to_value(&from_file),
+            serde_json::to_value(&self),
+        ) else {
             bail!("the configuration cannot be merged");
         };
         merged.extend(flags.into_iter().filter(|(_, value)| !value.is_null()));
@@ -190,7 +205,9 @@ impl Options {
     /// The data directory.
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
-        self.data_dir.clone().unwrap_or_else(|| "/var/lib/skiff".into())
+        self.data_dir
+            .clone()
+            .unwrap_or_else(|| "/var/lib/skiff".into())
     }
 
     /// Fills in the defaults and checks everything.
@@ -201,11 +218,23 @@ impl Options {
         }
         let cluster_name = self.cluster_name.unwrap_or_else(|| "skiff".into());
         let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        if cluster_name.is_empty() || cluster_name.len() > 8 || !cluster_name.chars().all(good) || !cluster_name.starts_with(|c: char| c.is_ascii_lowercase()) {
-            bail!("--cluster-name {cluster_name:?}: use 1 to 8 lower-case letters, digits and '-', a letter first");
+        if cluster_name.is_empty()
+            || cluster_name.len() > 8
+            || !cluster_name.chars().all(good)
+            || !cluster_name.starts_with(|c: char| c.is_ascii_lowercase())
+        {
+            bail!(
+                "--cluster-name {cluster_name:?}: use 1 to 8 lower-case letters, digits and '-', a letter first"
+            );
         }
-        let pod_cidr = Cidr::parse(self.pod_cidr.as_deref().unwrap_or("10.42.0.0/16"), "--pod-cidr")?;
-        let service_cidr = Cidr::parse(self.service_cidr.as_deref().unwrap_or("10.96.0.0/12"), "--service-cidr")?;
+        let pod_cidr = Cidr::parse(
+            self.pod_cidr.as_deref().unwrap_or("10.42.0.0/16"),
+            "--pod-cidr",
+        )?;
+        let service_cidr = Cidr::parse(
+            self.service_cidr.as_deref().unwrap_or("10.96.0.0/12"),
+            "--service-cidr",
+        )?;
         if pod_cidr.overlaps(service_cidr) {
             bail!("--pod-cidr {pod_cidr} and --service-cidr {service_cidr} overlap");
         }
@@ -221,10 +250,14 @@ impl Options {
             bail!("this host has no address of its own; give one with --advertise-address");
         };
         Ok(Config {
-            static_pod_dir: self.static_pod_dir.unwrap_or_else(|| data_dir.join("manifests")),
+            static_pod_dir: self
+                .static_pod_dir
+                .unwrap_or_else(|| data_dir.join("manifests")),
             data_dir,
             cluster_name,
-            bind_address: self.bind_address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            bind_address: self
+                .bind_address
+                .unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
             api_port: self.api_port.unwrap_or(6443),
             advertise_address,
             tls_san: self.tls_san.unwrap_or_default(),
@@ -232,15 +265,27 @@ impl Options {
             service_cidr,
             node_ports: parse_ports(self.node_port_range.as_deref().unwrap_or("30000-32767"))?,
             cluster_dns,
-            cluster_domain: self.cluster_domain.unwrap_or_else(|| "cluster.local".into()),
+            cluster_domain: self
+                .cluster_domain
+                .unwrap_or_else(|| "cluster.local".into()),
             store: match self.store.as_deref().unwrap_or("embedded") {
                 "embedded" => StoreKind::Embedded,
                 "memory" => StoreKind::Memory,
                 other => bail!("--store {other:?}: it is embedded or memory"),
             },
             node_name: self.node_name.unwrap_or_else(|| host.name.to_lowercase()),
-            node_labels: self.node_labels.unwrap_or_default().iter().map(|label| parse_label(label)).collect::<Result<_>>()?,
-            node_taints: self.node_taints.unwrap_or_default().iter().map(|taint| parse_taint(taint)).collect::<Result<_>>()?,
+            node_labels: self
+                .node_labels
+                .unwrap_or_default()
+                .iter()
+                .map(|label| parse_label(label))
+                .collect::<Result<_>>()?,
+            node_taints: self
+                .node_taints
+                .unwrap_or_default()
+                .iter()
+                .map(|taint| parse_taint(taint))
+                .collect::<Result<_>>()?,
             kubelet_port: self.kubelet_port.unwrap_or(10250),
             max_pods: self.max_pods.unwrap_or(110),
             disable,
@@ -250,7 +295,9 @@ impl Options {
 }
 
 fn parse_ports(text: &str) -> Result<(u16, u16)> {
-    let parsed = text.split_once('-').and_then(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?)));
+    let parsed = text
+        .split_once('-')
+        .and_then(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?)));
     match parsed {
         Some((from, to)) if from > 0 && from <= to => Ok((from, to)),
         _ => bail!("--node-port-range {text:?} is no range such as 30000-32767"),
@@ -269,9 +316,16 @@ fn parse_taint(text: &str) -> Result<Taint> {
     match text.rsplit_once(':') {
         Some((key, effect)) if effects.contains(&effect) && !key.is_empty() => {
             let (key, value) = key.split_once('=').unwrap_or((key, ""));
-            Ok(Taint { key: key.to_owned(), value: value.to_owned(), effect: effect.to_owned() })
+            Ok(Taint {
+                key: key.to_owned(),
+                value: value.to_owned(),
+                effect: effect.to_owned(),
+            })
         }
-        _ => bail!("--node-taints {text:?} is not key=value:effect with an effect of {}", effects.join(", ")),
+        _ => bail!(
+            "--node-taints {text:?} is not key=value:effect with an effect of {}",
+            effects.join(", ")
+        ),
     }
 }
 
@@ -291,14 +345,26 @@ impl Config {
     /// Where clients on this machine find the API server.
     #[must_use]
     pub fn local_server(&self) -> String {
-        let host = if self.bind_address.is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { self.bind_address };
+        let host = if self.bind_address.is_unspecified() {
+            IpAddr::V4(Ipv4Addr::LOCALHOST)
+        } else {
+            self.bind_address
+        };
         format!("https://{}", std::net::SocketAddr::new(host, self.api_port))
     }
 
     /// The names that the API server's certificate holds.
     #[must_use]
     pub fn server_names(&self) -> Vec<String> {
-        let mut names: Vec<String> = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost", "127.0.0.1"].map(str::to_owned).into();
+        let mut names: Vec<String> = [
+            "kubernetes",
+            "kubernetes.default",
+            "kubernetes.default.svc",
+            "localhost",
+            "127.0.0.1",
+        ]
+        .map(str::to_owned)
+        .into();
         names.push(format!("kubernetes.default.svc.{}", self.cluster_domain));
         names.push(self.kubernetes_service().to_string());
         names.push(self.advertise_address.to_string());
@@ -332,19 +398,32 @@ impl Host {
     /// Asks the kernel.
     #[must_use]
     pub fn detect() -> Self {
-        let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).filter(|name| !name.is_empty());
+        let name = nix::unistd::gethostname()
+            .ok()
+            .and_then(|name| name.into_string().ok())
+            .filter(|name| !name.is_empty());
         // Connecting a datagram socket sends nothing: the kernel only chooses the source address.
         let routed = std::net::UdpSocket::bind("0.0.0.0:0")
-            .and_then(|socket| socket.connect("192.0.2.1:9").and_then(|()| socket.local_addr()))
+            .and_then(|socket| {
+                socket
+                    .connect("192.0.2.1:9")
+                    .and_then(|()| socket.local_addr())
+            })
             .map(|address| address.ip())
             .ok()
             .filter(|address| !address.is_unspecified());
         let address = routed.or_else(|| {
             let interfaces = nix::ifaddrs::getifaddrs().ok()?;
-            let mut addresses = interfaces.filter_map(|interface| Some(interface.address?.as_sockaddr_in()?.ip()));
-            addresses.find(|address| !address.is_loopback() && !address.is_link_local()).map(IpAddr::V4)
+            let mut addresses =
+                interfaces.filter_map(|interface| Some(interface.address?.as_sockaddr_in()?.ip()));
+            addresses
+                .find(|address| !address.is_loopback() && !address.is_link_local())
+                .map(IpAddr::V4)
         });
-        Self { name: name.unwrap_or_else(|| "node".into()), address }
+        Self {
+            name: name.unwrap_or_else(|| "node".into()),
+            address,
+        }
     }
 }
 
@@ -353,16 +432,26 @@ mod tests {
     use super::*;
 
     fn host() -> Host {
-        Host { name: "Board".into(), address: Some("192.168.7.7".parse().unwrap()) }
+        Host {
+            name: "Board".into(),
+            address: Some("192.168.7.7".parse().unwrap()),
+        }
     }
 
     #[test]
     fn defaults_are_complete() {
         let config = Options::default().resolve(&host()).unwrap();
         assert_eq!(config.local_server(), "https://127.0.0.1:6443");
-        assert_eq!((config.cluster_dns, config.kubernetes_service()), ("10.96.0.10".parse().unwrap(), "10.96.0.1".parse().unwrap()));
+        assert_eq!(
+            (config.cluster_dns, config.kubernetes_service()),
+            ("10.96.0.10".parse().unwrap(), "10.96.0.1".parse().unwrap())
+        );
         assert_eq!(config.node_name, "board");
-        assert!(config.server_names().contains(&"kubernetes.default.svc.cluster.local".to_owned()));
+        assert!(
+            config
+                .server_names()
+                .contains(&"kubernetes.default.svc.cluster.local".to_owned())
+        );
     }
 
     #[test]
@@ -370,12 +459,28 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("skiff.yaml");
         std::fs::write(&file, "apiPort: 7443\nmaxPods: 20\nnodeLabels: [a=b]\n").unwrap();
-        let flags = Options { max_pods: Some(30), ..Options::default() };
-        let config = flags.with_file(Some(&file)).unwrap().resolve(&host()).unwrap();
-        assert_eq!((config.api_port, config.max_pods, config.node_labels), (7443, 30, vec![("a".into(), "b".into())]));
+        let flags = Options {
+            max_pods: Some(30),
+            ..Options::default()
+        };
+        let config = flags
+            .with_file(Some(&file))
+            .unwrap()
+            .resolve(&host())
+            .unwrap();
+        assert_eq!(
+            (config.api_port, config.max_pods, config.node_labels),
+            (7443, 30, vec![("a".into(), "b".into())])
+        );
         std::fs::write(&file, "apiport: 7443\n").unwrap();
-        let error = format!("{:#}", Options::default().with_file(Some(&file)).unwrap_err());
-        assert!(error.contains("skiff.yaml") && error.contains("apiport"), "{error}");
+        let error = format!(
+            "{:#}",
+            Options::default().with_file(Some(&file)).unwrap_err()
+        );
+        assert!(
+            error.contains("skiff.yaml") && error.contains("apiport"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -384,12 +489,54 @@ mod tests {
             let error = options.resolve(&host()).unwrap_err().to_string();
             assert!(error.contains(text), "{error}");
         };
-        says(Options { pod_cidr: Some("10.42.1.0/16".into()), ..Options::default() }, "did you mean 10.42.0.0/16?");
-        says(Options { pod_cidr: Some("10.100.0.0/16".into()), ..Options::default() }, "overlap");
-        says(Options { disable: Some(vec!["apiserver".into()]), ..Options::default() }, "the parts are scheduler");
-        says(Options { cluster_name: Some("much-too-long".into()), ..Options::default() }, "1 to 8");
-        says(Options { node_port_range: Some("9-3".into()), ..Options::default() }, "30000-32767");
-        says(Options { node_taints: Some(vec!["a=b:Never".into()]), ..Options::default() }, "NoExecute");
-        says(Options { store: Some("paper".into()), ..Options::default() }, "embedded or memory");
+        says(
+            Options {
+                pod_cidr: Some("10.42.1.0/16".into()),
+                ..Options::default()
+            },
+            "did you mean 10.42.0.0/16?",
+        );
+        says(
+            Options {
+                pod_cidr: Some("10.100.0.0/16".into()),
+                ..Options::default()
+            },
+            "overlap",
+        );
+        says(
+            Options {
+                disable: Some(vec!["apiserver".into()]),
+                ..Options::default()
+            },
+            "the parts are scheduler",
+        );
+        says(
+            Options {
+                cluster_name: Some("much-too-long".into()),
+                ..Options::default()
+            },
+            "1 to 8",
+        );
+        says(
+            Options {
+                node_port_range: Some("9-3".into()),
+                ..Options::default()
+            },
+            "30000-32767",
+        );
+        says(
+            Options {
+                node_taints: Some(vec!["a=b:Never".into()]),
+                ..Options::default()
+            },
+            "NoExecute",
+        );
+        says(
+            Options {
+                store: Some("paper".into()),
+                ..Options::default()
+            },
+            "embedded or memory",
+        );
     }
 }

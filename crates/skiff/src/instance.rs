@@ -23,14 +23,25 @@ impl Lock {
     /// Takes the lock, or says who has it.
     pub fn take(data_dir: &Path) -> Result<Self> {
         let path = lock_path(data_dir);
-        let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        let file = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path);
         let file = file.with_context(|| format!("opening {}", path.display()))?;
         let mut file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(file) => file,
             Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
-                bail!("{} is in use by process {}: a server runs there already", data_dir.display(), process_in(&mut file).unwrap_or_default());
+                bail!(
+                    "{} is in use by process {}: a server runs there already",
+                    data_dir.display(),
+                    process_in(&mut file).unwrap_or_default()
+                );
             }
-            Err((_, error)) => return Err(error).with_context(|| format!("locking {}", path.display())),
+            Err((_, error)) => {
+                return Err(error).with_context(|| format!("locking {}", path.display()));
+            }
         };
         file.set_len(0)?;
         file.rewind()?;
@@ -48,7 +59,9 @@ impl Lock {
         };
         match Flock::lock(file, FlockArg::LockSharedNonblock) {
             Ok(_) => Ok(None),
-            Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => Ok(process_in(&mut file).or(Some(0))),
+            Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
+                Ok(process_in(&mut file).or(Some(0)))
+            }
             Err((_, error)) => Err(error).with_context(|| format!("locking {}", path.display())),
         }
     }
@@ -78,14 +91,19 @@ impl Instance {
 
     /// Writes it into the data directory. It stays when the server ends, so that `skiff down` knows what to remove.
     pub fn write(&self) -> Result<()> {
-        crate::pki::write_private(&Self::path(&self.config.data_dir), &serde_json::to_string_pretty(self)?)
+        crate::pki::write_private(
+            &Self::path(&self.config.data_dir),
+            &serde_json::to_string_pretty(self)?,
+        )
     }
 
     /// Reads it; `None` when no server ever ran there.
     pub fn read(data_dir: &Path) -> Result<Option<Self>> {
         let path = Self::path(data_dir);
         match fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text).map(Some).with_context(|| format!("{} is damaged", path.display())),
+            Ok(text) => serde_json::from_slice(&text)
+                .map(Some)
+                .with_context(|| format!("{} is damaged", path.display())),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
         }
@@ -101,7 +119,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(Lock::is_held(folder.path()).unwrap(), None);
         let lock = Lock::take(folder.path()).unwrap();
-        assert_eq!(Lock::is_held(folder.path()).unwrap(), Some(i32::try_from(std::process::id()).unwrap()));
+        assert_eq!(
+            Lock::is_held(folder.path()).unwrap(),
+            Some(i32::try_from(std::process::id()).unwrap())
+        );
         let error = Lock::take(folder.path()).err().unwrap().to_string();
         assert!(error.contains(&std::process::id().to_string()), "{error}");
         drop(lock);

@@ -22,20 +22,28 @@ pub fn document(name: &str, server: &str, authority_pem: &str, leaf: &Leaf) -> V
 
 /// Writes a document as YAML, for its owner's eyes only.
 pub fn write(path: &Path, document: &Value) -> Result<()> {
-    write_private(path, &serde_saphyr::to_string(document).context("writing YAML")?)
+    write_private(
+        path,
+        &serde_saphyr::to_string(document).context("writing YAML")?,
+    )
 }
 
 /// The user's kubeconfig: the first of `$KUBECONFIG`, else `~/.kube/config`.
 #[must_use]
 pub fn users_file() -> Option<PathBuf> {
-    let listed = std::env::var_os("KUBECONFIG").and_then(|list| std::env::split_paths(&list).find(|path| !path.as_os_str().is_empty()));
+    let listed = std::env::var_os("KUBECONFIG")
+        .and_then(|list| std::env::split_paths(&list).find(|path| !path.as_os_str().is_empty()));
     listed.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".kube/config")))
 }
 
 /// Puts the entries of `ours` into `theirs` under their names and makes our context the current one. Everything else stays.
 #[must_use]
 pub fn merged(theirs: Value, ours: &Value) -> Value {
-    let mut merged = if theirs.is_object() { theirs } else { json!({"apiVersion": "v1", "kind": "Config", "preferences": {}}) };
+    let mut merged = if theirs.is_object() {
+        theirs
+    } else {
+        json!({"apiVersion": "v1", "kind": "Config", "preferences": {}})
+    };
     for list in ["clusters", "users", "contexts"] {
         let entry = &ours[list][0];
         let mut entries = merged[list].as_array().cloned().unwrap_or_default();
@@ -65,7 +73,8 @@ pub fn without(mut theirs: Value, name: &str) -> Value {
 pub fn read(path: &Path) -> Result<Value> {
     match std::fs::read_to_string(path) {
         Ok(text) if text.trim().is_empty() => Ok(Value::Null),
-        Ok(text) => serde_saphyr::from_str(&text).with_context(|| format!("{} is no kubeconfig", path.display())),
+        Ok(text) => serde_saphyr::from_str(&text)
+            .with_context(|| format!("{} is no kubeconfig", path.display())),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Value::Null),
         Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
     }
@@ -84,7 +93,15 @@ mod tests {
     use super::*;
 
     fn ours() -> Value {
-        document("skiff", "https://127.0.0.1:6443", "CA", &Leaf { certificate: "C".into(), key: "K".into() })
+        document(
+            "skiff",
+            "https://127.0.0.1:6443",
+            "CA",
+            &Leaf {
+                certificate: "C".into(),
+                key: "K".into(),
+            },
+        )
     }
 
     #[test]
@@ -98,7 +115,10 @@ mod tests {
         assert_eq!(once["extensions"], json!([1]));
         assert_eq!(merged(once.clone(), &ours()), once);
         let clean = without(once, "skiff");
-        assert_eq!((&clean["clusters"], &clean["current-context"]), (&json!([theirs["clusters"][0]]), &json!("")));
+        assert_eq!(
+            (&clean["clusters"], &clean["current-context"]),
+            (&json!([theirs["clusters"][0]]), &json!(""))
+        );
     }
 
     #[test]

@@ -15,7 +15,9 @@ mod wiring;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect();
+    let arguments: Vec<String> = std::env::args_os()
+        .map(|argument| argument.to_string_lossy().into_owned())
+        .collect();
     // The shim must stay single-threaded: it is entered before anything else is made.
     if arguments.get(1).is_some_and(|argument| argument == "shim") {
         return skiff_runtime::shim_main(arguments.into_iter().skip(2));

@@ -11,7 +11,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
+};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -58,9 +61,15 @@ impl Pki {
         if !certificate.exists() {
             let pair = KeyPair::generate()?;
             let mut params = CertificateParams::default();
-            params.distinguished_name.push(DnType::CommonName, "skiff-ca");
+            params
+                .distinguished_name
+                .push(DnType::CommonName, "skiff-ca");
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+            params.key_usages = vec![
+                KeyUsagePurpose::KeyCertSign,
+                KeyUsagePurpose::CrlSign,
+                KeyUsagePurpose::DigitalSignature,
+            ];
             params.not_before = (now - CLOCK_SLACK).into();
             params.not_after = (now + AUTHORITY_LIFE).into();
             // The key first: a certificate without its key would be taken for a complete authority.
@@ -68,19 +77,33 @@ impl Pki {
             write_private(&certificate, &params.self_signed(&pair)?.pem())?;
         }
         let authority_pem = read(&certificate)?;
-        let pair = KeyPair::from_pem(&read(&key)?).with_context(|| format!("reading {}", key.display()))?;
-        let authority = Issuer::from_ca_cert_pem(&authority_pem, pair).with_context(|| format!("reading {}", certificate.display()))?;
-        Ok(Self { directory: directory.to_owned(), authority, authority_pem })
+        let pair = KeyPair::from_pem(&read(&key)?)
+            .with_context(|| format!("reading {}", key.display()))?;
+        let authority = Issuer::from_ca_cert_pem(&authority_pem, pair)
+            .with_context(|| format!("reading {}", certificate.display()))?;
+        Ok(Self {
+            directory: directory.to_owned(),
+            authority,
+            authority_pem,
+        })
     }
 
     /// The leaf `name` for `subject`: the one on disk if it is still good, else a new one.
     pub fn leaf(&self, name: &str, subject: &Subject, now: SystemTime) -> Result<Leaf> {
-        let (certificate, key) = (self.directory.join(format!("{name}.crt")), self.directory.join(format!("{name}.key")));
+        let (certificate, key) = (
+            self.directory.join(format!("{name}.crt")),
+            self.directory.join(format!("{name}.key")),
+        );
         if let (Ok(pem), Ok(key)) = (read(&certificate), read(&key))
             && self.is_good(&pem, subject, now)
-            && KeyPair::from_pem(&key).is_ok_and(|pair| public_key(&pem).is_some_and(|public| public == pair.public_key_raw()))
+            && KeyPair::from_pem(&key).is_ok_and(|pair| {
+                public_key(&pem).is_some_and(|public| public == pair.public_key_raw())
+            })
         {
-            return Ok(Leaf { certificate: pem, key });
+            return Ok(Leaf {
+                certificate: pem,
+                key,
+            });
         }
         let leaf = self.issue(subject, now)?;
         write_private(&key, &leaf.key)?;
@@ -91,28 +114,46 @@ impl Pki {
     fn issue(&self, subject: &Subject, now: SystemTime) -> Result<Leaf> {
         let pair = KeyPair::generate()?;
         let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, subject.common_name.as_str());
+        params
+            .distinguished_name
+            .push(DnType::CommonName, subject.common_name.as_str());
         for organization in &subject.organizations {
-            params.distinguished_name.push(DnType::OrganizationName, organization.as_str());
+            params
+                .distinguished_name
+                .push(DnType::OrganizationName, organization.as_str());
         }
         for name in &subject.names {
             params.subject_alt_names.push(match name.parse::<IpAddr>() {
                 Ok(address) => SanType::IpAddress(address),
-                Err(_) => SanType::DnsName(name.as_str().try_into().with_context(|| format!("{name:?} is no DNS name"))?),
+                Err(_) => SanType::DnsName(
+                    name.as_str()
+                        .try_into()
+                        .with_context(|| format!("{name:?} is no DNS name"))?,
+                ),
             });
         }
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+        params.key_usages = vec![
+            KeyUsagePurpose::DigitalSignature,
+            KeyUsagePurpose::KeyEncipherment,
+        ];
         if !subject.names.is_empty() {
-            params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
+            params
+                .extended_key_usages
+                .push(ExtendedKeyUsagePurpose::ServerAuth);
         }
         if subject.client {
-            params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
+            params
+                .extended_key_usages
+                .push(ExtendedKeyUsagePurpose::ClientAuth);
         }
         params.not_before = (now - CLOCK_SLACK).into();
         params.not_after = (now + LEAF_LIFE).into();
         params.use_authority_key_identifier_extension = true;
         let certificate = params.signed_by(&pair, &self.authority)?;
-        Ok(Leaf { certificate: certificate.pem(), key: pair.serialize_pem() })
+        Ok(Leaf {
+            certificate: certificate.pem(),
+            key: pair.serialize_pem(),
+        })
     }
 
     /// Whether a leaf on disk is from our authority, says what is asked, and will live long enough.
@@ -124,13 +165,34 @@ impl Pki {
             let left = certificate.validity().not_after.timestamp() - seconds(now);
             let names: Vec<String> = certificate
                 .subject_alternative_name()?
-                .map(|names| names.value.general_names.iter().filter_map(name_text).collect())
+                .map(|names| {
+                    names
+                        .value
+                        .general_names
+                        .iter()
+                        .filter_map(name_text)
+                        .collect()
+                })
                 .unwrap_or_default();
-            let organizations = certificate.subject().iter_organization().filter_map(|name| name.as_str().ok()).collect::<Vec<_>>();
-            Ok(certificate.verify_signature(Some(authority.public_key())).is_ok()
+            let organizations = certificate
+                .subject()
+                .iter_organization()
+                .filter_map(|name| name.as_str().ok())
+                .collect::<Vec<_>>();
+            Ok(certificate
+                .verify_signature(Some(authority.public_key()))
+                .is_ok()
                 && left > i64::try_from(LEAF_LIFE.as_secs() / 3)?
-                && certificate.subject().iter_common_name().any(|name| name.as_str() == Ok(&subject.common_name))
-                && organizations == subject.organizations.iter().map(String::as_str).collect::<Vec<_>>()
+                && certificate
+                    .subject()
+                    .iter_common_name()
+                    .any(|name| name.as_str() == Ok(&subject.common_name))
+                && organizations
+                    == subject
+                        .organizations
+                        .iter()
+                        .map(String::as_str)
+                        .collect::<Vec<_>>()
                 && subject.names.iter().all(|name| names.contains(name)))
         };
         check().unwrap_or(false)
@@ -147,7 +209,10 @@ impl Pki {
 }
 
 fn seconds(time: SystemTime) -> i64 {
-    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| {
+            i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+        })
 }
 
 fn name_text(name: &GeneralName<'_>) -> Option<String> {
@@ -178,12 +243,19 @@ fn read(path: &Path) -> Result<String> {
 
 /// Writes a file that only its owner can read, and puts it in place in one step.
 pub fn write_private(path: &Path, content: &str) -> Result<()> {
-    let Some(name) = path.file_name() else { bail!("{} is no file name", path.display()) };
+    let Some(name) = path.file_name() else {
+        bail!("{} is no file name", path.display())
+    };
     let mut temporary = name.to_owned();
     temporary.push(".new");
     let temporary = path.with_file_name(temporary);
     let write = || -> std::io::Result<()> {
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)?;
         file.write_all(content.as_bytes())?;
         file.sync_all()?;
         fs::rename(&temporary, path)
@@ -196,7 +268,11 @@ mod tests {
     use super::*;
 
     fn server() -> Subject {
-        Subject { common_name: "kube-apiserver".into(), names: vec!["localhost".into(), "10.96.0.1".into()], ..Subject::default() }
+        Subject {
+            common_name: "kube-apiserver".into(),
+            names: vec!["localhost".into(), "10.96.0.1".into()],
+            ..Subject::default()
+        }
     }
 
     fn now() -> SystemTime {
@@ -209,11 +285,24 @@ mod tests {
         let pki = Pki::open(folder.path(), now()).unwrap();
         let first = pki.leaf("apiserver", &server(), now()).unwrap().certificate;
         let pki = Pki::open(folder.path(), now()).unwrap();
-        assert_eq!(pki.leaf("apiserver", &server(), now() + 200 * DAY).unwrap().certificate, first);
-        let wider = Subject { names: vec!["localhost".into(), "10.96.0.1".into(), "192.168.7.7".into()], ..server() };
+        assert_eq!(
+            pki.leaf("apiserver", &server(), now() + 200 * DAY)
+                .unwrap()
+                .certificate,
+            first
+        );
+        let wider = Subject {
+            names: vec!["localhost".into(), "10.96.0.1".into(), "192.168.7.7".into()],
+            ..server()
+        };
         let second = pki.leaf("apiserver", &wider, now()).unwrap().certificate;
         assert_ne!(second, first);
-        assert_ne!(pki.leaf("apiserver", &wider, now() + 300 * DAY).unwrap().certificate, second);
+        assert_ne!(
+            pki.leaf("apiserver", &wider, now() + 300 * DAY)
+                .unwrap()
+                .certificate,
+            second
+        );
     }
 
     #[test]
@@ -221,8 +310,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let pki = Pki::open(folder.path(), now()).unwrap();
         let first = pki.leaf("apiserver", &server(), now()).unwrap().certificate;
-        write_private(&folder.path().join("apiserver.key"), &KeyPair::generate().unwrap().serialize_pem()).unwrap();
-        assert_ne!(pki.leaf("apiserver", &server(), now()).unwrap().certificate, first);
+        write_private(
+            &folder.path().join("apiserver.key"),
+            &KeyPair::generate().unwrap().serialize_pem(),
+        )
+        .unwrap();
+        assert_ne!(
+            pki.leaf("apiserver", &server(), now()).unwrap().certificate,
+            first
+        );
     }
 
     #[test]
@@ -232,7 +328,14 @@ mod tests {
         let pki = Pki::open(folder.path(), now()).unwrap();
         pki.token_key().unwrap();
         for file in ["ca.key", "sa.key"] {
-            assert_eq!(fs::metadata(folder.path().join(file)).unwrap().permissions().mode() & 0o777, 0o600);
+            assert_eq!(
+                fs::metadata(folder.path().join(file))
+                    .unwrap()
+                    .permissions()
+                    .mode()
+                    & 0o777,
+                0o600
+            );
         }
     }
 }

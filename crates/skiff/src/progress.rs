@@ -19,7 +19,10 @@ impl Progress {
     /// `print`: on standard output, for `skiff up`.
     #[must_use]
     pub fn new(print: bool) -> Self {
-        Self { print, last: Mutex::new(Instant::now()) }
+        Self {
+            print,
+            last: Mutex::new(Instant::now()),
+        }
     }
 
     /// A step has ended.

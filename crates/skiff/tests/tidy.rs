@@ -27,11 +27,17 @@ const MAX_FILE: usize = 800;
 const MAX_FUNCTION: usize = 100;
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .canonicalize()
+        .unwrap()
 }
 
 fn level(name: &str) -> Option<u8> {
-    LEVELS.iter().find(|(crate_name, _)| *crate_name == name).map(|(_, level)| *level)
+    LEVELS
+        .iter()
+        .find(|(crate_name, _)| *crate_name == name)
+        .map(|(_, level)| *level)
 }
 
 /// The skiff crates that a manifest's table names.
@@ -42,7 +48,11 @@ fn dependencies(manifest: &str, table: &str) -> Vec<String> {
         if line.starts_with('[') {
             inside = line.trim() == table;
         } else if inside && let Some(rest) = line.strip_prefix("skiff-") {
-            found.push(rest.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '-').collect());
+            found.push(
+                rest.chars()
+                    .take_while(|c| c.is_ascii_alphanumeric() || *c == '-')
+                    .collect(),
+            );
         }
     }
     found
@@ -73,10 +83,16 @@ fn crates_depend_downwards_only() {
 
 #[test]
 fn only_the_api_server_sees_the_store_and_only_the_kubelet_the_runtime() {
-    for (seen, by) in [("store", ["apiserver", "skiff"]), ("runtime", ["kubelet", "skiff"])] {
+    for (seen, by) in [
+        ("store", ["apiserver", "skiff"]),
+        ("runtime", ["kubelet", "skiff"]),
+    ] {
         for (name, _) in LEVELS {
-            let manifest = fs::read_to_string(root().join("crates").join(name).join("Cargo.toml")).unwrap();
-            let depends = dependencies(&manifest, "[dependencies]").iter().any(|dependency| dependency == seen);
+            let manifest =
+                fs::read_to_string(root().join("crates").join(name).join("Cargo.toml")).unwrap();
+            let depends = dependencies(&manifest, "[dependencies]")
+                .iter()
+                .any(|dependency| dependency == seen);
             assert!(!depends || by.contains(name), "{name} depends on {seen}");
         }
     }
@@ -104,8 +120,15 @@ fn sources() -> Vec<PathBuf> {
 /// The files that may declare a module: `x/mod.rs`, `x.rs`, and the roots.
 fn parents(file: &Path) -> Vec<PathBuf> {
     let folder = file.parent().unwrap();
-    let folder = if file.file_name().unwrap() == "mod.rs" { folder.parent().unwrap() } else { folder };
-    let mut parents: Vec<PathBuf> = ["mod.rs", "lib.rs", "main.rs"].iter().map(|name| folder.join(name)).collect();
+    let folder = if file.file_name().unwrap() == "mod.rs" {
+        folder.parent().unwrap()
+    } else {
+        folder
+    };
+    let mut parents: Vec<PathBuf> = ["mod.rs", "lib.rs", "main.rs"]
+        .iter()
+        .map(|name| folder.join(name))
+        .collect();
     parents.push(folder.with_extension("rs"));
     parents
 }
@@ -121,12 +144,20 @@ fn every_file_is_reachable_from_its_crate_root() {
         if !in_source || is_binary || matches!(&*name, "lib.rs" | "main.rs") {
             continue;
         }
-        let module = if name == "mod.rs" { file.parent().unwrap().file_name().unwrap() } else { file.file_stem().unwrap() };
+        let module = if name == "mod.rs" {
+            file.parent().unwrap().file_name().unwrap()
+        } else {
+            file.file_stem().unwrap()
+        };
         let declaration = format!("mod {};", module.to_string_lossy());
-        let declared = parents(file).iter().filter(|parent| files.contains(*parent)).any(|parent| {
-            let text = fs::read_to_string(parent).unwrap();
-            text.lines().any(|line| line.trim_end().ends_with(&declaration))
-        });
+        let declared = parents(file)
+            .iter()
+            .filter(|parent| files.contains(*parent))
+            .any(|parent| {
+                let text = fs::read_to_string(parent).unwrap();
+                text.lines()
+                    .any(|line| line.trim_end().ends_with(&declaration))
+            });
         if !declared {
             lost.push(file.clone());
         }
@@ -136,7 +167,9 @@ fn every_file_is_reachable_from_its_crate_root() {
 
 /// The lines before the file's own test module.
 fn code(text: &str) -> &str {
-    text.split("#[cfg(test)]\nmod tests {").next().unwrap_or(text)
+    text.split("#[cfg(test)]\nmod tests {")
+        .next()
+        .unwrap_or(text)
 }
 
 #[test]
@@ -148,7 +181,12 @@ fn files_and_functions_stay_short() {
         if lines.len() > MAX_FILE {
             long.push(format!("{}: {} lines", file.display(), lines.len()));
         }
-        long.extend(functions(&lines).into_iter().filter(|(_, length)| *length > MAX_FUNCTION).map(|(name, length)| format!("{}: {name} has {length} lines", file.display())));
+        long.extend(
+            functions(&lines)
+                .into_iter()
+                .filter(|(_, length)| *length > MAX_FUNCTION)
+                .map(|(name, length)| format!("{}: {name} has {length} lines", file.display())),
+        );
     }
     assert!(long.is_empty(), "{long:#?}");
 }
@@ -159,13 +197,19 @@ fn functions(lines: &[&str]) -> Vec<(String, usize)> {
     for (start, line) in lines.iter().enumerate() {
         let body = line.trim_start();
         let indent = line.len() - body.len();
-        let mut words = body.split_whitespace().take_while(|word| !word.contains('('));
-        let is_function = !body.starts_with("//") && (body.starts_with("fn ") || words.any(|word| word == "fn") && !body.contains('"'));
+        let mut words = body
+            .split_whitespace()
+            .take_while(|word| !word.contains('('));
+        let is_function = !body.starts_with("//")
+            && (body.starts_with("fn ") || words.any(|word| word == "fn") && !body.contains('"'));
         if !is_function {
             continue;
         }
         let closing = format!("{}}}", " ".repeat(indent));
-        let end = lines[start..].iter().position(|line| **line == closing || line.ends_with(';') && line.len() - line.trim_start().len() == indent);
+        let end = lines[start..].iter().position(|line| {
+            **line == closing
+                || line.ends_with(';') && line.len() - line.trim_start().len() == indent
+        });
         if let Some(end) = end {
             found.push((body.chars().take(60).collect(), end + 1));
         }

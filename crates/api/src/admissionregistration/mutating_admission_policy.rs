@@ -46,6 +46,10 @@ impl Strategy for MutatingAdmissionPolicyStrategy {
     const HAS_GENERATION: bool = true;
     const ALLOW_UNCONDITIONAL_UPDATE: bool = false;
 
+    fn default(object: &mut MutatingAdmissionPolicy) {
+        crate::defaults::admissionregistration::default_mutating_admission_policy(object);
+    }
+
     fn row(object: &MutatingAdmissionPolicy, now: Timestamp) -> Vec<Value> {
         let spec = object.spec.as_ref();
         let kind = spec.and_then(|spec| spec.param_kind.as_ref()).map(|kind| {

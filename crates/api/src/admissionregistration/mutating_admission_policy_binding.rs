@@ -46,6 +46,10 @@ impl Strategy for MutatingAdmissionPolicyBindingStrategy {
     const HAS_GENERATION: bool = true;
     const ALLOW_UNCONDITIONAL_UPDATE: bool = false;
 
+    fn default(object: &mut MutatingAdmissionPolicyBinding) {
+        crate::defaults::admissionregistration::default_mutating_admission_policy_binding(object);
+    }
+
     fn row(object: &MutatingAdmissionPolicyBinding, now: Timestamp) -> Vec<Value> {
         let spec = object.spec.as_ref();
         let parameters = spec

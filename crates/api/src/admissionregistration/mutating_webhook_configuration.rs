@@ -45,6 +45,10 @@ impl Strategy for MutatingWebhookConfigurationStrategy {
     const HAS_GENERATION: bool = true;
     const ALLOW_UNCONDITIONAL_UPDATE: bool = false;
 
+    fn default(object: &mut MutatingWebhookConfiguration) {
+        crate::defaults::admissionregistration::default_mutating_webhook_configuration(object);
+    }
+
     fn row(object: &MutatingWebhookConfiguration, now: Timestamp) -> Vec<Value> {
         vec![
             object.metadata.name.clone().into(),

@@ -54,6 +54,12 @@ impl Strategy for ValidatingAdmissionPolicyStrategy {
     const HAS_STATUS: bool = true;
     const ALLOW_UNCONDITIONAL_UPDATE: bool = false;
 
+    fn default(object: &mut ValidatingAdmissionPolicy) {
+        crate::defaults::admissionregistration::default_validating_admission_policy(object);
+    }
+
+    crate::kind::keep_status!();
+
     fn row(object: &ValidatingAdmissionPolicy, now: Timestamp) -> Vec<Value> {
         let spec = object.spec.as_ref();
         let kind = spec.and_then(|spec| spec.param_kind.as_ref()).map(|kind| {

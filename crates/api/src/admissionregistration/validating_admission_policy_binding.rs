@@ -46,6 +46,10 @@ impl Strategy for ValidatingAdmissionPolicyBindingStrategy {
     const HAS_GENERATION: bool = true;
     const ALLOW_UNCONDITIONAL_UPDATE: bool = false;
 
+    fn default(object: &mut ValidatingAdmissionPolicyBinding) {
+        crate::defaults::admissionregistration::default_validating_admission_policy_binding(object);
+    }
+
     fn row(object: &ValidatingAdmissionPolicyBinding, now: Timestamp) -> Vec<Value> {
         let spec = &object.spec;
         let parameters = spec.param_ref.as_ref().and_then(|parameters| {

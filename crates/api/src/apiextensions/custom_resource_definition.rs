@@ -41,6 +41,8 @@ impl Strategy for CustomResourceDefinitionStrategy {
     const HAS_STATUS: bool = true;
     const ALLOW_UNCONDITIONAL_UPDATE: bool = false;
 
+    crate::kind::keep_status!();
+
     fn row(object: &CustomResourceDefinition, _: Timestamp) -> Vec<Value> {
         vec![
             object.metadata.name.clone().into(),

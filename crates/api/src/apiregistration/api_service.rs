@@ -51,6 +51,8 @@ impl Strategy for APIServiceStrategy {
     const HAS_GENERATION: bool = false;
     const ALLOW_UNCONDITIONAL_UPDATE: bool = false;
 
+    crate::kind::keep_status!();
+
     fn row(object: &APIService, now: Timestamp) -> Vec<Value> {
         let service = object
             .spec

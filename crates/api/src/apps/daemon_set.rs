@@ -62,6 +62,12 @@ impl Strategy for DaemonSetStrategy {
     type Object = DaemonSet;
     const HAS_STATUS: bool = true;
 
+    fn default(object: &mut DaemonSet) {
+        crate::defaults::apps::default_daemon_set(object);
+    }
+
+    crate::kind::keep_status!();
+
     fn row(object: &DaemonSet, now: Timestamp) -> Vec<Value> {
         let status = object.status.as_ref();
         let pod = object

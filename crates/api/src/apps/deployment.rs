@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Subresource, Typed};
 use crate::printing;
 
@@ -61,6 +62,28 @@ pub struct DeploymentStrategy;
 impl Strategy for DeploymentStrategy {
     type Object = Deployment;
     const HAS_STATUS: bool = true;
+
+    fn default(object: &mut Deployment) {
+        crate::defaults::apps::default_deployment(object);
+    }
+
+    crate::kind::keep_status!();
+
+    fn validate_create(object: &Deployment) -> ErrorList {
+        crate::validation::apps::validate_deployment(object)
+    }
+
+    fn validate_update(new: &Deployment, old: &Deployment) -> ErrorList {
+        crate::validation::apps::validate_deployment_update(new, old)
+    }
+
+    fn validate_status_update(new: &Deployment, old: &Deployment) -> ErrorList {
+        crate::validation::apps::validate_deployment_status_update(new, old)
+    }
+
+    fn warnings(new: &Deployment, old: Option<&Deployment>) -> Vec<String> {
+        crate::validation::apps::warnings_deployment(new, old)
+    }
 
     fn row(object: &Deployment, now: Timestamp) -> Vec<Value> {
         let status = object.status.as_ref();

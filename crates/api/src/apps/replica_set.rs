@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Subresource, Typed};
 use crate::printing;
 
@@ -57,6 +58,28 @@ pub struct ReplicaSetStrategy;
 impl Strategy for ReplicaSetStrategy {
     type Object = ReplicaSet;
     const HAS_STATUS: bool = true;
+
+    fn default(object: &mut ReplicaSet) {
+        crate::defaults::apps::default_replica_set(object);
+    }
+
+    crate::kind::keep_status!();
+
+    fn validate_create(object: &ReplicaSet) -> ErrorList {
+        crate::validation::apps::validate_replica_set(object)
+    }
+
+    fn validate_update(new: &ReplicaSet, old: &ReplicaSet) -> ErrorList {
+        crate::validation::apps::validate_replica_set_update(new, old)
+    }
+
+    fn validate_status_update(new: &ReplicaSet, old: &ReplicaSet) -> ErrorList {
+        crate::validation::apps::validate_replica_set_status_update(new, old)
+    }
+
+    fn warnings(new: &ReplicaSet, old: Option<&ReplicaSet>) -> Vec<String> {
+        crate::validation::apps::warnings_replica_set(new, old)
+    }
 
     fn row(object: &ReplicaSet, now: Timestamp) -> Vec<Value> {
         let status = object.status.as_ref();

@@ -55,6 +55,12 @@ impl Strategy for StatefulSetStrategy {
     type Object = StatefulSet;
     const HAS_STATUS: bool = true;
 
+    fn default(object: &mut StatefulSet) {
+        crate::defaults::apps::default_stateful_set(object);
+    }
+
+    crate::kind::keep_status!();
+
     fn row(object: &StatefulSet, now: Timestamp) -> Vec<Value> {
         let spec = object.spec.as_ref();
         let pod = spec.and_then(|spec| spec.template.spec.as_ref());

@@ -35,6 +35,10 @@ pub struct TokenRequestStrategy;
 impl Strategy for TokenRequestStrategy {
     type Object = TokenRequest;
 
+    fn default(object: &mut TokenRequest) {
+        crate::defaults::other::default_token_request(object);
+    }
+
     fn row(object: &TokenRequest, _: Timestamp) -> Vec<Value> {
         vec![
             object.metadata.name.clone().into(),

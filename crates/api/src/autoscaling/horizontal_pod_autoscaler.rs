@@ -53,6 +53,12 @@ impl Strategy for HorizontalPodAutoscalerStrategy {
     const HAS_STATUS: bool = true;
     const HAS_GENERATION: bool = false;
 
+    fn default(object: &mut HorizontalPodAutoscaler) {
+        crate::defaults::autoscaling::default_horizontal_pod_autoscaler(object);
+    }
+
+    crate::kind::keep_status!();
+
     fn row(object: &HorizontalPodAutoscaler, now: Timestamp) -> Vec<Value> {
         let spec = Some(&object.spec);
         let status = object.status.as_ref();

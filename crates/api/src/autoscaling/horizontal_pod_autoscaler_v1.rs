@@ -53,6 +53,12 @@ impl Strategy for HorizontalPodAutoscalerStrategy {
     const HAS_STATUS: bool = true;
     const HAS_GENERATION: bool = false;
 
+    fn default(object: &mut HorizontalPodAutoscaler) {
+        crate::defaults::autoscaling::default_horizontal_pod_autoscaler_v1(object);
+    }
+
+    crate::kind::keep_status!();
+
     fn row(object: &HorizontalPodAutoscaler, now: Timestamp) -> Vec<Value> {
         // The metrics of version 2 are in annotations here; the table shows them all the same.
         let stored = serde_json::to_value(object).map(conversion::AUTOSCALING_V1.to_storage);

@@ -57,6 +57,12 @@ impl Strategy for CronJobStrategy {
     type Object = CronJob;
     const HAS_STATUS: bool = true;
 
+    fn default(object: &mut CronJob) {
+        crate::defaults::batch::default_cron_job(object);
+    }
+
+    crate::kind::keep_status!();
+
     fn row(object: &CronJob, now: Timestamp) -> Vec<Value> {
         let spec = Some(&object.spec);
         let status = object.status.as_ref();

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use serde_json::Value;
 
-use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Subresource, Typed};
+use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Subresource, Typed, WriteContext};
 use crate::printing;
 
 /// The entry in the table of kinds.
@@ -58,6 +58,17 @@ pub struct JobStrategy;
 impl Strategy for JobStrategy {
     type Object = Job;
     const HAS_STATUS: bool = true;
+
+    fn prepare_create(object: &mut Job, _: &WriteContext) {
+        object.status = Some(Default::default());
+        select_own_pods(object);
+    }
+
+    crate::kind::keep_status!(update);
+
+    fn default(object: &mut Job) {
+        crate::defaults::batch::default_job(object);
+    }
 
     fn row(object: &Job, now: Timestamp) -> Vec<Value> {
         let spec = object.spec.as_ref();
@@ -127,4 +138,35 @@ fn duration(job: &Job, now: Timestamp) -> String {
         .and_then(|status| status.completion_time.as_ref())
         .map_or(now, |end| end.0);
     printing::human_duration(end.duration_since(start.0).as_nanos())
+}
+
+/// Gives a Job without a selector of its own one by its uid, and its pods the labels that it selects.
+fn select_own_pods(job: &mut Job) {
+    let (name, uid) = (
+        job.metadata.name.clone().unwrap_or_default(),
+        job.metadata.uid.clone().unwrap_or_default(),
+    );
+    let Some(spec) = job
+        .spec
+        .as_mut()
+        .filter(|spec| spec.manual_selector != Some(true))
+    else {
+        return;
+    };
+    let labels = spec
+        .template
+        .metadata
+        .get_or_insert_default()
+        .labels
+        .get_or_insert_default();
+    for (key, value) in [("controller-uid", &uid), ("job-name", &name)] {
+        labels.insert(key.to_owned(), value.clone());
+        labels.insert(format!("batch.kubernetes.io/{key}"), value.clone());
+    }
+    let selector = spec
+        .selector
+        .get_or_insert_default()
+        .match_labels
+        .get_or_insert_default();
+    selector.insert("batch.kubernetes.io/controller-uid".to_owned(), uid);
 }

@@ -55,6 +55,12 @@ impl Strategy for CertificateSigningRequestStrategy {
     const HAS_STATUS: bool = true;
     const HAS_GENERATION: bool = false;
 
+    fn default(object: &mut CertificateSigningRequest) {
+        crate::defaults::other::default_certificate_signing_request(object);
+    }
+
+    crate::kind::keep_status!();
+
     fn row(object: &CertificateSigningRequest, now: Timestamp) -> Vec<Value> {
         let signer = Some(&object.spec.signer_name);
         let duration = object.spec.expiration_seconds.map_or_else(

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Typed};
 use crate::printing;
 
@@ -40,6 +41,18 @@ impl Strategy for LeaseStrategy {
     type Object = Lease;
     const ALLOW_UNCONDITIONAL_UPDATE: bool = false;
     const ALLOW_CREATE_ON_UPDATE: bool = true;
+
+    fn default(object: &mut Lease) {
+        crate::defaults::other::default_lease(object);
+    }
+
+    fn validate_create(object: &Lease) -> ErrorList {
+        crate::validation::coordination::validate_lease(object)
+    }
+
+    fn validate_update(new: &Lease, old: &Lease) -> ErrorList {
+        crate::validation::coordination::validate_lease_update(new, old)
+    }
 
     fn row(object: &Lease, now: Timestamp) -> Vec<Value> {
         let holder = object

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Binding;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{CREATE_ONLY, Column, Kind, Scope, Strategy, Typed};
 use crate::printing;
 
@@ -34,6 +35,10 @@ pub struct BindingStrategy;
 
 impl Strategy for BindingStrategy {
     type Object = Binding;
+
+    fn validate_create(object: &Binding) -> ErrorList {
+        crate::validation::core::pod::validate_binding(object)
+    }
 
     fn row(object: &Binding, _: Timestamp) -> Vec<Value> {
         vec![

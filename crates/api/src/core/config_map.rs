@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ConfigMap;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Typed};
 use crate::printing;
 
@@ -38,6 +39,14 @@ pub struct ConfigMapStrategy;
 
 impl Strategy for ConfigMapStrategy {
     type Object = ConfigMap;
+
+    fn validate_create(object: &ConfigMap) -> ErrorList {
+        crate::validation::core::validate_config_map(object)
+    }
+
+    fn validate_update(new: &ConfigMap, old: &ConfigMap) -> ErrorList {
+        crate::validation::core::validate_config_map_update(new, old)
+    }
 
     fn row(object: &ConfigMap, now: Timestamp) -> Vec<Value> {
         let entries = object.data.as_ref().map_or(0, |data| data.len())

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Endpoints;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Typed};
 use crate::printing;
 
@@ -39,6 +40,22 @@ pub struct EndpointsStrategy;
 impl Strategy for EndpointsStrategy {
     type Object = Endpoints;
     const ALLOW_CREATE_ON_UPDATE: bool = true;
+
+    fn default(object: &mut Endpoints) {
+        crate::defaults::core::default_endpoints(object);
+    }
+
+    fn validate_create(object: &Endpoints) -> ErrorList {
+        crate::validation::core::validate_endpoints(object)
+    }
+
+    fn validate_update(new: &Endpoints, old: &Endpoints) -> ErrorList {
+        crate::validation::core::validate_endpoints_update(new, old)
+    }
+
+    fn warnings(new: &Endpoints, old: Option<&Endpoints>) -> Vec<String> {
+        crate::validation::core::warnings_endpoints(new, old)
+    }
 
     fn row(object: &Endpoints, now: Timestamp) -> Vec<Value> {
         vec![

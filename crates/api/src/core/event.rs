@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Event;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Typed};
 use crate::printing;
 
@@ -68,6 +69,18 @@ pub struct EventStrategy;
 impl Strategy for EventStrategy {
     type Object = Event;
     const ALLOW_CREATE_ON_UPDATE: bool = true;
+
+    fn default(object: &mut Event) {
+        crate::defaults::core::default_event(object);
+    }
+
+    fn validate_create(object: &Event) -> ErrorList {
+        crate::validation::events::validate_event(object)
+    }
+
+    fn validate_update(new: &Event, old: &Event) -> ErrorList {
+        crate::validation::events::validate_event_update(new, old)
+    }
 
     fn row(object: &Event, now: Timestamp) -> Vec<Value> {
         let first = match &object.first_timestamp {

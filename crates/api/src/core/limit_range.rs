@@ -36,6 +36,10 @@ impl Strategy for LimitRangeStrategy {
     type Object = LimitRange;
     const ALLOW_CREATE_ON_UPDATE: bool = true;
 
+    fn default(object: &mut LimitRange) {
+        crate::defaults::core::default_limit_range(object);
+    }
+
     fn row(object: &LimitRange, _: Timestamp) -> Vec<Value> {
         vec![
             object.metadata.name.clone().into(),

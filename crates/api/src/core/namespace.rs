@@ -1,10 +1,11 @@
 //! `Namespace` (v1): how it is named, stored, selected and printed.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{Namespace, NamespaceStatus};
 use serde_json::Value;
 
-use crate::kind::{Column, Kind, Scope, Strategy, Subresource, Typed, Verb};
+use crate::field::ErrorList;
+use crate::kind::{Column, Kind, Scope, Strategy, Subresource, Typed, Verb, WriteContext};
 use crate::printing;
 
 /// The entry in the table of kinds.
@@ -55,6 +56,51 @@ impl Strategy for NamespaceStrategy {
     type Object = Namespace;
     const HAS_STATUS: bool = true;
     const HAS_GENERATION: bool = false;
+
+    fn prepare_create(object: &mut Namespace, _: &WriteContext) {
+        // The namespace controller takes this finalizer off when the content is gone.
+        let finalizers = object
+            .spec
+            .get_or_insert_default()
+            .finalizers
+            .get_or_insert_default();
+        if !finalizers.iter().any(|finalizer| finalizer == "kubernetes") {
+            finalizers.push("kubernetes".to_owned());
+        }
+        object.status = Some(NamespaceStatus {
+            phase: Some("Active".to_owned()),
+            ..NamespaceStatus::default()
+        });
+    }
+
+    fn prepare_update(new: &mut Namespace, old: &Namespace, _: &WriteContext) {
+        new.spec = old.spec.clone();
+        new.status = old.status.clone();
+    }
+
+    fn prepare_status_update(new: &mut Namespace, old: &Namespace, _: &WriteContext) {
+        new.spec = old.spec.clone();
+    }
+
+    fn name_errors(name: &str, prefix: bool) -> Vec<String> {
+        crate::validation::names::label_name(name, prefix)
+    }
+
+    fn default(object: &mut Namespace) {
+        crate::defaults::core::default_namespace(object);
+    }
+
+    fn validate_create(object: &Namespace) -> ErrorList {
+        crate::validation::core::validate_namespace(object)
+    }
+
+    fn validate_update(new: &Namespace, old: &Namespace) -> ErrorList {
+        crate::validation::core::validate_namespace_update(new, old)
+    }
+
+    fn validate_status_update(new: &Namespace, old: &Namespace) -> ErrorList {
+        crate::validation::core::validate_namespace_status_update(new, old)
+    }
 
     fn row(object: &Namespace, now: Timestamp) -> Vec<Value> {
         let phase = object

@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::Node;
 use serde_json::Value;
 use std::collections::BTreeSet;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Subresource, Typed, Verb};
 use crate::printing;
 
@@ -65,6 +66,29 @@ impl Strategy for NodeStrategy {
     type Object = Node;
     const HAS_STATUS: bool = true;
     const HAS_GENERATION: bool = false;
+
+    // A kubelet registers its node together with the status, so a creator may set it.
+    crate::kind::keep_status!(update);
+
+    fn default(object: &mut Node) {
+        crate::defaults::core::default_node(object);
+    }
+
+    fn validate_create(object: &Node) -> ErrorList {
+        crate::validation::core::validate_node(object)
+    }
+
+    fn validate_update(new: &Node, old: &Node) -> ErrorList {
+        crate::validation::core::validate_node_update(new, old)
+    }
+
+    fn validate_status_update(new: &Node, old: &Node) -> ErrorList {
+        crate::validation::core::validate_node_status_update(new, old)
+    }
+
+    fn warnings(new: &Node, old: Option<&Node>) -> Vec<String> {
+        crate::validation::core::warnings_node(new, old)
+    }
 
     fn row(object: &Node, now: Timestamp) -> Vec<Value> {
         let status = object.status.as_ref();

@@ -1,10 +1,11 @@
 //! `PersistentVolume` (v1): how it is named, stored, selected and printed.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::PersistentVolume;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::Value;
 
-use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Subresource, Typed};
+use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Subresource, Typed, WriteContext};
 use crate::printing;
 
 /// The entry in the table of kinds.
@@ -61,6 +62,42 @@ impl Strategy for PersistentVolumeStrategy {
     type Object = PersistentVolume;
     const HAS_STATUS: bool = true;
     const HAS_GENERATION: bool = false;
+
+    fn default(object: &mut PersistentVolume) {
+        crate::defaults::core::default_persistent_volume(object);
+    }
+
+    fn prepare_create(object: &mut PersistentVolume, context: &WriteContext) {
+        object.status = Some(PersistentVolumeStatus {
+            phase: Some("Pending".to_owned()),
+            last_phase_transition_time: Some(Time(context.now)),
+            ..Default::default()
+        });
+    }
+
+    fn prepare_update(new: &mut PersistentVolume, old: &PersistentVolume, _: &WriteContext) {
+        new.status = old.status.clone();
+    }
+
+    fn prepare_status_update(
+        new: &mut PersistentVolume,
+        old: &PersistentVolume,
+        context: &WriteContext,
+    ) {
+        new.spec = old.spec.clone();
+        let phase = |volume: &PersistentVolume| volume.status.as_ref()?.phase.clone();
+        let (before, after) = (phase(old), phase(new));
+        let old_time = old
+            .status
+            .as_ref()
+            .and_then(|status| status.last_phase_transition_time.clone());
+        if let Some(status) = &mut new.status {
+            // A controller may set the time itself; who does not, gets the time of the change.
+            if before != after && status.last_phase_transition_time == old_time {
+                status.last_phase_transition_time = Some(Time(context.now));
+            }
+        }
+    }
 
     fn row(object: &PersistentVolume, now: Timestamp) -> Vec<Value> {
         let spec = object.spec.as_ref();

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use serde_json::Value;
 
-use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Subresource, Typed};
+use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Subresource, Typed, WriteContext};
 use crate::printing;
 
 /// The entry in the table of kinds.
@@ -55,6 +55,19 @@ impl Strategy for PersistentVolumeClaimStrategy {
     type Object = PersistentVolumeClaim;
     const HAS_STATUS: bool = true;
     const HAS_GENERATION: bool = false;
+
+    fn default(object: &mut PersistentVolumeClaim) {
+        crate::defaults::core::default_persistent_volume_claim(object);
+    }
+
+    fn prepare_create(object: &mut PersistentVolumeClaim, _: &WriteContext) {
+        object.status = Some(k8s_openapi::api::core::v1::PersistentVolumeClaimStatus {
+            phase: Some("Pending".to_owned()),
+            ..Default::default()
+        });
+    }
+
+    crate::kind::keep_status!(update);
 
     fn row(object: &PersistentVolumeClaim, now: Timestamp) -> Vec<Value> {
         let spec = object.spec.as_ref();

@@ -1,12 +1,13 @@
 //! `Pod` (v1): how it is named, stored, selected and printed.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use serde_json::Value;
 
 use crate::field::ErrorList;
 use crate::kind::{
     ALL_VERBS, CREATE_ONLY, Column, Kind, STATUS_VERBS, Scope, Strategy, Subresource, Typed, Verb,
+    WriteContext,
 };
 
 /// The entry in the table of kinds.
@@ -124,6 +125,35 @@ impl Strategy for PodStrategy {
     type Object = Pod;
     const HAS_STATUS: bool = true;
 
+    fn prepare_create(object: &mut Pod, _: &WriteContext) {
+        let class = object
+            .spec
+            .as_ref()
+            .map(|spec| crate::validation::core::pod::qos_class(spec).to_owned());
+        object.status = Some(PodStatus {
+            phase: Some("Pending".to_owned()),
+            qos_class: class,
+            ..PodStatus::default()
+        });
+    }
+
+    fn prepare_update(new: &mut Pod, old: &Pod, _: &WriteContext) {
+        new.status = old.status.clone();
+    }
+
+    fn prepare_status_update(new: &mut Pod, old: &Pod, _: &WriteContext) {
+        new.spec = old.spec.clone();
+        new.metadata.deletion_timestamp = old.metadata.deletion_timestamp.clone();
+        new.metadata.owner_references = old.metadata.owner_references.clone();
+        let status = new.status.get_or_insert_default();
+        if status.qos_class.is_none() {
+            status.qos_class = old
+                .status
+                .as_ref()
+                .and_then(|status| status.qos_class.clone());
+        }
+    }
+
     fn default(object: &mut Pod) {
         crate::defaults::core::default_pod(object);
     }
@@ -138,6 +168,10 @@ impl Strategy for PodStrategy {
 
     fn validate_status_update(new: &Pod, old: &Pod) -> ErrorList {
         crate::validation::core::pod::validate_pod_status_update(new, old)
+    }
+
+    fn warnings(new: &Pod, old: Option<&Pod>) -> Vec<String> {
+        crate::validation::core::pod::warnings_pod(new, old)
     }
 
     fn row(object: &Pod, now: Timestamp) -> Vec<Value> {

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PodTemplate;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Typed};
 use crate::printing;
 
@@ -48,6 +49,18 @@ pub struct PodTemplateStrategy;
 impl Strategy for PodTemplateStrategy {
     type Object = PodTemplate;
     const HAS_GENERATION: bool = true;
+
+    fn default(object: &mut PodTemplate) {
+        crate::defaults::core::default_pod_template(object);
+    }
+
+    fn validate_create(object: &PodTemplate) -> ErrorList {
+        crate::validation::core::pod::validate_pod_template(object)
+    }
+
+    fn validate_update(new: &PodTemplate, old: &PodTemplate) -> ErrorList {
+        crate::validation::core::pod::validate_pod_template_update(new, old)
+    }
 
     fn row(object: &PodTemplate, _: Timestamp) -> Vec<Value> {
         let template = object.template.as_ref();

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ReplicationController;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Subresource, Typed};
 use crate::printing;
 
@@ -57,6 +58,31 @@ pub struct ReplicationControllerStrategy;
 impl Strategy for ReplicationControllerStrategy {
     type Object = ReplicationController;
     const HAS_STATUS: bool = true;
+
+    fn default(object: &mut ReplicationController) {
+        crate::defaults::core::default_replication_controller(object);
+    }
+
+    crate::kind::keep_status!();
+
+    fn validate_create(object: &ReplicationController) -> ErrorList {
+        crate::validation::core::validate_replication_controller(object)
+    }
+
+    fn validate_update(new: &ReplicationController, old: &ReplicationController) -> ErrorList {
+        crate::validation::core::validate_replication_controller_update(new, old)
+    }
+
+    fn validate_status_update(
+        new: &ReplicationController,
+        old: &ReplicationController,
+    ) -> ErrorList {
+        crate::validation::core::validate_replication_controller_status_update(new, old)
+    }
+
+    fn warnings(new: &ReplicationController, old: Option<&ReplicationController>) -> Vec<String> {
+        crate::validation::core::warnings_replication_controller(new, old)
+    }
 
     fn row(object: &ReplicationController, now: Timestamp) -> Vec<Value> {
         let spec = object.spec.as_ref();

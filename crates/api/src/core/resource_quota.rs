@@ -47,6 +47,12 @@ impl Strategy for ResourceQuotaStrategy {
     const HAS_STATUS: bool = true;
     const HAS_GENERATION: bool = false;
 
+    fn default(object: &mut ResourceQuota) {
+        crate::defaults::core::default_resource_quota(object);
+    }
+
+    crate::kind::keep_status!();
+
     fn row(object: &ResourceQuota, now: Timestamp) -> Vec<Value> {
         let none = BTreeMap::new();
         let status = object.status.as_ref();

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Typed};
 use crate::printing;
 
@@ -39,6 +40,22 @@ pub struct SecretStrategy;
 
 impl Strategy for SecretStrategy {
     type Object = Secret;
+
+    fn default(object: &mut Secret) {
+        crate::defaults::core::default_secret(object);
+    }
+
+    fn validate_create(object: &Secret) -> ErrorList {
+        crate::validation::core::validate_secret(object)
+    }
+
+    fn validate_update(new: &Secret, old: &Secret) -> ErrorList {
+        crate::validation::core::validate_secret_update(new, old)
+    }
+
+    fn warnings(new: &Secret, old: Option<&Secret>) -> Vec<String> {
+        crate::validation::core::warnings_secret(new, old)
+    }
 
     fn row(object: &Secret, now: Timestamp) -> Vec<Value> {
         let entries = object.data.as_ref().map_or(0, |data| data.len());

@@ -6,7 +6,10 @@ use k8s_openapi::api::core::v1::{ServicePort, ServiceSpec};
 use serde_json::Value;
 use std::collections::BTreeSet;
 
-use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Subresource, Typed, Verb};
+use crate::field::ErrorList;
+use crate::kind::{
+    ALL_VERBS, Column, Kind, Scope, Strategy, Subresource, Typed, Verb, WriteContext,
+};
 use crate::printing;
 
 /// The entry in the table of kinds.
@@ -67,6 +70,40 @@ impl Strategy for ServiceStrategy {
     const HAS_STATUS: bool = true;
     const HAS_GENERATION: bool = false;
     const ALLOW_CREATE_ON_UPDATE: bool = true;
+
+    fn default(object: &mut Service) {
+        crate::defaults::core::default_service(object);
+    }
+
+    fn prepare_create(object: &mut Service, _: &WriteContext) {
+        object.status = Some(k8s_openapi::api::core::v1::ServiceStatus {
+            load_balancer: Some(Default::default()),
+            ..Default::default()
+        });
+    }
+
+    crate::kind::keep_status!(update);
+
+    fn validate_create(object: &Service) -> ErrorList {
+        crate::validation::core::validate_service(object)
+    }
+
+    fn validate_update(new: &Service, old: &Service) -> ErrorList {
+        crate::validation::core::validate_service_update(new, old)
+    }
+
+    fn validate_status_update(new: &Service, old: &Service) -> ErrorList {
+        crate::validation::core::validate_service_status_update(new, old)
+    }
+
+    fn warnings(new: &Service, old: Option<&Service>) -> Vec<String> {
+        crate::validation::core::warnings_service(new, old)
+    }
+
+    fn name_errors(name: &str, prefix: bool) -> Vec<String> {
+        // Services may have the names of other DNS labels since 1.36: they may begin with a digit.
+        crate::validation::names::label_name(name, prefix)
+    }
 
     fn row(object: &Service, now: Timestamp) -> Vec<Value> {
         let Some(spec) = &object.spec else {

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ServiceAccount;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, CREATE_ONLY, Column, Kind, Scope, Strategy, Subresource, Typed};
 use crate::printing;
 
@@ -38,6 +39,14 @@ pub struct ServiceAccountStrategy;
 
 impl Strategy for ServiceAccountStrategy {
     type Object = ServiceAccount;
+
+    fn validate_create(object: &ServiceAccount) -> ErrorList {
+        crate::validation::core::validate_service_account(object)
+    }
+
+    fn warnings(new: &ServiceAccount, old: Option<&ServiceAccount>) -> Vec<String> {
+        crate::validation::core::warnings_service_account(new, old)
+    }
 
     fn row(object: &ServiceAccount, now: Timestamp) -> Vec<Value> {
         vec![

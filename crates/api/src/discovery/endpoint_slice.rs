@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Typed};
 use crate::printing;
 
@@ -41,6 +42,22 @@ pub struct EndpointSliceStrategy;
 impl Strategy for EndpointSliceStrategy {
     type Object = EndpointSlice;
     const HAS_GENERATION: bool = true;
+
+    fn default(object: &mut EndpointSlice) {
+        crate::defaults::networking::default_endpoint_slice(object);
+    }
+
+    fn validate_create(object: &EndpointSlice) -> ErrorList {
+        crate::validation::discovery::validate_endpoint_slice(object)
+    }
+
+    fn validate_update(new: &EndpointSlice, old: &EndpointSlice) -> ErrorList {
+        crate::validation::discovery::validate_endpoint_slice_update(new, old)
+    }
+
+    fn warnings(new: &EndpointSlice, old: Option<&EndpointSlice>) -> Vec<String> {
+        crate::validation::discovery::warnings_endpoint_slice(new, old)
+    }
 
     fn row(object: &EndpointSlice, now: Timestamp) -> Vec<Value> {
         let ports = object

@@ -5,6 +5,7 @@ use k8s_openapi::api::events::v1::Event;
 use serde_json::Value;
 
 use crate::conversion;
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Typed};
 use crate::printing;
 
@@ -69,6 +70,14 @@ pub struct EventStrategy;
 impl Strategy for EventStrategy {
     type Object = Event;
     const ALLOW_CREATE_ON_UPDATE: bool = true;
+
+    fn validate_create(object: &Event) -> ErrorList {
+        crate::validation::events::validate_new_event(object)
+    }
+
+    fn validate_update(new: &Event, old: &Event) -> ErrorList {
+        crate::validation::events::validate_new_event_update(new, old)
+    }
 
     fn row(object: &Event, now: Timestamp) -> Vec<Value> {
         let first = match &object.deprecated_first_timestamp {

@@ -59,6 +59,12 @@ impl Strategy for FlowSchemaStrategy {
     type Object = FlowSchema;
     const HAS_STATUS: bool = true;
 
+    fn default(object: &mut FlowSchema) {
+        crate::defaults::flowcontrol::default_flow_schema(object);
+    }
+
+    crate::kind::keep_status!();
+
     fn row(object: &FlowSchema, now: Timestamp) -> Vec<Value> {
         let spec = object.spec.as_ref();
         let distinguisher = spec.and_then(|spec| spec.distinguisher_method.as_ref());

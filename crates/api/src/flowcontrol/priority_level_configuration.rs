@@ -52,6 +52,12 @@ impl Strategy for PriorityLevelConfigurationStrategy {
     type Object = PriorityLevelConfiguration;
     const HAS_STATUS: bool = true;
 
+    fn default(object: &mut PriorityLevelConfiguration) {
+        crate::defaults::flowcontrol::default_priority_level_configuration(object);
+    }
+
+    crate::kind::keep_status!();
+
     fn row(object: &PriorityLevelConfiguration, now: Timestamp) -> Vec<Value> {
         let spec = object.spec.as_ref();
         let limited = spec.and_then(|spec| spec.limited.as_ref());

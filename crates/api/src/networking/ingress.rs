@@ -6,7 +6,7 @@ use k8s_openapi::api::networking::v1::IngressRule;
 use serde_json::Value;
 use std::collections::BTreeSet;
 
-use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Subresource, Typed};
+use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Subresource, Typed, WriteContext};
 use crate::printing;
 
 /// The entry in the table of kinds.
@@ -44,6 +44,18 @@ pub struct IngressStrategy;
 impl Strategy for IngressStrategy {
     type Object = Ingress;
     const HAS_STATUS: bool = true;
+
+    fn default(object: &mut Ingress) {
+        crate::defaults::networking::default_ingress(object);
+    }
+
+    fn prepare_create(object: &mut Ingress, _: &WriteContext) {
+        object.status = Some(k8s_openapi::api::networking::v1::IngressStatus {
+            load_balancer: Some(Default::default()),
+        });
+    }
+
+    crate::kind::keep_status!(update);
 
     fn row(object: &Ingress, now: Timestamp) -> Vec<Value> {
         let spec = object.spec.as_ref();

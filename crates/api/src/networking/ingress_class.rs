@@ -45,6 +45,10 @@ impl Strategy for IngressClassStrategy {
     type Object = IngressClass;
     const HAS_GENERATION: bool = true;
 
+    fn default(object: &mut IngressClass) {
+        crate::defaults::networking::default_ingress_class(object);
+    }
+
     fn row(object: &IngressClass, now: Timestamp) -> Vec<Value> {
         let default = object
             .metadata

@@ -40,6 +40,10 @@ impl Strategy for NetworkPolicyStrategy {
     type Object = NetworkPolicy;
     const HAS_GENERATION: bool = true;
 
+    fn default(object: &mut NetworkPolicy) {
+        crate::defaults::networking::default_network_policy(object);
+    }
+
     fn row(object: &NetworkPolicy, now: Timestamp) -> Vec<Value> {
         let selector = object
             .spec

@@ -45,6 +45,12 @@ impl Strategy for ServiceCIDRStrategy {
     const HAS_STATUS: bool = true;
     const HAS_GENERATION: bool = false;
 
+    fn default(object: &mut ServiceCIDR) {
+        crate::defaults::networking::default_service_cidr(object);
+    }
+
+    crate::kind::keep_status!();
+
     fn row(object: &ServiceCIDR, now: Timestamp) -> Vec<Value> {
         let ranges = object
             .spec

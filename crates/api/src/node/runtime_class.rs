@@ -41,6 +41,10 @@ impl Strategy for RuntimeClassStrategy {
     const ALLOW_UNCONDITIONAL_UPDATE: bool = false;
     const ALLOW_CREATE_ON_UPDATE: bool = true;
 
+    fn default(object: &mut RuntimeClass) {
+        crate::defaults::other::default_runtime_class(object);
+    }
+
     fn row(object: &RuntimeClass, now: Timestamp) -> Vec<Value> {
         vec![
             object.metadata.name.clone().into(),

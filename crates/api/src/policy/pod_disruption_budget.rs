@@ -56,6 +56,12 @@ impl Strategy for PodDisruptionBudgetStrategy {
     const HAS_STATUS: bool = true;
     const ALLOW_UNCONDITIONAL_UPDATE: bool = false;
 
+    fn default(object: &mut PodDisruptionBudget) {
+        crate::defaults::other::default_pod_disruption_budget(object);
+    }
+
+    crate::kind::keep_status!();
+
     fn row(object: &PodDisruptionBudget, now: Timestamp) -> Vec<Value> {
         let spec = object.spec.as_ref();
         let text = |value: Option<&IntOrString>| match value {

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Typed};
 use crate::printing;
 
@@ -38,6 +39,14 @@ impl Strategy for ClusterRoleStrategy {
 
     fn name_errors(name: &str, prefix: bool) -> Vec<String> {
         crate::validation::names::path_segment_name(name, prefix)
+    }
+
+    fn validate_create(object: &ClusterRole) -> ErrorList {
+        crate::validation::rbac::validate_cluster_role(object)
+    }
+
+    fn validate_update(new: &ClusterRole, old: &ClusterRole) -> ErrorList {
+        crate::validation::rbac::validate_cluster_role_update(new, old)
     }
 
     fn row(object: &ClusterRole, _: Timestamp) -> Vec<Value> {

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::rbac::v1::Role;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Typed};
 use crate::printing;
 
@@ -38,6 +39,14 @@ impl Strategy for RoleStrategy {
 
     fn name_errors(name: &str, prefix: bool) -> Vec<String> {
         crate::validation::names::path_segment_name(name, prefix)
+    }
+
+    fn validate_create(object: &Role) -> ErrorList {
+        crate::validation::rbac::validate_role(object)
+    }
+
+    fn validate_update(new: &Role, old: &Role) -> ErrorList {
+        crate::validation::rbac::validate_role_update(new, old)
     }
 
     fn row(object: &Role, _: Timestamp) -> Vec<Value> {

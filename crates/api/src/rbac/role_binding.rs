@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::rbac::v1::RoleBinding;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Typed};
 use crate::printing;
 
@@ -48,8 +49,20 @@ impl Strategy for RoleBindingStrategy {
     type Object = RoleBinding;
     const ALLOW_CREATE_ON_UPDATE: bool = true;
 
+    fn default(object: &mut RoleBinding) {
+        crate::defaults::rbac::default_role_binding(object);
+    }
+
     fn name_errors(name: &str, prefix: bool) -> Vec<String> {
         crate::validation::names::path_segment_name(name, prefix)
+    }
+
+    fn validate_create(object: &RoleBinding) -> ErrorList {
+        crate::validation::rbac::validate_role_binding(object)
+    }
+
+    fn validate_update(new: &RoleBinding, old: &RoleBinding) -> ErrorList {
+        crate::validation::rbac::validate_role_binding_update(new, old)
     }
 
     fn row(object: &RoleBinding, now: Timestamp) -> Vec<Value> {

@@ -49,6 +49,12 @@ impl Strategy for ResourceClaimStrategy {
     const HAS_STATUS: bool = true;
     const HAS_GENERATION: bool = false;
 
+    fn default(object: &mut ResourceClaim) {
+        crate::defaults::resource::default_resource_claim(object);
+    }
+
+    crate::kind::keep_status!();
+
     fn row(object: &ResourceClaim, now: Timestamp) -> Vec<Value> {
         let status = object.status.as_ref();
         let deleted = object.metadata.deletion_timestamp.is_some();

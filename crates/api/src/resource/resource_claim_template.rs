@@ -35,6 +35,10 @@ pub struct ResourceClaimTemplateStrategy;
 impl Strategy for ResourceClaimTemplateStrategy {
     type Object = ResourceClaimTemplate;
 
+    fn default(object: &mut ResourceClaimTemplate) {
+        crate::defaults::resource::default_resource_claim_template(object);
+    }
+
     fn row(object: &ResourceClaimTemplate, now: Timestamp) -> Vec<Value> {
         vec![
             object.metadata.name.clone().into(),

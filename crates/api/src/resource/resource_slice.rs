@@ -45,6 +45,10 @@ impl Strategy for ResourceSliceStrategy {
     type Object = ResourceSlice;
     const HAS_GENERATION: bool = true;
 
+    fn default(object: &mut ResourceSlice) {
+        crate::defaults::resource::default_resource_slice(object);
+    }
+
     fn row(object: &ResourceSlice, now: Timestamp) -> Vec<Value> {
         let spec = &object.spec;
         vec![

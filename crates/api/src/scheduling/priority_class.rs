@@ -50,6 +50,10 @@ impl Strategy for PriorityClassStrategy {
     type Object = PriorityClass;
     const HAS_GENERATION: bool = true;
 
+    fn default(object: &mut PriorityClass) {
+        crate::defaults::other::default_priority_class(object);
+    }
+
     fn row(object: &PriorityClass, now: Timestamp) -> Vec<Value> {
         vec![
             object.metadata.name.clone().into(),

@@ -3,7 +3,9 @@
 //! One pass over the text builds the value. What upstream's decoding and encoding in Go would change is changed here:
 //! unknown fields, nulls and empty optional values go, quantities and times become canonical, embedded objects appear.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::LazyLock;
 
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
@@ -52,6 +54,78 @@ pub fn check_value(value: Value, schema: &Schema, root: TypeId) -> Result<Checke
     let mut context = Context::new(schema);
     let read = context.seed(&Type::Object(root), None).deserialize(value);
     context.finish(read)
+}
+
+/// The fields that are there twice in any JSON object, wherever they are.
+#[must_use]
+pub fn duplicates(text: &[u8]) -> Vec<String> {
+    static NOTHING: LazyLock<Schema> = LazyLock::new(Schema::default);
+    let mut context = Context::new(&NOTHING);
+    let mut deserializer = serde_json::Deserializer::from_slice(text);
+    // A text that is no JSON is found out where it is decoded.
+    let _ = Untyped(&mut context).deserialize(&mut deserializer);
+    context.strict
+}
+
+/// Reads anything, looking only for fields that are there twice.
+struct Untyped<'c, 's>(&'c mut Context<'s>);
+
+impl<'de> DeserializeSeed<'de> for Untyped<'_, '_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Untyped<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+    fn visit_unit<E: de::Error>(self) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_bool<E: de::Error>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_i64<E: de::Error>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_u64<E: de::Error>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_f64<E: de::Error>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_str<E: de::Error>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        let length = self.0.path.len();
+        for index in 0usize.. {
+            self.0.path.push_str(&format!("[{index}]"));
+            let next = list.next_element_seed(Untyped(self.0));
+            self.0.path.truncate(length);
+            if next?.is_none() {
+                break;
+            }
+        }
+        Ok(())
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let mut seen = BTreeSet::new();
+        while let Some(key) = map.next_key::<String>()? {
+            self.0.within(&key, |context| {
+                if !seen.insert(key.clone()) {
+                    context.complain("duplicate");
+                }
+                map.next_value_seed(Untyped(context))
+            })?;
+        }
+        Ok(())
+    }
 }
 
 /// Upstream stops counting here.

@@ -76,8 +76,8 @@ pub struct Field {
     pub list: Option<ListKind>,
     /// Strategic merge merges the list rather than replacing it.
     pub patch_merge: bool,
-    /// Strategic merge drops the keys that the patch does not name.
-    pub patch_retain_keys: bool,
+    /// Strategic merge replaces the object rather than merging it.
+    pub patch_replace: bool,
     /// The field by which strategic merge knows the elements of a list.
     pub patch_merge_key: Option<Name>,
     /// What apply takes the field to be where it is absent, as far as upstream's schema says so.
@@ -297,7 +297,7 @@ fn parse_field(name: &'static str, ty: Type, flags: impl Iterator<Item = &'stati
         embedded: false,
         list: None,
         patch_merge: false,
-        patch_retain_keys: false,
+        patch_replace: false,
         patch_merge_key: None,
         default: None,
     };
@@ -312,9 +312,7 @@ fn parse_field(name: &'static str, ty: Type, flags: impl Iterator<Item = &'stati
             ("keys", names) => keys = names.split(',').map(Cow::Borrowed).collect(),
             ("patch", strategies) => {
                 field.patch_merge = strategies.split(',').any(|strategy| strategy == "merge");
-                field.patch_retain_keys = strategies
-                    .split(',')
-                    .any(|strategy| strategy == "retainKeys");
+                field.patch_replace = strategies == "replace";
             }
             ("merge-key", name) => field.patch_merge_key = Some(Cow::Borrowed(name)),
             ("default", json) => field.default = serde_json::from_str(json).ok(),

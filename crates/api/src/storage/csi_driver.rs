@@ -66,6 +66,10 @@ impl Strategy for CSIDriverStrategy {
     const HAS_GENERATION: bool = true;
     const ALLOW_UNCONDITIONAL_UPDATE: bool = false;
 
+    fn default(object: &mut CSIDriver) {
+        crate::defaults::storage::default_csi_driver(object);
+    }
+
     fn row(object: &CSIDriver, now: Timestamp) -> Vec<Value> {
         let spec = &object.spec;
         let modes = spec

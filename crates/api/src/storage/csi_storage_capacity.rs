@@ -36,6 +36,10 @@ impl Strategy for CSIStorageCapacityStrategy {
     type Object = CSIStorageCapacity;
     const ALLOW_UNCONDITIONAL_UPDATE: bool = false;
 
+    fn default(object: &mut CSIStorageCapacity) {
+        crate::defaults::storage::default_csi_storage_capacity(object);
+    }
+
     fn row(object: &CSIStorageCapacity, _: Timestamp) -> Vec<Value> {
         vec![
             object.metadata.name.clone().into(),

@@ -50,6 +50,10 @@ pub struct StorageClassStrategy;
 impl Strategy for StorageClassStrategy {
     type Object = StorageClass;
 
+    fn default(object: &mut StorageClass) {
+        crate::defaults::storage::default_storage_class(object);
+    }
+
     fn row(object: &StorageClass, now: Timestamp) -> Vec<Value> {
         let default = [
             "storageclass.kubernetes.io/is-default-class",

@@ -49,6 +49,12 @@ impl Strategy for VolumeAttachmentStrategy {
     const HAS_GENERATION: bool = false;
     const ALLOW_UNCONDITIONAL_UPDATE: bool = false;
 
+    fn default(object: &mut VolumeAttachment) {
+        crate::defaults::storage::default_volume_attachment(object);
+    }
+
+    crate::kind::keep_status!();
+
     fn row(object: &VolumeAttachment, now: Timestamp) -> Vec<Value> {
         let spec = &object.spec;
         vec![

@@ -576,3 +576,128 @@ fn one_condition(errors: &mut ErrorList, condition: &Condition, path: &Path) {
         errors.push(FieldError::too_long(&path.child("message"), 32 * 1024));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn meta(value: Value) -> ObjectMeta {
+        serde_json::from_value(value).unwrap_or_default()
+    }
+
+    fn texts(errors: &ErrorList) -> Vec<String> {
+        errors.iter().map(ToString::to_string).collect()
+    }
+
+    fn new_errors(value: Value, namespaced: bool) -> Vec<String> {
+        let path = Path::new("metadata");
+        let errors = validate_object_meta(&meta(value), namespaced, &names::subdomain_name, &path);
+        texts(&errors)
+    }
+
+    #[test]
+    fn new_objects() {
+        let table: [(Value, bool, &[&str]); 6] = [
+            (json!({"name": "a", "namespace": "b"}), true, &[]),
+            (
+                json!({"namespace": "b"}),
+                false,
+                &[
+                    "metadata.name: Required value: name or generateName is required",
+                    "metadata.namespace: Forbidden: not allowed on this type",
+                ],
+            ),
+            (
+                json!({"name": "a"}),
+                true,
+                &["metadata.namespace: Required value"],
+            ),
+            (
+                json!({"name": "a", "labels": {"x/": "ok"}}),
+                false,
+                &[
+                    "metadata.labels: Invalid value: \"x/\": name part must be non-empty",
+                    "metadata.labels: Invalid value: \"x/\": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')",
+                ],
+            ),
+            (
+                json!({"name": "a", "finalizers": ["mine", "orphan", "foregroundDeletion"]}),
+                false,
+                &[
+                    "metadata.finalizers: Invalid value: [\"mine\",\"orphan\",\"foregroundDeletion\"]: finalizer orphan and foregroundDeletion cannot be both set",
+                    "metadata.finalizers[0]: Invalid value: \"mine\": name is neither a standard finalizer name nor is it fully qualified",
+                ],
+            ),
+            (
+                json!({"name": "a", "ownerReferences": [{"apiVersion": "", "kind": "K", "name": "", "uid": "u"}]}),
+                false,
+                &[
+                    "metadata.ownerReferences.apiVersion: Invalid value: \"\": version must not be empty",
+                    "metadata.ownerReferences.name: Invalid value: \"\": must not be empty",
+                ],
+            ),
+        ];
+        for (value, namespaced, expected) in table {
+            assert_eq!(new_errors(value.clone(), namespaced), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn annotations_have_a_limit() {
+        let value = "x".repeat(ANNOTATIONS_MAX);
+        assert_eq!(
+            new_errors(json!({"name": "a", "annotations": {"k": value}}), false),
+            ["metadata.annotations: Too long: may not be more than 262144 bytes"]
+        );
+    }
+
+    #[test]
+    fn changed_objects() {
+        let old = meta(
+            json!({"name": "a", "uid": "1", "resourceVersion": "1", "generation": 2,
+            "deletionTimestamp": "2026-01-02T03:04:05Z", "finalizers": ["x/a"]}),
+        );
+        let new =
+            meta(json!({"name": "b", "uid": "2", "generation": 1, "finalizers": ["x/a", "x/b"]}));
+        assert_eq!(
+            texts(&validate_object_meta_update(
+                &new,
+                &old,
+                &Path::new("metadata")
+            )),
+            [
+                "metadata.finalizers: Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers []string{\"x/b\"}",
+                "metadata.resourceVersion: Invalid value: \"\": must be specified for an update",
+                "metadata.generation: Invalid value: 1: must not be decremented",
+                "metadata.name: Invalid value: \"b\": field is immutable",
+                "metadata.uid: Invalid value: \"2\": field is immutable",
+                "metadata.deletionTimestamp: Invalid value: null: field is immutable",
+            ]
+        );
+    }
+
+    #[test]
+    fn selectors() {
+        let selector: LabelSelector = serde_json::from_value(json!({
+            "matchLabels": {"app": "web"},
+            "matchExpressions": [{"key": "tier", "operator": "NotIn", "values": ["db"]}, {"key": "old", "operator": "DoesNotExist"}]
+        }))
+        .unwrap_or_default();
+        let labels = |value: Value| serde_json::from_value(value).unwrap_or_default();
+        assert!(selector_matches(&selector, &labels(json!({"app": "web"}))));
+        assert!(!selector_matches(
+            &selector,
+            &labels(json!({"app": "web", "tier": "db"}))
+        ));
+        assert!(!selector_matches(
+            &selector,
+            &labels(json!({"app": "web", "old": ""}))
+        ));
+        assert!(!selector_matches(&selector, &None));
+        assert_eq!(
+            shown_selector(Some(&selector)).0,
+            r#"{"matchLabels":{"app":"web"},"matchExpressions":[{"key":"tier","operator":"NotIn","values":["db"]},{"key":"old","operator":"DoesNotExist"}]}"#
+        );
+    }
+}

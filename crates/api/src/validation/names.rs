@@ -8,6 +8,9 @@ const SUBDOMAIN_MESSAGE: &str = "a lowercase RFC 1123 subdomain must consist of 
 const QUALIFIED_PATTERN: &str = "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]";
 const QUALIFIED_MESSAGE: &str = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
 
+/// A rule for texts: what is wrong with one.
+pub type Rule = fn(&str) -> Vec<String>;
+
 /// The longest DNS label.
 pub const LABEL_MAX: usize = 63;
 /// The longest DNS subdomain.

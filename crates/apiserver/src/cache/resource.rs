@@ -392,10 +392,10 @@ impl Inner {
         };
         // A change that the load has seen already.
         if revision <= self.revision
-            && !self
+            && self
                 .ring
                 .back()
-                .is_some_and(|last| last.revision == revision)
+                .is_none_or(|last| last.revision != revision)
         {
             return None;
         }

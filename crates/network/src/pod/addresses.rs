@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 use super::{AttachRequest, PortMapping};
 use crate::Cidr;
 
+/// The address book's place in the state directory.
+const DIRECTORY: &str = "addresses";
+
 /// What went wrong with the address book.
 #[derive(Debug, thiserror::Error)]
 pub enum AddressError {
@@ -55,7 +58,7 @@ pub(super) struct Addresses {
 
 impl Addresses {
     pub fn open(state_dir: &Path, cidr: Cidr) -> Result<Self, AddressError> {
-        let directory = state_dir.join("addresses");
+        let directory = state_dir.join(DIRECTORY);
         fs::create_dir_all(&directory).map_err(at(&directory))?;
         let mut book = Self {
             directory,
@@ -171,19 +174,22 @@ impl Addresses {
         Ok(())
     }
 
-    pub fn remove_all(&mut self) -> Result<(), AddressError> {
+    pub fn forget(&mut self) {
         self.records.clear();
         self.by_id.clear();
-        match fs::remove_dir_all(&self.directory) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(at(&self.directory)(error))
-            }
-            _ => Ok(()),
-        }
     }
 
     fn path(&self, ip: Ipv4Addr) -> PathBuf {
         self.directory.join(ip.to_string())
+    }
+}
+
+/// Removes the address book of a state directory.
+pub(super) fn remove_all(state_dir: &Path) -> Result<(), AddressError> {
+    let directory = state_dir.join(DIRECTORY);
+    match fs::remove_dir_all(&directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(&directory)(error)),
+        _ => Ok(()),
     }
 }
 
@@ -252,7 +258,8 @@ mod tests {
         assert_eq!(book.by_id("b").unwrap().ip, Ipv4Addr::new(10, 1, 2, 3));
         assert!(!damaged.exists());
         assert_eq!(claim(&mut book, "c").unwrap(), 4);
-        book.remove_all().unwrap();
+        remove_all(directory.path()).unwrap();
+        remove_all(directory.path()).unwrap();
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 }

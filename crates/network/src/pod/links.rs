@@ -7,6 +7,7 @@ use std::path::Path;
 use nlink::netlink::devconf::{AddrGenMode, Ipv4Devconf};
 use nlink::netlink::link::{BridgeLink, VethLink};
 use nlink::netlink::neigh::Neighbor;
+use nlink::netlink::types::addr::Scope;
 use nlink::netlink::types::route::{RouteProtocol, RouteScope, RouteType};
 use nlink::{Connection, Ipv4Address, Ipv4Route, Route};
 
@@ -36,12 +37,12 @@ pub(super) struct Links {
 
 /// The host's end of the cable of the pod with the address at `offset` in the node's range.
 pub(super) fn pod_interface(config: &PodNetworkConfig, offset: u64) -> String {
-    format!("{}{offset:x}", pod_interface_prefix(config))
+    format!("{}{offset:x}", pod_interface_prefix(&config.bridge))
 }
 
 /// How the host's ends of all cables begin.
-pub(super) fn pod_interface_prefix(config: &PodNetworkConfig) -> String {
-    format!("{}v", config.bridge)
+pub(super) fn pod_interface_prefix(bridge: &str) -> String {
+    format!("{bridge}v")
 }
 
 /// A pod's hardware address follows from its address.
@@ -64,18 +65,24 @@ impl std::fmt::Debug for Links {
 }
 
 impl Links {
-    pub async fn open(config: &PodNetworkConfig) -> Result<Self, PodNetworkError> {
+    /// Only the node's own interface.
+    pub fn of_bridge(bridge: &str) -> Result<Self, PodNetworkError> {
         let route = Connection::<Route>::new().map_err(failed("open a route netlink socket"))?;
-        let mtu = match config.mtu {
-            Some(mtu) => mtu.max(MIN_MTU),
-            None => uplink_mtu(&route).await?.unwrap_or(DEFAULT_MTU),
-        };
         Ok(Self {
             route,
-            bridge: config.bridge.clone(),
-            prefix: pod_interface_prefix(config),
-            mtu,
+            bridge: bridge.to_owned(),
+            prefix: pod_interface_prefix(bridge),
+            mtu: DEFAULT_MTU,
         })
+    }
+
+    pub async fn open(config: &PodNetworkConfig) -> Result<Self, PodNetworkError> {
+        let mut links = Self::of_bridge(&config.bridge)?;
+        links.mtu = match config.mtu {
+            Some(mtu) => mtu.max(MIN_MTU),
+            None => uplink_mtu(&links.route).await?.unwrap_or(DEFAULT_MTU),
+        };
+        Ok(links)
     }
 
     /// Makes the node's own interface and the routes that do not belong to a pod.
@@ -298,12 +305,28 @@ impl Links {
         Ok(())
     }
 
+    /// Adds an address that this host answers but never sends from on its own account: the scope keeps
+    /// it out of the choice of source addresses.
     pub async fn hold(&self, address: Ipv4Addr) -> Result<(), PodNetworkError> {
         let index = self.ensure_bridge().await?;
-        self.add_address(index, address).await
+        let held = Ipv4Address::with_index(index, address, 32).scope(Scope::Host);
+        match self.route.add_address(held).await {
+            Err(error) if !error.is_already_exists() => {
+                Err(failed(format!("add the address {address}"))(error))
+            }
+            _ => Ok(()),
+        }
     }
 
     pub async fn release(&self, address: Ipv4Addr) -> Result<(), PodNetworkError> {
+        let link = self
+            .route
+            .get_link_by_name(&self.bridge)
+            .await
+            .map_err(failed("look for the node's interface"))?;
+        if link.is_none() {
+            return Ok(());
+        }
         self.route
             .del_address_if_exists(self.bridge.as_str(), IpAddr::V4(address), 32)
             .await

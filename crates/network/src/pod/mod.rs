@@ -276,22 +276,6 @@ impl PodNetwork {
             .collect()
     }
 
-    /// Gives this host another address in the cluster (the cluster DNS address).
-    ///
-    /// # Errors
-    /// The kernel refuses.
-    pub async fn hold_address(&self, address: Ipv4Addr) -> Result<(), PodNetworkError> {
-        self.inner.lock().await.links.hold(address).await
-    }
-
-    /// Gives such an address back; it is no error when this host has it no longer.
-    ///
-    /// # Errors
-    /// The kernel refuses.
-    pub async fn release_address(&self, address: Ipv4Addr) -> Result<(), PodNetworkError> {
-        self.inner.lock().await.links.release(address).await
-    }
-
     /// Removes everything: interfaces, routes, rules and the state directory's content.
     ///
     /// # Errors
@@ -301,8 +285,21 @@ impl PodNetwork {
         inner.links.remove_all(&self.config).await?;
         inner.table.remove().await?;
         inner.rules = Assembly::new(rules::base(&self.config));
-        inner.addresses.remove_all()?;
+        inner.addresses.forget();
+        addresses::remove_all(&self.config.state_dir)?;
         Ok(())
+    }
+
+    /// Removes everything that a network with this configuration made, without opening it: for after a
+    /// crash, or when another process had it. What is not there is no error.
+    ///
+    /// # Errors
+    /// The kernel or the file system refuses. Calling it again continues.
+    pub async fn remove(config: &PodNetworkConfig) -> Result<(), PodNetworkError> {
+        check(config)?;
+        Links::of_bridge(&config.bridge)?.remove_all(config).await?;
+        KernelTable::open(&config.table_name)?.remove().await?;
+        Ok(addresses::remove_all(&config.state_dir)?)
     }
 
     fn attachment(&self, record: &Record) -> Attachment {
@@ -338,6 +335,23 @@ impl Inner {
         self.links.detach(record).await?;
         Ok(self.addresses.release(record.ip)?)
     }
+}
+
+/// Gives this host another address in the cluster, on the interface `bridge` (the cluster DNS
+/// address). The interface is made if it is not there yet.
+///
+/// # Errors
+/// The kernel refuses.
+pub async fn hold_address(bridge: &str, address: Ipv4Addr) -> Result<(), PodNetworkError> {
+    Links::of_bridge(bridge)?.hold(address).await
+}
+
+/// Gives such an address back; it is no error when this host has it no longer.
+///
+/// # Errors
+/// The kernel refuses.
+pub async fn release_address(bridge: &str, address: Ipv4Addr) -> Result<(), PodNetworkError> {
+    Links::of_bridge(bridge)?.release(address).await
 }
 
 /// The address by which pods know the host.

@@ -32,7 +32,7 @@ fn loopback() -> Cidr {
 
 /// Hooks, and the sets that pods share.
 pub(super) fn base(config: &PodNetworkConfig) -> Fragment {
-    let pods = pod_interface_prefix(config);
+    let pods = pod_interface_prefix(&config.bridge);
     let interface = |direction, negate| Statement::Interface {
         direction,
         prefix: pods.clone(),

@@ -272,11 +272,19 @@ impl PortPlan<'_> {
             // Its pod is gone: the next rule makes and remembers a new choice.
             rules.push(vec![Statement::Forget(memory.clone())]);
         }
-        rules.push(vec![Statement::Balance {
-            map,
-            count: u32::try_from(backends.len()).unwrap_or(u32::MAX),
-            remember: memory,
-        }]);
+        let count = u32::try_from(backends.len()).unwrap_or(u32::MAX);
+        let balance = |remember: Option<Name>| {
+            vec![Statement::Balance {
+                map: map.clone(),
+                count,
+                remember,
+            }]
+        };
+        if memory.is_some() {
+            // A full memory ends this rule: the next one serves the client all the same.
+            rules.push(balance(memory));
+        }
+        rules.push(balance(None));
         Some(self.chain(kind, rules))
     }
 

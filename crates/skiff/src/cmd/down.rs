@@ -36,7 +36,10 @@ pub fn run(data_dir: &Path, purge: bool, no_kubeconfig: bool) -> Result<()> {
     })?;
     println!("removed pods, networks, mounts and cgroups");
     if !no_kubeconfig && let Some(path) = kubeconfig::users_file().filter(|path| path.exists()) {
-        kubeconfig::write(&path, &kubeconfig::without(kubeconfig::read(&path)?, &instance.config.cluster_name))?;
+        kubeconfig::write(
+            &path,
+            &kubeconfig::without(kubeconfig::read(&path)?, &instance.config.cluster_name),
+        )?;
     }
     if purge {
         remove(data_dir)?;
@@ -52,13 +55,20 @@ fn remove(data_dir: &Path) -> Result<()> {
 
 async fn end(data_dir: &Path, process: i32, clock: &SharedClock) -> Result<()> {
     if process <= 1 {
-        bail!("the server's process is not known; its lock is {}", data_dir.join("server.lock").display());
+        bail!(
+            "the server's process is not known; its lock is {}",
+            data_dir.join("server.lock").display()
+        );
     }
-    kill(Pid::from_raw(process), Signal::SIGTERM).with_context(|| format!("stopping process {process}"))?;
+    kill(Pid::from_raw(process), Signal::SIGTERM)
+        .with_context(|| format!("stopping process {process}"))?;
     let started = clock.monotonic();
     while Lock::is_held(data_dir)? == Some(process) {
         if clock.monotonic().saturating_sub(started) > PATIENCE {
-            bail!("process {process} did not end within {} s; end it with kill -9 {process} and run `skiff down` again", PATIENCE.as_secs());
+            bail!(
+                "process {process} did not end within {} s; end it with kill -9 {process} and run `skiff down` again",
+                PATIENCE.as_secs()
+            );
         }
         clock.sleep(GLANCE).await;
     }

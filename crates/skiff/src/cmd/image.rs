@@ -3,4 +3,6 @@
 #[derive(Clone, Debug, clap::Args)]
 pub struct Arguments {}
 /// x
-pub fn run(_: Arguments) -> anyhow::Result<()> { anyhow::bail!("TODO") }
+pub fn run(_: Arguments) -> anyhow::Result<()> {
+    anyhow::bail!("TODO")
+}

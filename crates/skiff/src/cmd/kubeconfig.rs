@@ -12,7 +12,10 @@ pub fn run(data_dir: &Path) -> Result<()> {
             print!("{text}");
             Ok(())
         }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => bail!("there is no cluster in {}; start one with `skiff up`", data_dir.display()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => bail!(
+            "there is no cluster in {}; start one with `skiff up`",
+            data_dir.display()
+        ),
         Err(error) => bail!("reading {}: {error}", path.display()),
     }
 }

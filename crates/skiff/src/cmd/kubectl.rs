@@ -7,14 +7,22 @@ use anyhow::{Context as _, Result, bail};
 
 /// Becomes kubectl. Without a kubeconfig of the user's it is given the administrator's.
 pub fn run(arguments: &[String]) -> Result<()> {
-    let ourselves = std::env::current_exe().and_then(|path| path.canonicalize()).ok();
+    let ourselves = std::env::current_exe()
+        .and_then(|path| path.canonicalize())
+        .ok();
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let Some(kubectl) = find(&std::env::split_paths(&path).collect::<Vec<_>>(), ourselves.as_deref()) else {
+    let Some(kubectl) = find(
+        &std::env::split_paths(&path).collect::<Vec<_>>(),
+        ourselves.as_deref(),
+    ) else {
         bail!("no kubectl is installed; install one (any from 1.27 on), skiff's own comes later");
     };
     #[allow(clippy::disallowed_types, reason = "the process becomes kubectl")]
     let mut command = std::process::Command::new(&kubectl);
-    let admin = PathBuf::from(std::env::var_os("SKIFF_DATA_DIR").unwrap_or_else(|| "/var/lib/skiff".into())).join("admin.kubeconfig");
+    let admin = PathBuf::from(
+        std::env::var_os("SKIFF_DATA_DIR").unwrap_or_else(|| "/var/lib/skiff".into()),
+    )
+    .join("admin.kubeconfig");
     let users = crate::kubeconfig::users_file().is_some_and(|file| file.exists());
     if !users && std::fs::File::open(&admin).is_ok() {
         command.env("KUBECONFIG", admin);
@@ -23,7 +31,13 @@ pub fn run(arguments: &[String]) -> Result<()> {
 }
 
 fn find(folders: &[PathBuf], ourselves: Option<&Path>) -> Option<PathBuf> {
-    folders.iter().map(|folder| folder.join("kubectl")).find(|path| path.canonicalize().is_ok_and(|real| Some(real.as_path()) != ourselves))
+    folders
+        .iter()
+        .map(|folder| folder.join("kubectl"))
+        .find(|path| {
+            path.canonicalize()
+                .is_ok_and(|real| Some(real.as_path()) != ourselves)
+        })
 }
 
 #[cfg(test)]
@@ -41,6 +55,9 @@ mod tests {
         std::os::unix::fs::symlink(&skiff, ours.join("kubectl")).unwrap();
         assert_eq!(find(&[ours.clone()], Some(&skiff)), None);
         std::fs::write(theirs.join("kubectl"), "").unwrap();
-        assert_eq!(find(&[ours, theirs.clone()], Some(&skiff)), Some(theirs.join("kubectl")));
+        assert_eq!(
+            find(&[ours, theirs.clone()], Some(&skiff)),
+            Some(theirs.join("kubectl"))
+        );
     }
 }

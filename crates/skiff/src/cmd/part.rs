@@ -20,12 +20,16 @@ pub struct Arguments {
 
 /// Runs the part until TERM or INT.
 pub fn run(part: &'static str, arguments: Arguments) -> Result<()> {
-    let options = arguments.server.options.with_file(arguments.server.config.as_deref())?;
+    let options = arguments
+        .server
+        .options
+        .with_file(arguments.server.config.as_deref())?;
     let config = options.resolve(&Host::detect())?;
     logging::start(&config.log_level)?;
     wait_for(async move {
         wiring::use_ring();
-        let kubeconfig = kube::config::Kubeconfig::read_from(&arguments.kubeconfig).with_context(|| format!("reading {}", arguments.kubeconfig.display()))?;
+        let kubeconfig = kube::config::Kubeconfig::read_from(&arguments.kubeconfig)
+            .with_context(|| format!("reading {}", arguments.kubeconfig.display()))?;
         let options = kube::config::KubeConfigOptions::default();
         let target = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await?;
         let client = kube::Client::try_from(target)?;

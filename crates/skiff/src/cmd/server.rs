@@ -12,7 +12,10 @@ use crate::{logging, wiring};
 
 /// Runs until TERM or INT. Pods go on when it ends.
 pub fn run(arguments: ServerArguments, progress: bool) -> Result<()> {
-    let config = arguments.options.with_file(arguments.config.as_deref())?.resolve(&Host::detect())?;
+    let config = arguments
+        .options
+        .with_file(arguments.config.as_deref())?
+        .resolve(&Host::detect())?;
     logging::start(&config.log_level)?;
     checks::report(&checks::all(&config), false)?;
     if progress {

@@ -20,10 +20,15 @@ pub fn run(arguments: ServerArguments, demo: bool, no_kubeconfig: bool) -> Resul
     let saved = data_dir.join("server.yaml");
     // What an earlier `skiff up` was told holds until told otherwise.
     let remembered = saved.exists().then_some(saved.as_path());
-    let options = arguments.options.with_file(arguments.config.as_deref().or(remembered))?;
+    let options = arguments
+        .options
+        .with_file(arguments.config.as_deref().or(remembered))?;
     let config = options.clone().resolve(&Host::detect())?;
     if let Some(process) = Lock::is_held(&config.data_dir)? {
-        println!("Skiff runs already (process {process}, data in {}); see `skiff status`.", config.data_dir.display());
+        println!(
+            "Skiff runs already (process {process}, data in {}); see `skiff status`.",
+            config.data_dir.display()
+        );
     } else {
         checks::report(&checks::all(&config), false)?;
         start(&config, &options, &saved)?;
@@ -34,19 +39,33 @@ pub fn run(arguments: ServerArguments, demo: bool, no_kubeconfig: bool) -> Resul
     if !no_kubeconfig {
         add_context(&config)?;
     }
-    println!("\nTry:\n  kubectl get nodes\n  kubectl create deployment hello --image=skiff.local/demo --replicas=3\n  kubectl expose deployment hello --port=80 --target-port=8080 --type=NodePort\n  skiff down          # stops everything again");
+    println!(
+        "\nTry:\n  kubectl get nodes\n  kubectl create deployment hello --image=skiff.local/demo --replicas=3\n  kubectl expose deployment hello --port=80 --target-port=8080 --type=NodePort\n  skiff down          # stops everything again"
+    );
     Ok(())
 }
 
 fn start(config: &Config, options: &Options, saved: &Path) -> Result<()> {
     let started = Instant::now();
-    fs::create_dir_all(&config.data_dir).with_context(|| format!("making {}", config.data_dir.display()))?;
+    fs::create_dir_all(&config.data_dir)
+        .with_context(|| format!("making {}", config.data_dir.display()))?;
     crate::pki::write_private(saved, &serde_saphyr::to_string(&set_only(options)?)?)?;
     let log_path = config.data_dir.join("server.log");
-    let log = fs::OpenOptions::new().create(true).append(true).open(&log_path).with_context(|| format!("opening {}", log_path.display()))?;
+    let log = fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&log_path)
+        .with_context(|| format!("opening {}", log_path.display()))?;
     let already = log.metadata()?.len();
-    println!("Starting skiff {} in {}", super::version::TEXT, config.data_dir.display());
-    #[allow(clippy::disallowed_types, reason = "the server is this program again, in the background")]
+    println!(
+        "Starting skiff {} in {}",
+        super::version::TEXT,
+        config.data_dir.display()
+    );
+    #[allow(
+        clippy::disallowed_types,
+        reason = "the server is this program again, in the background"
+    )]
     let mut child = std::process::Command::new(std::env::current_exe()?)
         .args(["server", "--progress", "--config"])
         .arg(saved)
@@ -71,12 +90,16 @@ fn start(config: &Config, options: &Options, saved: &Path) -> Result<()> {
     }
     let status = child.wait()?;
     let written = fs::read(&log_path).unwrap_or_default();
-    let new = String::from_utf8_lossy(written.get(usize::try_from(already)?..).unwrap_or_default()).into_owned();
+    let new = String::from_utf8_lossy(written.get(usize::try_from(already)?..).unwrap_or_default())
+        .into_owned();
     let lines: Vec<&str> = new.lines().collect();
     for line in &lines[lines.len().saturating_sub(15)..] {
         eprintln!("  {line}");
     }
-    bail!("the server ended ({status}) before it was ready; its log is {}", log_path.display())
+    bail!(
+        "the server ended ({status}) before it was ready; its log is {}",
+        log_path.display()
+    )
 }
 
 /// The options that were given, without the nulls of the others.
@@ -89,8 +112,14 @@ fn set_only(options: &Options) -> Result<serde_json::Value> {
 }
 
 fn add_context(config: &Config) -> Result<()> {
-    let Some(path) = kubeconfig::users_file() else { return Ok(()) };
+    let Some(path) = kubeconfig::users_file() else {
+        return Ok(());
+    };
     kubeconfig::merge_into(&path, &kubeconfig::read(&config.admin_kubeconfig())?)?;
-    println!("kubectl context {:?} is set in {}", config.cluster_name, path.display());
+    println!(
+        "kubectl context {:?} is set in {}",
+        config.cluster_name,
+        path.display()
+    );
     Ok(())
 }

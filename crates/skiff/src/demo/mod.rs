@@ -37,7 +37,9 @@ pub struct Arguments {
 /// Serves until TERM or INT, then answers what is under way and ends.
 pub async fn run(arguments: Arguments) -> Result<()> {
     let port = arguments.port.unwrap_or(8080);
-    let listener = tokio::net::TcpListener::bind(("0.0.0.0", port)).await.with_context(|| format!("listening on port {port}"))?;
+    let listener = tokio::net::TcpListener::bind(("0.0.0.0", port))
+        .await
+        .with_context(|| format!("listening on port {port}"))?;
     println!("demo listens on port {port}");
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())?;
@@ -45,7 +47,9 @@ pub async fn run(arguments: Arguments) -> Result<()> {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
         println!("demo stops");
     };
-    axum::serve(listener, router(Arc::new(Demo::default()))).with_graceful_shutdown(stop).await?;
+    axum::serve(listener, router(Arc::new(Demo::default())))
+        .with_graceful_shutdown(stop)
+        .await?;
     Ok(())
 }
 
@@ -77,7 +81,11 @@ async fn text(State(demo): State<Arc<Demo>>) -> String {
 }
 
 async fn health(State(demo): State<Arc<Demo>>) -> (StatusCode, &'static str) {
-    if demo.failing.load(Ordering::Relaxed) { (StatusCode::INTERNAL_SERVER_ERROR, "failing\n") } else { (StatusCode::OK, "ok\n") }
+    if demo.failing.load(Ordering::Relaxed) {
+        (StatusCode::INTERNAL_SERVER_ERROR, "failing\n")
+    } else {
+        (StatusCode::OK, "ok\n")
+    }
 }
 
 async fn fail(State(demo): State<Arc<Demo>>) -> &'static str {
@@ -90,10 +98,17 @@ async fn recover(State(demo): State<Arc<Demo>>) -> &'static str {
     "health checks pass again\n"
 }
 
-async fn eat(State(demo): State<Arc<Demo>>, Path(mebibytes): Path<usize>) -> Result<String, StatusCode> {
-    let bytes = mebibytes.checked_mul(1 << 20).ok_or(StatusCode::BAD_REQUEST)?;
+async fn eat(
+    State(demo): State<Arc<Demo>>,
+    Path(mebibytes): Path<usize>,
+) -> Result<String, StatusCode> {
+    let bytes = mebibytes
+        .checked_mul(1 << 20)
+        .ok_or(StatusCode::BAD_REQUEST)?;
     let mut chunk = Vec::new();
-    chunk.try_reserve_exact(bytes).map_err(|_| StatusCode::INSUFFICIENT_STORAGE)?;
+    chunk
+        .try_reserve_exact(bytes)
+        .map_err(|_| StatusCode::INSUFFICIENT_STORAGE)?;
     // Written to, so that the kernel really gives the pages.
     chunk.resize(bytes, 1);
     demo.hoard.lock().push(chunk);
@@ -117,10 +132,16 @@ mod tests {
     use tower::ServiceExt as _;
 
     async fn ask(router: &axum::Router, method: &str, path: &str) -> (StatusCode, String) {
-        let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .body(Body::empty())
+            .unwrap();
         let response = router.clone().oneshot(request).await.unwrap();
         let status = response.status();
-        let bytes = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
+        let bytes = axum::body::to_bytes(response.into_body(), 1 << 20)
+            .await
+            .unwrap();
         (status, String::from_utf8(bytes.to_vec()).unwrap())
     }
 
@@ -131,7 +152,10 @@ mod tests {
         assert!(ask(&router, "GET", "/").await.1.contains("<td>2</td>"));
         assert_eq!(ask(&router, "GET", "/healthz").await.0, StatusCode::OK);
         ask(&router, "POST", "/fail").await;
-        assert_eq!(ask(&router, "GET", "/healthz").await.0, StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(
+            ask(&router, "GET", "/healthz").await.0,
+            StatusCode::INTERNAL_SERVER_ERROR
+        );
         ask(&router, "POST", "/recover").await;
         assert_eq!(ask(&router, "GET", "/healthz").await.0, StatusCode::OK);
         assert_eq!(ask(&router, "POST", "/eat/1").await.1, "took 1 MiB\n");

@@ -12,13 +12,21 @@ pub struct Facts {
 /// The pod's name: its host name.
 #[must_use]
 pub fn hostname() -> String {
-    nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default()
+    nix::unistd::gethostname()
+        .ok()
+        .and_then(|name| name.into_string().ok())
+        .unwrap_or_default()
 }
 
 fn addresses() -> String {
     let interfaces = nix::ifaddrs::getifaddrs().into_iter().flatten();
-    let addresses = interfaces.filter_map(|interface| Some(interface.address?.as_sockaddr_in()?.ip()));
-    addresses.filter(|address| !address.is_loopback()).map(|address| address.to_string()).collect::<Vec<_>>().join(" ")
+    let addresses =
+        interfaces.filter_map(|interface| Some(interface.address?.as_sockaddr_in()?.ip()));
+    addresses
+        .filter(|address| !address.is_loopback())
+        .map(|address| address.to_string())
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 impl Facts {
@@ -56,7 +64,10 @@ pub fn text(facts: &Facts) -> String {
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
 }
 
 /// As a page.
@@ -68,7 +79,12 @@ pub fn html(facts: &Facts) -> String {
     }
     let mut environment = String::new();
     for (name, value) in &facts.environment {
-        let _ = write!(environment, "<tr><th>{}</th><td>{}</td></tr>", escape(name), escape(value));
+        let _ = write!(
+            environment,
+            "<tr><th>{}</th><td>{}</td></tr>",
+            escape(name),
+            escape(value)
+        );
     }
     format!(
         "<!doctype html><html lang=en><meta charset=utf-8><title>skiff demo</title>\

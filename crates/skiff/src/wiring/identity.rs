@@ -9,7 +9,10 @@ use tower::ServiceExt as _;
 /// The API server itself, for the objects it keeps.
 #[must_use]
 pub fn api_server() -> UserInfo {
-    UserInfo::new("system:apiserver", &["system:masters", "system:authenticated"])
+    UserInfo::new(
+        "system:apiserver",
+        &["system:masters", "system:authenticated"],
+    )
 }
 
 /// The scheduler.
@@ -27,19 +30,31 @@ pub fn proxy() -> UserInfo {
 /// A kubelet.
 #[must_use]
 pub fn node(name: &str) -> UserInfo {
-    UserInfo::new(&format!("system:node:{name}"), &["system:nodes", "system:authenticated"])
+    UserInfo::new(
+        &format!("system:node:{name}"),
+        &["system:nodes", "system:authenticated"],
+    )
 }
 
 /// A service account of kube-system, as each controller has one.
 #[must_use]
 pub fn kube_system(account: &str) -> UserInfo {
-    let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated"];
-    UserInfo::new(&format!("system:serviceaccount:kube-system:{account}"), &groups)
+    let groups = [
+        "system:serviceaccounts",
+        "system:serviceaccounts:kube-system",
+        "system:authenticated",
+    ];
+    UserInfo::new(
+        &format!("system:serviceaccount:kube-system:{account}"),
+        &groups,
+    )
 }
 
 /// A client whose requests are function calls into the API server, made as `user`.
 #[must_use]
 pub fn client(server: &Arc<ApiServer>, user: UserInfo) -> kube::Client {
-    let service = server.in_process(user).map_request(|request: Request<kube::client::Body>| request.map(Body::new));
+    let service = server
+        .in_process(user)
+        .map_request(|request: Request<kube::client::Body>| request.map(Body::new));
     kube::Client::new(service, "default")
 }

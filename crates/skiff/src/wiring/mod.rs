@@ -45,7 +45,12 @@ pub(crate) struct Running(JoinSet<()>);
 impl Running {
     /// Starts a component under supervision.
     pub fn start(&mut self, component: Arc<dyn Component>, context: &Context) {
-        self.0.spawn(supervise(component, context.clock.clone(), context.random.clone(), context.shutdown.child()));
+        self.0.spawn(supervise(
+            component,
+            context.clock.clone(),
+            context.random.clone(),
+            context.shutdown.child(),
+        ));
     }
 
     /// Adds something that ends by itself on shutdown.
@@ -68,7 +73,14 @@ pub async fn run(config: Config, progress: Arc<Progress>) -> Result<()> {
     let clock = SystemClock::shared();
     let now = clock.now();
     let pki = Arc::new(Pki::open(&data_dir.join("pki"), now)?);
-    let context = Context { config, clock, random: Random::from_system(), pki, shutdown: Shutdown::new(), progress };
+    let context = Context {
+        config,
+        clock,
+        random: Random::from_system(),
+        pki,
+        shutdown: Shutdown::new(),
+        progress,
+    };
     context.progress.done("certificates");
 
     let mut running = Running::default();
@@ -89,6 +101,12 @@ pub async fn run(config: Config, progress: Arc<Progress>) -> Result<()> {
 }
 
 fn instance(context: &Context, now: SystemTime) -> Instance {
-    let started = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    Instance { version: version::TEXT.to_owned(), started, config: context.config.clone() }
+    let started = now
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    Instance {
+        version: version::TEXT.to_owned(),
+        started,
+        config: context.config.clone(),
+    }
 }

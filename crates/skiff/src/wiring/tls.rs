@@ -28,10 +28,16 @@ pub fn server(leaf: &Leaf, authority: &str) -> Result<rustls::ServerConfig> {
     for certificate in CertificateDer::pem_slice_iter(authority.as_bytes()) {
         roots.add(certificate?)?;
     }
-    let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).allow_unauthenticated().build()?;
-    let chain = CertificateDer::pem_slice_iter(leaf.certificate.as_bytes()).collect::<Result<Vec<_>, _>>()?;
+    let verifier = WebPkiClientVerifier::builder(Arc::new(roots))
+        .allow_unauthenticated()
+        .build()?;
+    let chain = CertificateDer::pem_slice_iter(leaf.certificate.as_bytes())
+        .collect::<Result<Vec<_>, _>>()?;
     let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes())?;
-    let mut config = rustls::ServerConfig::builder().with_client_cert_verifier(verifier).with_single_cert(chain, key).context("the server's certificate")?;
+    let mut config = rustls::ServerConfig::builder()
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain, key)
+        .context("the server's certificate")?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }
@@ -45,7 +51,10 @@ pub async fn renew(
     shutdown: Shutdown,
     renewed: impl Fn(&Leaf) -> Result<()> + Send,
 ) {
-    let mut shown = pki.leaf(name, &subject, clock.now()).map(|leaf| leaf.certificate).unwrap_or_default();
+    let mut shown = pki
+        .leaf(name, &subject, clock.now())
+        .map(|leaf| leaf.certificate)
+        .unwrap_or_default();
     loop {
         tokio::select! {
             () = clock.sleep(RENEWAL_CHECK) => {}
@@ -57,7 +66,9 @@ pub async fn renew(
                     tracing::info!(certificate = name, "renewed");
                     shown = leaf.certificate;
                 }
-                Err(error) => tracing::error!(certificate = name, %error, "the renewed certificate cannot be used"),
+                Err(error) => {
+                    tracing::error!(certificate = name, %error, "the renewed certificate cannot be used")
+                }
             },
             Ok(_) => {}
             Err(error) => tracing::error!(certificate = name, %error, "cannot be renewed"),

@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{
     Container, ContainerStatus, Pod, PodSpec, PodTemplate, PodTemplateSpec,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::container::{
     default_container, default_ephemeral_container, default_resource_list, default_resources,
@@ -16,8 +17,26 @@ use crate::validation::quantity::Amount;
 
 type ResourceList = BTreeMap<String, Quantity>;
 
+/// Annotations of long ago that the server no longer keeps.
+const DROPPED_ANNOTATIONS: [&str; 4] = [
+    "pod.beta.kubernetes.io/init-containers",
+    "pod.alpha.kubernetes.io/init-containers",
+    "pod.beta.kubernetes.io/init-container-statuses",
+    "pod.alpha.kubernetes.io/init-container-statuses",
+];
+
+fn drop_annotations(meta: &mut ObjectMeta) {
+    if let Some(annotations) = &mut meta.annotations {
+        annotations.retain(|key, _| !DROPPED_ANNOTATIONS.contains(&key.as_str()));
+        if annotations.is_empty() {
+            meta.annotations = None;
+        }
+    }
+}
+
 /// A Pod. Some defaults are for pods alone, not for templates: requests from limits, service links, host ports.
 pub fn default_pod(pod: &mut Pod) {
+    drop_annotations(&mut pod.metadata);
     let spec = pod.spec.get_or_insert_with(PodSpec::default);
     let containers = spec.containers.iter_mut();
     for container in containers.chain(spec.init_containers.iter_mut().flatten()) {
@@ -57,7 +76,7 @@ pub fn default_pod_template(template: &mut PodTemplate) {
 
 /// The template in a workload's spec.
 pub fn default_pod_template_spec(template: &mut PodTemplateSpec) {
-    default_value(&mut template.metadata, Default::default());
+    drop_annotations(template.metadata.get_or_insert_with(Default::default));
     default_pod_spec(template.spec.get_or_insert_with(Default::default));
 }
 

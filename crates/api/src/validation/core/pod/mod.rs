@@ -17,15 +17,25 @@ mod update;
 mod volumes;
 mod volumes_network;
 mod volumes_projected;
+mod warnings;
 mod windows;
+
+#[cfg(test)]
+mod tests;
 
 use k8s_openapi::api::core::v1::{Binding, Pod, PodSpec, PodTemplate, PodTemplateSpec};
 
 pub use annotations::MIRROR;
+pub(crate) use containers::protocol;
+pub(crate) use handlers::port;
 pub use resize::{qos_class, validate_pod_resize};
 pub use rules::PodRules;
+pub(crate) use scheduling::taint_effect;
 pub use status::validate_pod_status_update;
 pub use update::{validate_pod_ephemeral_containers_update, validate_pod_update};
+
+pub use warnings::warnings_pod;
+pub(crate) use warnings::{claim_spec_warnings, template_warnings};
 
 use crate::field::{ErrorList, FieldError, Path};
 use crate::validation::absent::{items, text};

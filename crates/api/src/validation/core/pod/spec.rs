@@ -299,12 +299,7 @@ fn hostname_override(errors: &mut ErrorList, spec: &PodSpec, path: &Path) {
     all_invalid(errors, &path, name, names::dns_subdomain(name));
 }
 
-fn named(
-    errors: &mut ErrorList,
-    name: &Option<String>,
-    judge: fn(&str) -> Vec<String>,
-    path: &Path,
-) {
+fn named(errors: &mut ErrorList, name: &Option<String>, judge: names::Rule, path: &Path) {
     let name = text(name);
     if !name.is_empty() {
         all_invalid(errors, path, name, judge(name));

@@ -341,12 +341,7 @@ pub(crate) fn signer_name(errors: &mut ErrorList, signer: &str, path: &Path) {
     }
 }
 
-fn first_wrong_label(
-    errors: &mut ErrorList,
-    value: &str,
-    judge: fn(&str) -> Vec<String>,
-    path: &Path,
-) {
+fn first_wrong_label(errors: &mut ErrorList, value: &str, judge: names::Rule, path: &Path) {
     let wrong = value
         .split('.')
         .map(|label| (label, judge(label)))
