@@ -31,6 +31,7 @@ use crate::server::authorize::Authorizer;
 use crate::server::router::{Shared, router};
 use crate::server::streams::StreamRuntime;
 use crate::volumes::mounter::KernelMounter;
+use crate::volumes::teardown;
 use crate::{eviction, image_gc, server, static_pods};
 
 /// What a kubelet is made from.
@@ -65,6 +66,16 @@ pub fn component(
         clock,
         random,
     })
+}
+
+/// Removes what a kubelet leaves on its node when nothing runs any more: mounts, pods' directories and logs, control
+/// groups.
+pub fn remove_everything(config: &KubeletConfig) -> Result<(), ComponentError> {
+    let mounter = KernelMounter;
+    teardown::remove_pod_directory(&config.root_dir.join("pods"), &mounter)?;
+    teardown::remove_pod_directory(&config.log_dir, &mounter)?;
+    KernelCgroups::new(&config.cgroup_mount, &config.cgroup_root).remove_everything()?;
+    Ok(())
 }
 
 #[async_trait]
