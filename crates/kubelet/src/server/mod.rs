@@ -1,5 +1,6 @@
 //! The kubelet's own HTTPS server: logs, exec, port-forward, statistics, for the API server and for metrics.
 
+pub mod embedded;
 pub mod authenticate;
 pub mod authorize;
 pub mod container_logs;
