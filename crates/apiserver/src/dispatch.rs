@@ -23,7 +23,7 @@ pub(crate) fn method_not_allowed() -> ApiError {
 /// Answers a request that was allowed.
 pub(crate) async fn dispatch(call: Call, body: Body) -> ApiResult<Response<Body>> {
     if !call.info.is_resource {
-        return crate::documents::answer(&call);
+        return crate::documents::answer(&call).await;
     }
     let registry = call.server.registry.load_full();
     let info = &call.info;

@@ -1,9 +1,12 @@
 //! What is served beside resources: discovery, health, version.
 
 use axum::body::Body;
-use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue, VARY};
+use http::header::{
+    ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, VARY,
+};
 use http::{Method, Response};
 use serde_json::{Value, json};
+use skiff_api::schema::openapi;
 use skiff_api::{ApiError, ApiResult, discovery_documents};
 
 use crate::content::{self, Accepted};
@@ -13,7 +16,7 @@ use crate::server::Call;
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
 /// Answers a request for a path that is no resource.
-pub(crate) fn answer(call: &Call) -> ApiResult<Response<Body>> {
+pub(crate) async fn answer(call: &Call) -> ApiResult<Response<Body>> {
     if !matches!(call.parts.method, Method::GET | Method::HEAD) {
         return Err(method_not_allowed());
     }
@@ -46,8 +49,116 @@ pub(crate) fn answer(call: &Call) -> ApiResult<Response<Body>> {
             call,
             discovery_documents::resource_list(&resources(), group, version),
         ),
+        ["openapi", "v2"] => {
+            let protobuf = call.header(ACCEPT).contains(V2_PROTOBUF);
+            openapi(
+                call,
+                if protobuf {
+                    OpenApi::V2Protobuf
+                } else {
+                    OpenApi::V2
+                },
+            )
+            .await
+        }
+        ["openapi", "v3"] => Ok(json_answer(call, &openapi_index(call))),
+        ["openapi", "v3", "api", version] => {
+            openapi(call, OpenApi::V3(String::new(), (*version).to_owned())).await
+        }
+        ["openapi", "v3", "apis", group, version] => {
+            openapi(
+                call,
+                OpenApi::V3((*group).to_owned(), (*version).to_owned()),
+            )
+            .await
+        }
+        ["metrics"] => Ok(crate::metrics::answer(&call.server)),
         _ => crate::health::answer(call, &segments).ok_or_else(ApiError::no_such_path),
     }
+}
+
+const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+
+/// A document of the API.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum OpenApi {
+    V2,
+    V2Protobuf,
+    V3(String, String),
+}
+
+fn openapi_index(call: &Call) -> Value {
+    let hash = openapi::built_in_hash();
+    let mut versions: Vec<(String, String, String)> = Vec::new();
+    for resource in call.server.registry.load().iter() {
+        let kind = resource.kind;
+        if !versions
+            .iter()
+            .any(|(group, version, _)| group == kind.group && version == kind.version)
+        {
+            versions.push((kind.group.to_owned(), kind.version.to_owned(), hash.clone()));
+        }
+    }
+    openapi::v3_index(&versions)
+}
+
+async fn openapi(call: &Call, which: OpenApi) -> ApiResult<Response<Body>> {
+    let kept = call.server.openapi.lock().get(&which).cloned();
+    let document = match kept {
+        Some(document) => document,
+        None => {
+            let wanted = which.clone();
+            // Making a document takes a while; other requests go on meanwhile.
+            let made = tokio::task::spawn_blocking(move || {
+                let extra = openapi::Extra::default();
+                match wanted {
+                    OpenApi::V2 => Some(openapi::v2_json(&extra)),
+                    OpenApi::V2Protobuf => Some(openapi::v2_protobuf(&extra)),
+                    OpenApi::V3(group, version) => openapi::v3(&group, &version, &extra),
+                }
+            });
+            let document = made
+                .await
+                .map_err(ApiError::internal)?
+                .ok_or_else(ApiError::no_such_path)?;
+            call.server
+                .openapi
+                .lock()
+                .insert(which.clone(), document.clone());
+            document
+        }
+    };
+    let media = if which == OpenApi::V2Protobuf {
+        V2_PROTOBUF
+    } else {
+        "application/json"
+    };
+    let etag = HeaderValue::from_str(&format!("\"{}\"", openapi::built_in_hash())).ok();
+    let unchanged = etag.is_some() && call.parts.headers.get(IF_NONE_MATCH) == etag.as_ref();
+    let mut response = if unchanged {
+        content::response(304, media, bytes::Bytes::new())
+    } else if content::accepts_gzip(call) {
+        let mut response = content::response(200, media, document.gzip);
+        response
+            .headers_mut()
+            .insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        response
+    } else {
+        let mut plain = Vec::with_capacity(document.length);
+        std::io::Read::read_to_end(
+            &mut flate2::read::GzDecoder::new(&*document.gzip),
+            &mut plain,
+        )
+        .map_err(ApiError::internal)?;
+        content::response(200, media, plain.into())
+    };
+    let headers = response.headers_mut();
+    if let Some(etag) = etag {
+        headers.insert(ETAG, etag);
+    }
+    headers.append(VARY, HeaderValue::from_static("Accept-Encoding"));
+    headers.append(VARY, HeaderValue::from_static("Accept"));
+    Ok(response)
 }
 
 fn resources() -> Vec<discovery_documents::Resource> {

@@ -17,6 +17,7 @@ mod dispatch;
 mod documents;
 mod fields;
 mod health;
+mod metrics;
 mod patch;
 pub mod query;
 mod read;

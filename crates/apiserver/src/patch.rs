@@ -4,120 +4,87 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::Response;
 use http::header::CONTENT_TYPE;
-use serde_json::{Value, json};
-use skiff_api::schema::body::{self, FieldValidation, parse_yaml};
-use skiff_api::schema::check::{CheckError, check_value};
-use skiff_api::{ApiError, ApiResult, Kind, Object};
+use serde_json::Value;
+use skiff_api::patch::{PatchType, apply_patch, strategic};
+use skiff_api::schema::body::{self, FieldValidation, Format};
+use skiff_api::{ApiError, ApiResult, FieldError, Kind, Object, Path};
 
 use crate::content;
 use crate::query::WriteOptions;
 use crate::registry::Resource;
 use crate::server::Call;
-use crate::write::{self, Current, Part, Target, check_namespace, decode, written_response};
+use crate::write::{
+    self, Current, Part, Target, check_namespace, decode, with_revision, written_response,
+};
 
-/// A patch as read from the request.
-pub(crate) enum Patch {
-    Json(json_patch::Patch),
-    Merge(Value),
-    Strategic(Value),
-    Apply(Value),
+/// A patch as sent.
+pub(crate) struct Patch {
+    /// `None`: apply.
+    kind: Option<PatchType>,
+    body: Bytes,
 }
 
 impl Patch {
-    /// Reads the body by its content type.
+    /// Finds the kind of patch by the content type.
     pub fn parse(call: &Call, body: &Bytes) -> ApiResult<Self> {
-        let media = call
-            .header(CONTENT_TYPE)
-            .split(';')
-            .next()
-            .unwrap_or_default()
-            .trim();
-        let value = || -> ApiResult<Value> {
-            serde_json::from_slice(body)
-                .map_err(|error| ApiError::bad_request(format!("error decoding patch: {error}")))
+        let header = call.header(CONTENT_TYPE);
+        let media = header.split(';').next().unwrap_or_default().trim();
+        let kind = match media {
+            "application/json-patch+json" => Some(PatchType::Json),
+            "application/merge-patch+json" => Some(PatchType::Merge),
+            "application/strategic-merge-patch+json" => Some(PatchType::StrategicMerge),
+            "application/apply-patch+yaml" => None,
+            _ => {
+                return Err(ApiError::new(
+                    415,
+                    "UnsupportedMediaType",
+                    "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml, application/apply-patch+cbor",
+                ));
+            }
         };
-        match media {
-            "application/json-patch+json" => serde_json::from_slice(body)
-                .map(Self::Json)
-                .map_err(|error| ApiError::bad_request(format!("error decoding patch: {error}"))),
-            "application/merge-patch+json" => value().map(Self::Merge),
-            "application/strategic-merge-patch+json" => value().map(Self::Strategic),
-            "application/apply-patch+yaml" => parse_yaml(body)
-                .map(|yaml| Self::Apply(yaml.value))
-                .map_err(|error| ApiError::bad_request(format!("error decoding YAML: {error}"))),
-            _ => Err(ApiError::new(
-                415,
-                "UnsupportedMediaType",
-                "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml",
-            )),
-        }
+        let body = body.clone();
+        Ok(Self { kind, body })
     }
 
-    /// The value after the patch (not for apply).
-    pub fn apply(&self, resource: &Resource, value: Value) -> ApiResult<Value> {
-        self.apply_to(resource.kind, value)
+    /// The object after the patch, checked against the kind's schema.
+    pub fn patched(
+        &self,
+        call: &Call,
+        kind: &'static Kind,
+        current: &Value,
+        validation: FieldValidation,
+    ) -> ApiResult<Value> {
+        let target = body::Target::of(kind)?;
+        let Some(patch) = self.kind else {
+            let applied = self.applied(call, kind, validation)?;
+            let Value::Object(applied) = applied else {
+                return Err(ApiError::internal("applied configuration is no object"));
+            };
+            return strategic::merge(target.schema, target.root, current.clone(), applied);
+        };
+        let decoded = apply_patch(&target, patch, current, &self.body, validation)?;
+        decoded
+            .warnings
+            .into_iter()
+            .for_each(|text| call.warn(text));
+        Ok(decoded.value)
     }
 
-    /// The value after the patch, for an object of some kind.
-    pub fn apply_to(&self, kind: &Kind, mut value: Value) -> ApiResult<Value> {
-        match self {
-            Self::Json(patch) => {
-                json_patch::patch(&mut value, patch)
-                    .map_err(|error| unprocessable(kind, &error.to_string()))?;
-            }
-            Self::Merge(patch) => json_patch::merge(&mut value, patch),
-            Self::Strategic(patch) | Self::Apply(patch) => json_patch::merge(&mut value, patch),
-        }
-        Ok(value)
+    /// The configuration of an apply.
+    fn applied(
+        &self,
+        call: &Call,
+        kind: &'static Kind,
+        validation: FieldValidation,
+    ) -> ApiResult<Value> {
+        let target = body::Target::of(kind)?;
+        let decoded = body::decode(&target, &self.body, Format::Yaml, validation)?;
+        decoded
+            .warnings
+            .into_iter()
+            .for_each(|text| call.warn(text));
+        Ok(decoded.value)
     }
-}
-
-fn unprocessable(kind: &Kind, message: &str) -> ApiError {
-    ApiError {
-        details: Some(json!({
-            "group": kind.group, "kind": kind.plural,
-            "causes": [{"reason": "UnexpectedServerResponse", "message": message}],
-        })),
-        ..ApiError::new(
-            422,
-            "Invalid",
-            "the server rejected our request due to an error in our request",
-        )
-    }
-}
-
-/// Checks what came of a patch against the kind's schema.
-pub(crate) fn check_patched(
-    call: &Call,
-    resource: &Resource,
-    value: Value,
-    validation: FieldValidation,
-) -> ApiResult<Value> {
-    let kind = resource.kind;
-    let target = body::Target::of(kind)?;
-    let checked = check_value(value, target.schema, target.root).map_err(|error| {
-        let (CheckError::Syntax(message) | CheckError::Type(message)) = error;
-        ApiError::bad_request(format!(
-            "{} in version {:?} cannot be handled as a {}: {message}",
-            kind.kind, kind.version, kind.kind
-        ))
-    })?;
-    if !checked.strict.is_empty() {
-        match validation {
-            FieldValidation::Ignore => {}
-            FieldValidation::Warn => checked.strict.iter().for_each(|text| call.warn(text)),
-            FieldValidation::Strict => {
-                return Err(ApiError::bad_request(format!(
-                    "strict decoding error: {}",
-                    checked.strict.join(", ")
-                )));
-            }
-        }
-    }
-    let mut value = checked.value;
-    value["apiVersion"] = kind.api_version().into();
-    value["kind"] = kind.kind.into();
-    Ok(value)
 }
 
 /// Answers a PATCH of an object, or of its status.
@@ -131,6 +98,7 @@ pub(crate) async fn patch(
     let options = WriteOptions::parse(&call.query, "PatchOptions")?;
     let body = crate::server::ApiServer::read_body(body).await?;
     let patch = Patch::parse(call, &body)?;
+    check_options(&patch, &options)?;
     let namespace = if resource.namespaced() {
         call.info.namespace.as_str()
     } else {
@@ -144,14 +112,48 @@ pub(crate) async fn patch(
         subresource: &call.info.subresource,
         options: &options,
     };
+    if patch.kind.is_none() && part == Part::Main && target.current().await?.is_none() {
+        let value = patch.applied(call, resource.kind, options.field_validation)?;
+        let mut object = decode(resource, value)?;
+        let meta = object.metadata_mut();
+        meta.name.get_or_insert_with(|| call.info.name.clone());
+        crate::update::check_name(&call.info.name, meta.name.as_deref())?;
+        match crate::create::create_object(call, resource, namespace, object, &options).await {
+            // Someone else made it meanwhile: it is changed.
+            Err(error) if error.reason == "AlreadyExists" => {}
+            outcome => return written_response(call, resource, &outcome?),
+        }
+    }
     let mut change = |current: &Current| -> ApiResult<Box<dyn Object>> {
-        let value = resource.served_value(&write::with_revision(&current.stored, current.revision));
-        let value = patch.apply(resource, value)?;
-        let value = check_patched(call, resource, value, options.field_validation)?;
+        let value = resource.served_value(&with_revision(&current.stored, current.revision));
+        let value = patch.patched(call, resource.kind, &value, options.field_validation)?;
         let mut object = decode(resource, value)?;
         check_namespace(resource, namespace, object.metadata_mut())?;
         Ok(object)
     };
     let written = write::update(&target, part, &mut change).await?;
     written_response(call, resource, &written)
+}
+
+/// `fieldManager` is needed for an apply, and `force` is only for it.
+fn check_options(patch: &Patch, options: &WriteOptions) -> ApiResult<()> {
+    let invalid = |error| {
+        Err(ApiError::invalid(
+            "meta.k8s.io",
+            "PatchOptions",
+            "",
+            &[error],
+        ))
+    };
+    match patch.kind {
+        None if options.field_manager.is_empty() => invalid(FieldError::required(
+            &Path::new("fieldManager"),
+            "is required for apply patch",
+        )),
+        Some(_) if options.force.is_some() => invalid(FieldError::forbidden(
+            &Path::new("force"),
+            "may not be specified for non-apply patch",
+        )),
+        _ => Ok(()),
+    }
 }

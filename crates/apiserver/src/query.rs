@@ -1,6 +1,6 @@
 //! Query parameters, and the options of lists and writes read from them.
 
-use skiff_api::schema::body::FieldValidation;
+pub use skiff_api::schema::body::FieldValidation;
 use skiff_api::{ApiError, ApiResult};
 
 use crate::request::{is_true, query_pairs};

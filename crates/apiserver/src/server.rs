@@ -1,5 +1,6 @@
 //! The server itself: its parts, and the way of a request through them.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
@@ -56,10 +57,14 @@ pub struct ApiServer {
     pub(crate) hub: Arc<CacheHub>,
     pub(crate) registry: ArcSwap<Registry>,
     pub(crate) shutdown: Shutdown,
+    pub(crate) openapi:
+        Mutex<HashMap<crate::documents::OpenApi, skiff_api::schema::openapi::Document>>,
+    pub(crate) metrics: crate::metrics::Metrics,
     pub(crate) admission: Vec<Arc<dyn crate::admission::Admission>>,
     authenticator: ArcSwapOption<Arc<dyn Authenticator>>,
     authorizer: ArcSwap<Arc<dyn Authorizer>>,
     token_issuer: ArcSwapOption<Arc<dyn TokenIssuer>>,
+    kubelet_tls: ArcSwapOption<rustls::ClientConfig>,
 }
 
 /// One request on its way through the handlers.
@@ -111,10 +116,13 @@ impl ApiServer {
             hub,
             registry: ArcSwap::from_pointee(registry),
             shutdown: Shutdown::new(),
+            openapi: Mutex::default(),
+            metrics: crate::metrics::Metrics::default(),
             admission: crate::admission::plugins(),
             authenticator: ArcSwapOption::empty(),
             authorizer: ArcSwap::from_pointee(Arc::new(MastersOnly) as Arc<dyn Authorizer>),
             token_issuer: ArcSwapOption::empty(),
+            kubelet_tls: ArcSwapOption::empty(),
         });
         tokio::spawn(
             server
@@ -139,6 +147,16 @@ impl ApiServer {
     /// Who signs service-account tokens.
     pub fn set_token_issuer(&self, issuer: Arc<dyn TokenIssuer>) {
         self.token_issuer.store(Some(Arc::new(issuer)));
+    }
+
+    /// How kubelets (and pods and services over HTTPS) are spoken to: the server's client certificate, and whom it
+    /// trusts. May be set again when the certificate is renewed.
+    pub fn set_kubelet_tls(&self, tls: Arc<rustls::ClientConfig>) {
+        self.kubelet_tls.store(Some(tls));
+    }
+
+    pub(crate) fn kubelet_tls(&self) -> Option<Arc<rustls::ClientConfig>> {
+        self.kubelet_tls.load_full()
     }
 
     pub(crate) fn authenticator(&self) -> Option<Arc<dyn Authenticator>> {
@@ -244,12 +262,14 @@ impl ApiServer {
             warnings: Arc::default(),
         };
         let warnings = call.warnings.clone();
+        let label = crate::metrics::Label::of(&call.info);
         let answer = match self.authorize(&call).await {
             Ok(()) => crate::dispatch::dispatch(call, body).await,
             Err(error) => Err(error),
         };
         let mut response = answer.unwrap_or_else(|error| content::error_response(&error));
         content::add_warnings(&mut response, &warnings.lock());
+        self.metrics.count(label, response.status().as_u16());
         response
     }
 

@@ -51,10 +51,10 @@ pub(crate) async fn evict(call: &Call, pods: &Resource, body: Body) -> ApiResult
     if options.dry_run {
         delete.dry_run = vec!["All".to_owned()];
     }
-    if !ignores_budget(&pod) {
-        if let Some(budget) = budget_of(call, &pod).await? {
-            take_disruption(call, &budget, &pod, &options).await?;
-        }
+    if !ignores_budget(&pod)
+        && let Some(budget) = budget_of(call, &pod).await?
+    {
+        take_disruption(call, &budget, &pod, &options).await?;
     }
     delete_object(call, pods, &call.info.namespace, name, &delete).await?;
     success(call, 201)

@@ -6,7 +6,7 @@ use http::{Method, Response};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use skiff_api::{ApiError, ApiResult, FieldError, Object, ObjectExt, Path};
 
-use crate::patch::{Patch, check_patched};
+use crate::patch::Patch;
 use crate::query::WriteOptions;
 use crate::registry::Resource;
 use crate::server::{ApiServer, Call};
@@ -43,12 +43,7 @@ pub(crate) fn changed_body<'a>(
     let patch = Patch::parse(call, body)?;
     Ok(Box::new(move |current| {
         let value = resource.served_value(&with_revision(&current.stored, current.revision));
-        let value = check_patched(
-            call,
-            resource,
-            patch.apply(resource, value)?,
-            options.field_validation,
-        )?;
+        let value = patch.patched(call, resource.kind, &value, options.field_validation)?;
         let mut object = decode(resource, value)?;
         check_namespace(resource, namespace, object.metadata_mut())?;
         Ok(object)

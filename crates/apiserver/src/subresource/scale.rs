@@ -75,9 +75,10 @@ async fn change(call: &Call, resource: &Resource, body: Body) -> ApiResult<Respo
         let old = scale_of(&*current.object)?;
         let wanted = match (&put, &patch) {
             (Some(scale), _) => scale.clone(),
-            (None, Some(patch)) => {
-                typed(decode_kind(kind, patch.apply_to(kind, old.to_value())?)?)?
-            }
+            (None, Some(patch)) => typed(decode_kind(
+                kind,
+                patch.patched(call, kind, &old.to_value(), options.field_validation)?,
+            )?)?,
             (None, None) => old,
         };
         let replicas = wanted
