@@ -4,9 +4,7 @@ use async_trait::async_trait;
 use skiff_runtime::{EmbeddedRuntime, ExecStreams};
 use tonic::Status;
 
-use crate::server::streams::{
-    Duplex, Input, Later, Output, Process, StreamOptions, StreamRuntime,
-};
+use crate::server::streams::{Duplex, Input, Later, Output, Process, StreamOptions, StreamRuntime};
 
 fn process(streams: ExecStreams, left: Later<()>) -> Process {
     let ExecStreams {
@@ -61,7 +59,9 @@ impl StreamRuntime for EmbeddedRuntime {
             stderr,
             ..
         } = options;
-        let streams = self.attach_streams(container, stdin, stdout, stderr).await?;
+        let streams = self
+            .attach_streams(container, stdin, stdout, stderr)
+            .await?;
         let once = stdin && self.stdin_once(container)?;
         let (runtime, container) = (self.clone(), container.to_owned());
         let left = Box::pin(async move {

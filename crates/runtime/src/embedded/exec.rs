@@ -151,7 +151,8 @@ impl EmbeddedRuntime {
         let mut connection = ShimConnection::open(&sandbox.run_dir).map_err(internal)?;
         let start = async {
             if tty {
-                self.exec_with_terminal(&mut connection, &request, stdin).await
+                self.exec_with_terminal(&mut connection, &request, stdin)
+                    .await
             } else {
                 exec_with_pipes(&mut connection, &request, stdin).await
             }
@@ -372,9 +373,7 @@ async fn collect(streams: ExecStreams) -> Result<cri::ExecSyncResponse, Status> 
         exit,
         ..
     } = streams;
-    let output = async {
-        tokio::join!(read_limited(Some(stdout)), read_limited(stderr))
-    };
+    let output = async { tokio::join!(read_limited(Some(stdout)), read_limited(stderr)) };
     tokio::pin!(output);
     tokio::pin!(exit);
     let mut finished = None;

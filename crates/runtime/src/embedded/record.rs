@@ -166,9 +166,9 @@ impl Sandbox {
         let id = file_name(dir);
         let config = read_message(&dir.join(CONFIG))?;
         let state = read_json(&dir.join(STATE))?;
-        Ok(config.zip(state).map(|(config, state)| {
-            Self::new(id, config, dir.to_owned(), run_dir, state)
-        }))
+        Ok(config
+            .zip(state)
+            .map(|(config, state)| Self::new(id, config, dir.to_owned(), run_dir, state)))
     }
 
     /// Writes the request.

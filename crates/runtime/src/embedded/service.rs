@@ -25,21 +25,34 @@ fn once<T: Send + 'static>(value: T) -> Streamed<T> {
 
 /// Streams come from the kubelet's own server, which calls the runtime directly.
 fn no_streaming_server<T>() -> Answer<T> {
-    Err(Status::unimplemented("this runtime has no streaming server; its kubelet streams in process"))
+    Err(Status::unimplemented(
+        "this runtime has no streaming server; its kubelet streams in process",
+    ))
 }
 
 impl EmbeddedRuntime {
     fn conditions() -> Vec<cri::RuntimeCondition> {
-        let good = |kind: &str| cri::RuntimeCondition { r#type: kind.to_owned(), status: true, ..Default::default() };
+        let good = |kind: &str| cri::RuntimeCondition {
+            r#type: kind.to_owned(),
+            status: true,
+            ..Default::default()
+        };
         vec![good("RuntimeReady"), good("NetworkReady")]
     }
 
-    async fn update_resources(&self, request: cri::UpdateContainerResourcesRequest) -> Result<(), Status> {
+    async fn update_resources(
+        &self,
+        request: cri::UpdateContainerResourcesRequest,
+    ) -> Result<(), Status> {
         let container = self.container(&request.container_id)?;
-        let resources = request.linux.ok_or_else(|| Status::invalid_argument("no resources are given"))?;
+        let resources = request
+            .linux
+            .ok_or_else(|| Status::invalid_argument("no resources are given"))?;
         let limits = Limits::of(&resources);
         let (inner, group) = (self.0.clone(), container.facts.cgroup.clone());
-        blocking(move || inner.cgroups.set(&group, &limits)).await.map_err(internal)
+        blocking(move || inner.cgroups.set(&group, &limits))
+            .await
+            .map_err(internal)
     }
 
     async fn reopen_log(&self, id: &str) -> Result<(), Status> {
@@ -47,7 +60,9 @@ impl EmbeddedRuntime {
         if container.state().phase != Phase::Running {
             return Err(Status::unknown("container is not running"));
         }
-        let request = protocol::Request::ReopenLog { container: container.id.clone() };
+        let request = protocol::Request::ReopenLog {
+            container: container.id.clone(),
+        };
         let dir = self.run_dir(&container.facts.sandbox_id);
         match shim_client::call(&dir, &request).await.map_err(internal)? {
             protocol::Reply::Failed { message, .. } => Err(Status::unknown(message)),
@@ -68,64 +83,111 @@ impl RuntimeService for EmbeddedRuntime {
     }
 
     async fn status(&self, _: Request<cri::StatusRequest>) -> Answer<cri::StatusResponse> {
-        let handler = cri::RuntimeHandler { name: String::new(), features: Some(cri::RuntimeHandlerFeatures::default()) };
+        let handler = cri::RuntimeHandler {
+            name: String::new(),
+            features: Some(cri::RuntimeHandlerFeatures::default()),
+        };
         answer(cri::StatusResponse {
-            status: Some(cri::RuntimeStatus { conditions: Self::conditions() }),
+            status: Some(cri::RuntimeStatus {
+                conditions: Self::conditions(),
+            }),
             runtime_handlers: vec![handler],
             ..Default::default()
         })
     }
 
-    async fn runtime_config(&self, _: Request<cri::RuntimeConfigRequest>) -> Answer<cri::RuntimeConfigResponse> {
-        let linux = cri::LinuxRuntimeConfiguration { cgroup_driver: cri::CgroupDriver::Cgroupfs.into() };
+    async fn runtime_config(
+        &self,
+        _: Request<cri::RuntimeConfigRequest>,
+    ) -> Answer<cri::RuntimeConfigResponse> {
+        let linux = cri::LinuxRuntimeConfiguration {
+            cgroup_driver: cri::CgroupDriver::Cgroupfs.into(),
+        };
         answer(cri::RuntimeConfigResponse { linux: Some(linux) })
     }
 
-    async fn update_runtime_config(&self, _: Request<cri::UpdateRuntimeConfigRequest>) -> Answer<cri::UpdateRuntimeConfigResponse> {
+    async fn update_runtime_config(
+        &self,
+        _: Request<cri::UpdateRuntimeConfigRequest>,
+    ) -> Answer<cri::UpdateRuntimeConfigResponse> {
         // The pod network takes its range from its own configuration.
         answer(cri::UpdateRuntimeConfigResponse {})
     }
 
-    async fn run_pod_sandbox(&self, request: Request<cri::RunPodSandboxRequest>) -> Answer<cri::RunPodSandboxResponse> {
+    async fn run_pod_sandbox(
+        &self,
+        request: Request<cri::RunPodSandboxRequest>,
+    ) -> Answer<cri::RunPodSandboxResponse> {
         let pod_sandbox_id = self.run_sandbox(request.into_inner()).await?;
         answer(cri::RunPodSandboxResponse { pod_sandbox_id })
     }
 
-    async fn stop_pod_sandbox(&self, request: Request<cri::StopPodSandboxRequest>) -> Answer<cri::StopPodSandboxResponse> {
-        self.stop_sandbox(&request.into_inner().pod_sandbox_id).await?;
+    async fn stop_pod_sandbox(
+        &self,
+        request: Request<cri::StopPodSandboxRequest>,
+    ) -> Answer<cri::StopPodSandboxResponse> {
+        self.stop_sandbox(&request.into_inner().pod_sandbox_id)
+            .await?;
         answer(cri::StopPodSandboxResponse {})
     }
 
-    async fn remove_pod_sandbox(&self, request: Request<cri::RemovePodSandboxRequest>) -> Answer<cri::RemovePodSandboxResponse> {
-        self.remove_sandbox(&request.into_inner().pod_sandbox_id).await?;
+    async fn remove_pod_sandbox(
+        &self,
+        request: Request<cri::RemovePodSandboxRequest>,
+    ) -> Answer<cri::RemovePodSandboxResponse> {
+        self.remove_sandbox(&request.into_inner().pod_sandbox_id)
+            .await?;
         answer(cri::RemovePodSandboxResponse {})
     }
 
-    async fn pod_sandbox_status(&self, request: Request<cri::PodSandboxStatusRequest>) -> Answer<cri::PodSandboxStatusResponse> {
+    async fn pod_sandbox_status(
+        &self,
+        request: Request<cri::PodSandboxStatusRequest>,
+    ) -> Answer<cri::PodSandboxStatusResponse> {
         let sandbox = self.sandbox(&request.into_inner().pod_sandbox_id)?;
-        answer(cri::PodSandboxStatusResponse { status: Some(self.sandbox_status(&sandbox)), ..Default::default() })
+        answer(cri::PodSandboxStatusResponse {
+            status: Some(self.sandbox_status(&sandbox)),
+            ..Default::default()
+        })
     }
 
-    async fn list_pod_sandbox(&self, request: Request<cri::ListPodSandboxRequest>) -> Answer<cri::ListPodSandboxResponse> {
-        answer(cri::ListPodSandboxResponse { items: self.list_sandboxes(request.into_inner().filter) })
+    async fn list_pod_sandbox(
+        &self,
+        request: Request<cri::ListPodSandboxRequest>,
+    ) -> Answer<cri::ListPodSandboxResponse> {
+        answer(cri::ListPodSandboxResponse {
+            items: self.list_sandboxes(request.into_inner().filter),
+        })
     }
 
-    async fn update_pod_sandbox_resources(&self, _: Request<cri::UpdatePodSandboxResourcesRequest>) -> Answer<cri::UpdatePodSandboxResourcesResponse> {
+    async fn update_pod_sandbox_resources(
+        &self,
+        _: Request<cri::UpdatePodSandboxResourcesRequest>,
+    ) -> Answer<cri::UpdatePodSandboxResourcesResponse> {
         // The kubelet owns the pods' control groups.
         answer(cri::UpdatePodSandboxResourcesResponse {})
     }
 
-    async fn create_container(&self, request: Request<cri::CreateContainerRequest>) -> Answer<cri::CreateContainerResponse> {
+    async fn create_container(
+        &self,
+        request: Request<cri::CreateContainerRequest>,
+    ) -> Answer<cri::CreateContainerResponse> {
         let container_id = EmbeddedRuntime::create_container(self, request.into_inner()).await?;
         answer(cri::CreateContainerResponse { container_id })
     }
 
-    async fn start_container(&self, request: Request<cri::StartContainerRequest>) -> Answer<cri::StartContainerResponse> {
+    async fn start_container(
+        &self,
+        request: Request<cri::StartContainerRequest>,
+    ) -> Answer<cri::StartContainerResponse> {
         EmbeddedRuntime::start_container(self, &request.into_inner().container_id).await?;
         answer(cri::StartContainerResponse {})
     }
 
-    async fn stop_container(&self, request: Request<cri::StopContainerRequest>) -> Answer<cri::StopContainerResponse> {
+    async fn stop_container(
+        &self,
+        request: Request<cri::StopContainerRequest>,
+    ) -> Answer<cri::StopContainerResponse> {
         let request = request.into_inner();
         // One that is gone is stopped.
         if let Some(container) = self.find_container(&request.container_id) {
@@ -134,37 +196,63 @@ impl RuntimeService for EmbeddedRuntime {
         answer(cri::StopContainerResponse {})
     }
 
-    async fn remove_container(&self, request: Request<cri::RemoveContainerRequest>) -> Answer<cri::RemoveContainerResponse> {
+    async fn remove_container(
+        &self,
+        request: Request<cri::RemoveContainerRequest>,
+    ) -> Answer<cri::RemoveContainerResponse> {
         if let Some(container) = self.find_container(&request.into_inner().container_id) {
             EmbeddedRuntime::remove_container(self, &container).await?;
         }
         answer(cri::RemoveContainerResponse {})
     }
 
-    async fn list_containers(&self, request: Request<cri::ListContainersRequest>) -> Answer<cri::ListContainersResponse> {
-        answer(cri::ListContainersResponse { containers: self.list_containers_by(request.into_inner().filter) })
+    async fn list_containers(
+        &self,
+        request: Request<cri::ListContainersRequest>,
+    ) -> Answer<cri::ListContainersResponse> {
+        answer(cri::ListContainersResponse {
+            containers: self.list_containers_by(request.into_inner().filter),
+        })
     }
 
-    async fn container_status(&self, request: Request<cri::ContainerStatusRequest>) -> Answer<cri::ContainerStatusResponse> {
+    async fn container_status(
+        &self,
+        request: Request<cri::ContainerStatusRequest>,
+    ) -> Answer<cri::ContainerStatusResponse> {
         let container = self.container(&request.into_inner().container_id)?;
-        answer(cri::ContainerStatusResponse { status: Some(self.container_status_of(&container)), ..Default::default() })
+        answer(cri::ContainerStatusResponse {
+            status: Some(self.container_status_of(&container)),
+            ..Default::default()
+        })
     }
 
-    async fn update_container_resources(&self, request: Request<cri::UpdateContainerResourcesRequest>) -> Answer<cri::UpdateContainerResourcesResponse> {
+    async fn update_container_resources(
+        &self,
+        request: Request<cri::UpdateContainerResourcesRequest>,
+    ) -> Answer<cri::UpdateContainerResourcesResponse> {
         self.update_resources(request.into_inner()).await?;
         answer(cri::UpdateContainerResourcesResponse {})
     }
 
-    async fn reopen_container_log(&self, request: Request<cri::ReopenContainerLogRequest>) -> Answer<cri::ReopenContainerLogResponse> {
+    async fn reopen_container_log(
+        &self,
+        request: Request<cri::ReopenContainerLogRequest>,
+    ) -> Answer<cri::ReopenContainerLogResponse> {
         self.reopen_log(&request.into_inner().container_id).await?;
         answer(cri::ReopenContainerLogResponse {})
     }
 
-    async fn checkpoint_container(&self, _: Request<cri::CheckpointContainerRequest>) -> Answer<cri::CheckpointContainerResponse> {
+    async fn checkpoint_container(
+        &self,
+        _: Request<cri::CheckpointContainerRequest>,
+    ) -> Answer<cri::CheckpointContainerResponse> {
         Err(Status::unimplemented("checkpoints are not supported"))
     }
 
-    async fn exec_sync(&self, request: Request<cri::ExecSyncRequest>) -> Answer<cri::ExecSyncResponse> {
+    async fn exec_sync(
+        &self,
+        request: Request<cri::ExecSyncRequest>,
+    ) -> Answer<cri::ExecSyncResponse> {
         answer(self.run_exec_sync(request.into_inner()).await?)
     }
 
@@ -176,57 +264,112 @@ impl RuntimeService for EmbeddedRuntime {
         no_streaming_server()
     }
 
-    async fn port_forward(&self, _: Request<cri::PortForwardRequest>) -> Answer<cri::PortForwardResponse> {
+    async fn port_forward(
+        &self,
+        _: Request<cri::PortForwardRequest>,
+    ) -> Answer<cri::PortForwardResponse> {
         no_streaming_server()
     }
 
-    async fn container_stats(&self, request: Request<cri::ContainerStatsRequest>) -> Answer<cri::ContainerStatsResponse> {
+    async fn container_stats(
+        &self,
+        request: Request<cri::ContainerStatsRequest>,
+    ) -> Answer<cri::ContainerStatsResponse> {
         let container = self.container(&request.into_inner().container_id)?;
-        answer(cri::ContainerStatsResponse { stats: Some(self.stats_of(&container).await) })
+        answer(cri::ContainerStatsResponse {
+            stats: Some(self.stats_of(&container).await),
+        })
     }
 
-    async fn list_container_stats(&self, request: Request<cri::ListContainerStatsRequest>) -> Answer<cri::ListContainerStatsResponse> {
-        answer(cri::ListContainerStatsResponse { stats: self.list_stats(request.into_inner().filter).await })
+    async fn list_container_stats(
+        &self,
+        request: Request<cri::ListContainerStatsRequest>,
+    ) -> Answer<cri::ListContainerStatsResponse> {
+        answer(cri::ListContainerStatsResponse {
+            stats: self.list_stats(request.into_inner().filter).await,
+        })
     }
 
-    async fn pod_sandbox_stats(&self, request: Request<cri::PodSandboxStatsRequest>) -> Answer<cri::PodSandboxStatsResponse> {
+    async fn pod_sandbox_stats(
+        &self,
+        request: Request<cri::PodSandboxStatsRequest>,
+    ) -> Answer<cri::PodSandboxStatsResponse> {
         let sandbox = self.sandbox(&request.into_inner().pod_sandbox_id)?;
-        answer(cri::PodSandboxStatsResponse { stats: Some(self.sandbox_stats(&sandbox).await) })
+        answer(cri::PodSandboxStatsResponse {
+            stats: Some(self.sandbox_stats(&sandbox).await),
+        })
     }
 
-    async fn list_pod_sandbox_stats(&self, request: Request<cri::ListPodSandboxStatsRequest>) -> Answer<cri::ListPodSandboxStatsResponse> {
-        answer(cri::ListPodSandboxStatsResponse { stats: self.list_pod_stats(request.into_inner().filter).await })
+    async fn list_pod_sandbox_stats(
+        &self,
+        request: Request<cri::ListPodSandboxStatsRequest>,
+    ) -> Answer<cri::ListPodSandboxStatsResponse> {
+        answer(cri::ListPodSandboxStatsResponse {
+            stats: self.list_pod_stats(request.into_inner().filter).await,
+        })
     }
 
-    async fn list_metric_descriptors(&self, _: Request<cri::ListMetricDescriptorsRequest>) -> Answer<cri::ListMetricDescriptorsResponse> {
+    async fn list_metric_descriptors(
+        &self,
+        _: Request<cri::ListMetricDescriptorsRequest>,
+    ) -> Answer<cri::ListMetricDescriptorsResponse> {
         answer(cri::ListMetricDescriptorsResponse::default())
     }
 
-    async fn list_pod_sandbox_metrics(&self, _: Request<cri::ListPodSandboxMetricsRequest>) -> Answer<cri::ListPodSandboxMetricsResponse> {
+    async fn list_pod_sandbox_metrics(
+        &self,
+        _: Request<cri::ListPodSandboxMetricsRequest>,
+    ) -> Answer<cri::ListPodSandboxMetricsResponse> {
         answer(cri::ListPodSandboxMetricsResponse::default())
     }
 
-    async fn stream_pod_sandboxes(&self, request: Request<cri::StreamPodSandboxesRequest>) -> Streamed<cri::StreamPodSandboxesResponse> {
-        once(cri::StreamPodSandboxesResponse { pod_sandboxes: self.list_sandboxes(request.into_inner().filter) })
+    async fn stream_pod_sandboxes(
+        &self,
+        request: Request<cri::StreamPodSandboxesRequest>,
+    ) -> Streamed<cri::StreamPodSandboxesResponse> {
+        once(cri::StreamPodSandboxesResponse {
+            pod_sandboxes: self.list_sandboxes(request.into_inner().filter),
+        })
     }
 
-    async fn stream_containers(&self, request: Request<cri::StreamContainersRequest>) -> Streamed<cri::StreamContainersResponse> {
-        once(cri::StreamContainersResponse { containers: self.list_containers_by(request.into_inner().filter) })
+    async fn stream_containers(
+        &self,
+        request: Request<cri::StreamContainersRequest>,
+    ) -> Streamed<cri::StreamContainersResponse> {
+        once(cri::StreamContainersResponse {
+            containers: self.list_containers_by(request.into_inner().filter),
+        })
     }
 
-    async fn stream_container_stats(&self, request: Request<cri::StreamContainerStatsRequest>) -> Streamed<cri::StreamContainerStatsResponse> {
-        once(cri::StreamContainerStatsResponse { container_stats: self.list_stats(request.into_inner().filter).await })
+    async fn stream_container_stats(
+        &self,
+        request: Request<cri::StreamContainerStatsRequest>,
+    ) -> Streamed<cri::StreamContainerStatsResponse> {
+        once(cri::StreamContainerStatsResponse {
+            container_stats: self.list_stats(request.into_inner().filter).await,
+        })
     }
 
-    async fn stream_pod_sandbox_stats(&self, request: Request<cri::StreamPodSandboxStatsRequest>) -> Streamed<cri::StreamPodSandboxStatsResponse> {
-        once(cri::StreamPodSandboxStatsResponse { pod_sandbox_stats: self.list_pod_stats(request.into_inner().filter).await })
+    async fn stream_pod_sandbox_stats(
+        &self,
+        request: Request<cri::StreamPodSandboxStatsRequest>,
+    ) -> Streamed<cri::StreamPodSandboxStatsResponse> {
+        once(cri::StreamPodSandboxStatsResponse {
+            pod_sandbox_stats: self.list_pod_stats(request.into_inner().filter).await,
+        })
     }
 
-    async fn stream_pod_sandbox_metrics(&self, _: Request<cri::StreamPodSandboxMetricsRequest>) -> Streamed<cri::StreamPodSandboxMetricsResponse> {
+    async fn stream_pod_sandbox_metrics(
+        &self,
+        _: Request<cri::StreamPodSandboxMetricsRequest>,
+    ) -> Streamed<cri::StreamPodSandboxMetricsResponse> {
         once(cri::StreamPodSandboxMetricsResponse::default())
     }
 
-    async fn get_container_events(&self, _: Request<cri::GetEventsRequest>) -> Streamed<cri::ContainerEventResponse> {
+    async fn get_container_events(
+        &self,
+        _: Request<cri::GetEventsRequest>,
+    ) -> Streamed<cri::ContainerEventResponse> {
         Ok(Response::new(self.events()))
     }
 }

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::EmbeddedRuntime;
 use super::record::{Container, Phase, Sandbox};
 use super::status::has_labels;
-use super::EmbeddedRuntime;
 use crate::cgroup::Usage;
 use crate::cri;
 
@@ -146,11 +146,10 @@ impl EmbeddedRuntime {
         let state = sandbox.state();
         let cgroups = self.0.cgroups.clone();
         let pid = state.shim_pid;
-        let (usage, interfaces) = tokio::task::spawn_blocking(move || {
-            (cgroups.usage(&state.cgroup), interfaces(pid))
-        })
-        .await
-        .unwrap_or_default();
+        let (usage, interfaces) =
+            tokio::task::spawn_blocking(move || (cgroups.usage(&state.cgroup), interfaces(pid)))
+                .await
+                .unwrap_or_default();
         let usage = usage.unwrap_or_default();
         let filter = cri::ContainerStatsFilter {
             pod_sandbox_id: sandbox.id.clone(),

@@ -8,7 +8,9 @@ use oci_client::manifest::OciDescriptor;
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, Reference};
 
-use super::document::{DOCKER_INDEX, DOCKER_MANIFEST, Descriptor, INDEX, Index, MANIFEST, Manifest, architecture};
+use super::document::{
+    DOCKER_INDEX, DOCKER_MANIFEST, Descriptor, INDEX, Index, MANIFEST, Manifest, architecture,
+};
 use super::reference::ImageReference;
 use super::store::{ImageError, ImageStore, StoredImage, invalid};
 
@@ -45,12 +47,25 @@ pub async fn pull(
         platform_resolver: None,
         ..ClientConfig::default()
     });
-    let auth = credentials.map_or(RegistryAuth::Anonymous, |(user, password)| RegistryAuth::Basic(user, password));
-    let mirrors = registries.mirrors.get(&reference.registry).map(Vec::as_slice).unwrap_or_default();
+    let auth = credentials.map_or(RegistryAuth::Anonymous, |(user, password)| {
+        RegistryAuth::Basic(user, password)
+    });
+    let mirrors = registries
+        .mirrors
+        .get(&reference.registry)
+        .map(Vec::as_slice)
+        .unwrap_or_default();
     let hosts = mirrors.iter().chain(std::iter::once(&reference.registry));
     let mut last = None;
     for host in hosts {
-        let source = Source { store, client: &client, auth: &auth, host, reference: &reference, progress };
+        let source = Source {
+            store,
+            client: &client,
+            auth: &auth,
+            host,
+            reference: &reference,
+            progress,
+        };
         match source.fetch().await {
             Ok(image) => return Ok(image),
             Err(error) => {
@@ -73,20 +88,34 @@ struct Source<'a> {
 
 impl Source<'_> {
     fn failed(&self, error: impl std::fmt::Display) -> ImageError {
-        ImageError::Registry(format!("failed to pull image {:?}: {error}", self.reference.name()))
+        ImageError::Registry(format!(
+            "failed to pull image {:?}: {error}",
+            self.reference.name()
+        ))
     }
 
     fn remote(&self, digest: Option<&str>) -> Reference {
         let (host, repository) = (self.host.to_owned(), self.reference.repository.clone());
         match digest.or(self.reference.digest.as_deref()) {
             Some(digest) => Reference::with_digest(host, repository, digest.to_owned()),
-            None => Reference::with_tag(host, repository, self.reference.tag.clone().unwrap_or_else(|| "latest".into())),
+            None => Reference::with_tag(
+                host,
+                repository,
+                self.reference
+                    .tag
+                    .clone()
+                    .unwrap_or_else(|| "latest".into()),
+            ),
         }
     }
 
     async fn document(&self, reference: &Reference) -> Result<(Vec<u8>, String), ImageError> {
         let accepted = [MANIFEST, DOCKER_MANIFEST, INDEX, DOCKER_INDEX];
-        let (bytes, _) = self.client.pull_manifest_raw(reference, self.auth, &accepted).await.map_err(|error| self.failed(error))?;
+        let (bytes, _) = self
+            .client
+            .pull_manifest_raw(reference, self.auth, &accepted)
+            .await
+            .map_err(|error| self.failed(error))?;
         let digest = self.store.blobs.put(&bytes)?;
         if reference.digest().is_some_and(|wanted| wanted != digest) {
             return Err(self.failed(format!("the registry answered with {digest}")));
@@ -98,20 +127,28 @@ impl Source<'_> {
         let (mut bytes, top) = self.document(&self.remote(None)).await?;
         let mut digest = top.clone();
         if let Ok(index) = serde_json::from_slice::<Index>(&bytes) {
-            let wanted = for_this_machine(&index).ok_or_else(|| self.failed(format!("no match for platform linux/{}", architecture())))?;
+            let wanted = for_this_machine(&index).ok_or_else(|| {
+                self.failed(format!("no match for platform linux/{}", architecture()))
+            })?;
             (bytes, digest) = self.document(&self.remote(Some(&wanted.digest))).await?;
         }
-        let manifest: Manifest = serde_json::from_slice(&bytes).map_err(invalid("the image manifest"))?;
+        let manifest: Manifest =
+            serde_json::from_slice(&bytes).map_err(invalid("the image manifest"))?;
         self.fetch_blobs(&manifest).await?;
-        let image = self.store.add(&digest, std::slice::from_ref(self.reference), false)?;
+        let image = self
+            .store
+            .add(&digest, std::slice::from_ref(self.reference), false)?;
         if top != digest {
-            self.store.add_digest(&image.id, self.reference.with_digest(&top))?;
+            self.store
+                .add_digest(&image.id, self.reference.with_digest(&top))?;
         }
         Ok(image)
     }
 
     async fn fetch_blobs(&self, manifest: &Manifest) -> Result<(), ImageError> {
-        let blobs: Vec<&Descriptor> = std::iter::once(&manifest.config).chain(&manifest.layers).collect();
+        let blobs: Vec<&Descriptor> = std::iter::once(&manifest.config)
+            .chain(&manifest.layers)
+            .collect();
         let total: u64 = blobs.iter().map(|blob| blob.size).sum();
         if total > self.store.limits().bytes {
             return Err(self.failed(format!("it has {total} bytes, more than an image may have")));
@@ -136,9 +173,14 @@ impl Source<'_> {
         };
         let mut file = self.store.scratch()?;
         let out = tokio::fs::File::from_std(file.try_clone()?);
-        self.client.pull_blob(&self.remote(None), &descriptor, out).await.map_err(|error| self.failed(error))?;
+        self.client
+            .pull_blob(&self.remote(None), &descriptor, out)
+            .await
+            .map_err(|error| self.failed(error))?;
         file.rewind()?;
-        self.store.blobs.copy(&mut file, Some(&blob.digest), blob.size)?;
+        self.store
+            .blobs
+            .copy(&mut file, Some(&blob.digest), blob.size)?;
         Ok(())
     }
 }
@@ -146,9 +188,16 @@ impl Source<'_> {
 /// The manifest for this machine's processor; the only one where none says what it is for.
 fn for_this_machine(index: &Index) -> Option<&Descriptor> {
     let fits = |descriptor: &&Descriptor| {
-        descriptor.platform.as_ref().is_some_and(|platform| platform.os == "linux" && platform.architecture == architecture())
+        descriptor.platform.as_ref().is_some_and(|platform| {
+            platform.os == "linux" && platform.architecture == architecture()
+        })
     };
-    index.manifests.iter().find(fits).or_else(|| index.manifests.iter().find(|descriptor| descriptor.platform.is_none()))
+    index.manifests.iter().find(fits).or_else(|| {
+        index
+            .manifests
+            .iter()
+            .find(|descriptor| descriptor.platform.is_none())
+    })
 }
 
 #[cfg(test)]
@@ -160,12 +209,22 @@ mod tests {
     fn the_manifest_of_this_processor_is_chosen() {
         let descriptor = |digest: &str, architecture: &str| Descriptor {
             digest: digest.into(),
-            platform: Some(Platform { architecture: architecture.into(), os: "linux".into(), variant: None }),
+            platform: Some(Platform {
+                architecture: architecture.into(),
+                os: "linux".into(),
+                variant: None,
+            }),
             ..Descriptor::default()
         };
-        let index = Index { manifests: vec![descriptor("a", "z80"), descriptor("b", architecture())], ..Index::default() };
+        let index = Index {
+            manifests: vec![descriptor("a", "z80"), descriptor("b", architecture())],
+            ..Index::default()
+        };
         assert_eq!(for_this_machine(&index).unwrap().digest, "b");
-        let index = Index { manifests: vec![descriptor("a", "z80")], ..Index::default() };
+        let index = Index {
+            manifests: vec![descriptor("a", "z80")],
+            ..Index::default()
+        };
         assert!(for_this_machine(&index).is_none());
     }
 }
