@@ -137,6 +137,18 @@ impl KernelCgroups {
         }
     }
 
+    /// Removes the group of all pods with everything in it; no process may be left there.
+    pub fn remove_everything(&self) -> io::Result<()> {
+        if self.root.trim_matches('/').is_empty() {
+            // The kernel's own root is nobody's to remove.
+            return Ok(());
+        }
+        for (_, directory) in self.directories(&self.root) {
+            remove_tree(&directory)?;
+        }
+        Ok(())
+    }
+
     fn limit(&self, group: &str, shares: i64, quota: i64, memory: i64) -> io::Result<()> {
         let set = |controller: &str, file: &str, value: String| -> io::Result<()> {
             let found = self.directories(group);
@@ -248,6 +260,9 @@ mod tests {
         groups.remove(&pod("u")).unwrap();
         assert!(!mount.path().join("cpu/kube/besteffort/podu").exists());
         assert!(mount.path().join("cpu/kube/besteffort").exists());
+        groups.remove_everything().unwrap();
+        assert!(!mount.path().join("cpu/kube").exists());
+        assert!(mount.path().join("cpu").exists());
     }
 
     #[test]

@@ -31,6 +31,7 @@ use crate::server::authorize::Authorizer;
 use crate::server::router::{Shared, router};
 use crate::server::streams::StreamRuntime;
 use crate::volumes::mounter::KernelMounter;
+use crate::volumes::teardown;
 use crate::{eviction, image_gc, server, static_pods};
 
 /// What a kubelet is made from.
@@ -67,6 +68,16 @@ pub fn component(
     })
 }
 
+/// Removes what a kubelet leaves on its node when nothing runs any more: mounts, pods' directories and logs, control
+/// groups.
+pub fn remove_everything(config: &KubeletConfig) -> Result<(), ComponentError> {
+    let mounter = KernelMounter;
+    teardown::remove_pod_directory(&config.root_dir.join("pods"), &mounter)?;
+    teardown::remove_pod_directory(&config.log_dir, &mounter)?;
+    KernelCgroups::new(&config.cgroup_mount, &config.cgroup_root).remove_everything()?;
+    Ok(())
+}
+
 #[async_trait]
 impl Component for Kubelet {
     fn name(&self) -> &'static str {
@@ -98,46 +109,8 @@ impl Kubelet {
         let context = self.context(cluster.clone()).await?;
         let manager = Manager::new(context.clone(), shutdown.clone());
         let mut parts: JoinSet<&'static str> = JoinSet::new();
-        let (pressed, pressure) = watch::channel(Pressure::default());
-        let (evicting, stop) = (manager.clone(), shutdown.clone());
-        parts.spawn(async move {
-            eviction::run(evicting, pressed, stop).await;
-            "eviction"
-        });
-        let (collected, stop) = (context.clone(), shutdown.clone());
-        parts.spawn(async move {
-            image_gc::run(collected, stop).await;
-            "image collection"
-        });
-        if self.config.register_node {
-            let keeper = NodeKeeper {
-                context: context.clone(),
-                client: self.client.clone(),
-                port: self.config.port,
-                pressure,
-            };
-            let stop = shutdown.clone();
-            parts.spawn(async move {
-                keeper.run(stop).await;
-                "node status"
-            });
-            let (context, client, stop) = (context.clone(), self.client.clone(), shutdown.clone());
-            parts.spawn(async move {
-                lease::run(context, client, stop).await;
-                "lease"
-            });
-        }
         self.serve(&manager, &mut parts, &shutdown).await?;
-        let (rotated, stop) = (context.clone(), shutdown.clone());
-        parts.spawn(async move {
-            rotate::run(rotated, stop).await;
-            "log rotation"
-        });
-        let (watched, stop) = (manager.clone(), shutdown.clone());
-        parts.spawn(async move {
-            runtime_events::run(watched, stop).await;
-            "runtime events"
-        });
+        self.start_parts(&manager, &mut parts, &shutdown);
         self.follow_node(&cluster, &shutdown);
         let pods = self.pods(&shutdown);
         let mut events = pods.subscribe();
@@ -191,6 +164,55 @@ impl Kubelet {
             random: self.random.clone(),
             config: self.config.clone(),
         }))
+    }
+
+    /// Starts what runs beside the pods: the node's object and lease, eviction, collection, rotation, the runtime's events.
+    fn start_parts(
+        &self,
+        manager: &Arc<Manager>,
+        parts: &mut JoinSet<&'static str>,
+        shutdown: &Shutdown,
+    ) {
+        let context = manager.context();
+        let (pressed, pressure) = watch::channel(Pressure::default());
+        let (evicting, stop) = (manager.clone(), shutdown.clone());
+        parts.spawn(async move {
+            eviction::run(evicting, pressed, stop).await;
+            "eviction"
+        });
+        let (collected, stop) = (context.clone(), shutdown.clone());
+        parts.spawn(async move {
+            image_gc::run(collected, stop).await;
+            "image collection"
+        });
+        if self.config.register_node {
+            let keeper = NodeKeeper {
+                context: context.clone(),
+                client: self.client.clone(),
+                port: self.config.port,
+                pressure,
+            };
+            let stop = shutdown.clone();
+            parts.spawn(async move {
+                keeper.run(stop).await;
+                "node status"
+            });
+            let (context, client, stop) = (context.clone(), self.client.clone(), shutdown.clone());
+            parts.spawn(async move {
+                lease::run(context, client, stop).await;
+                "lease"
+            });
+        }
+        let (rotated, stop) = (context.clone(), shutdown.clone());
+        parts.spawn(async move {
+            rotate::run(rotated, stop).await;
+            "log rotation"
+        });
+        let (watched, stop) = (manager.clone(), shutdown.clone());
+        parts.spawn(async move {
+            runtime_events::run(watched, stop).await;
+            "runtime events"
+        });
     }
 
     /// Starts the kubelet's own server, if there is TLS for it.

@@ -24,7 +24,7 @@ pub mod termination;
 pub mod volumes;
 pub mod worker;
 
-pub use component::component;
+pub use component::{component, remove_everything};
 pub use config::KubeletConfig;
 
 #[cfg(test)]

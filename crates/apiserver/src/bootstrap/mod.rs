@@ -15,6 +15,7 @@ pub fn objects() -> Vec<Value> {
         .map(|name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}))
         .collect();
     objects.extend(policy::objects());
+    objects.extend(dns_policy());
     objects.push(priority_class("system-cluster-critical", 2_000_000_000, "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."));
     objects.push(priority_class(
         "system-node-critical",
@@ -29,4 +30,18 @@ fn priority_class(name: &str, value: i32, description: &str) -> Value {
         "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name},
         "value": value, "description": description, "globalDefault": false, "preemptionPolicy": "PreemptLowerPriority",
     })
+}
+
+/// Our DNS server reads endpoint slices and namespaces beside the services that upstream's role for it allows.
+fn dns_policy() -> [Value; 2] {
+    let metadata = json!({"name": "skiff:dns"});
+    let group = "rbac.authorization.k8s.io";
+    [
+        json!({"apiVersion": format!("{group}/v1"), "kind": "ClusterRole", "metadata": metadata, "rules": [
+            {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]},
+            {"apiGroups": [""], "resources": ["namespaces", "services"], "verbs": ["list", "watch"]}]}),
+        json!({"apiVersion": format!("{group}/v1"), "kind": "ClusterRoleBinding", "metadata": metadata,
+            "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": "skiff:dns"},
+            "subjects": [{"kind": "ServiceAccount", "name": "kube-dns", "namespace": "kube-system"}]}),
+    ]
 }

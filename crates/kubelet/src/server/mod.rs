@@ -3,6 +3,7 @@
 pub mod authenticate;
 pub mod authorize;
 pub mod container_logs;
+pub mod embedded;
 pub mod listen;
 pub mod pump;
 pub mod remote;

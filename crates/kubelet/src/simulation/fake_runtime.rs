@@ -218,6 +218,11 @@ impl RuntimeService for FakeRuntime {
         let request = request.into_inner();
         let config = request.config.unwrap();
         let now = self.now();
+        let logs = request.sandbox_config.unwrap().log_directory;
+        let log = std::path::Path::new(&logs).join(&config.log_path);
+        std::fs::create_dir_all(log.parent().unwrap()).unwrap();
+        let line = "2026-01-01T00:00:00.000000000Z stdout F hello\n";
+        std::fs::write(&log, line).unwrap();
         let mut state = self.state.lock();
         let id = Self::id(&mut state, "container");
         let image = config.image.clone().unwrap();
@@ -230,6 +235,7 @@ impl RuntimeService for FakeRuntime {
             image: Some(image),
             labels: config.labels.clone(),
             annotations: config.annotations.clone(),
+            log_path: log.to_string_lossy().into_owned(),
             ..Default::default()
         };
         state.containers.insert(id.clone(), status);

@@ -5,5 +5,6 @@ mod fake_cluster;
 mod fake_runtime;
 mod scenarios;
 mod scenarios_volumes;
+mod serving;
 mod whole_kubelet;
 mod world;

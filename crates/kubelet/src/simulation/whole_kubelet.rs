@@ -105,23 +105,7 @@ async fn registers_runs_reports_and_cleans_up() {
     })
     .await;
 
-    let manifest = "metadata: {name: s}\nspec: {containers: [{name: sc, image: 'img:1', imagePullPolicy: Never}]}\n";
-    std::fs::write(root.path().join("manifests/s.yaml"), manifest).unwrap();
-    let mirror = || api.get("pods", "default", "s-node").unwrap_or_default();
-    until("mirror is ready", || {
-        condition(&mirror(), "Ready") == "True"
-    })
-    .await;
-    let changed = manifest.replace("sc", "other");
-    std::fs::write(root.path().join("manifests/s.yaml"), changed).unwrap();
-    until("the new version", || {
-        let pod = mirror();
-        condition(&pod, "Ready") == "True"
-            && pod["status"]["containerStatuses"][0]["name"] == "other"
-    })
-    .await;
-    std::fs::remove_file(root.path().join("manifests/s.yaml")).unwrap();
-    until("mirror gone", || mirror().is_null()).await;
+    static_pods(&api, root.path()).await;
 
     let mut going = pod();
     going["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
@@ -137,4 +121,25 @@ async fn registers_runs_reports_and_cleans_up() {
 
     shutdown.trigger();
     running.await.unwrap().unwrap();
+}
+
+/// A manifest comes, changes and goes.
+async fn static_pods(api: &ApiServer, root: &std::path::Path) {
+    let manifest = "metadata: {name: s}\nspec: {containers: [{name: sc, image: 'img:1', imagePullPolicy: Never}]}\n";
+    std::fs::write(root.join("manifests/s.yaml"), manifest).unwrap();
+    let mirror = || api.get("pods", "default", "s-node").unwrap_or_default();
+    until("mirror is ready", || {
+        condition(&mirror(), "Ready") == "True"
+    })
+    .await;
+    let changed = manifest.replace("sc", "other");
+    std::fs::write(root.join("manifests/s.yaml"), changed).unwrap();
+    until("the new version", || {
+        let pod = mirror();
+        condition(&pod, "Ready") == "True"
+            && pod["status"]["containerStatuses"][0]["name"] == "other"
+    })
+    .await;
+    std::fs::remove_file(root.join("manifests/s.yaml")).unwrap();
+    until("mirror gone", || mirror().is_null()).await;
 }

@@ -36,7 +36,8 @@ pub fn remove_pod_directory(directory: &Path, mounter: &dyn Mounter) -> Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::volumes::mounter::NoMounts;
+    use crate::volumes::mounter::{KernelMounter, NoMounts};
+    use crate::volumes::subpath;
 
     #[test]
     fn unmounts_then_removes() {
@@ -50,5 +51,34 @@ mod tests {
         assert!(!directory.exists());
         assert!(mounter.below(root.path()).unwrap().is_empty());
         remove_pod_directory(&directory, &mounter).unwrap();
+    }
+
+    /// Needs root: the kernel really mounts.
+    #[test]
+    fn root_takes_real_mounts_away_and_nothing_else() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let root = tempfile::tempdir().unwrap();
+        let outside = root.path().join("outside");
+        fs::create_dir_all(outside.join("kept")).unwrap();
+        fs::write(outside.join("kept/file"), "x").unwrap();
+        let pod = root.path().join("pod");
+        let memory = pod.join("volumes/memory");
+        fs::create_dir_all(&memory).unwrap();
+        let mounter = KernelMounter;
+        mounter.memory(&memory, Some(1 << 20)).unwrap();
+        mounter.memory(&memory, Some(1 << 20)).unwrap();
+        fs::write(memory.join("secret"), "y").unwrap();
+        let target = pod.join("volume-subpaths/v/c/0");
+        for _ in 0..2 {
+            subpath::prepare(&outside, "kept", &target, false, &mounter).unwrap();
+        }
+        assert_eq!(fs::read_to_string(target.join("file")).unwrap(), "x");
+        assert_eq!(mounter.below(&pod).unwrap().len(), 2);
+        remove_pod_directory(&pod, &mounter).unwrap();
+        assert!(!pod.exists());
+        assert!(mounter.below(root.path()).unwrap().is_empty());
+        assert_eq!(fs::read_to_string(outside.join("kept/file")).unwrap(), "x");
     }
 }

@@ -7,7 +7,7 @@
 //!
 //! [`shim_main`] must run before the process has a second thread.
 
-mod container;
+pub(crate) mod container;
 mod executor;
 mod exit;
 mod launch;

@@ -11,12 +11,14 @@ use http::{Method, Request, StatusCode};
 use serde_json::Value;
 use skiff_apiserver::authn::{Authentication, Tokens};
 use skiff_apiserver::authz::Authorization;
-use skiff_apiserver::{ApiServer, ApiServerConfig, bootstrap};
+use skiff_apiserver::{ApiServer, ApiServerConfig, UserInfo, bootstrap};
+use skiff_controllers::{ClientFactory, ControllersConfig};
+use skiff_scheduler::SchedulerConfig;
 use skiff_store::{EmbeddedOptions, EmbeddedStore, MemoryStore, Store};
 use tokio::net::TcpListener;
 use tower::ServiceExt as _;
 
-use crate::config::StoreKind;
+use crate::config::{Config, StoreKind};
 use crate::kubeconfig;
 use crate::pki::Subject;
 
@@ -24,6 +26,9 @@ use super::{Context, Running, identity, tls};
 
 /// How many bootstrap objects are written at once: the store commits those that wait together.
 const BOOTSTRAP_WRITERS: usize = 64;
+
+/// The name under which the API server calls kubelets.
+pub(crate) const KUBELET_CLIENT: &str = "kube-apiserver-kubelet-client";
 
 /// The running API server.
 pub(crate) struct ControlPlane {
@@ -63,6 +68,15 @@ impl ControlPlane {
             true,
         )));
         server.set_token_issuer(tokens);
+        let subject = Subject {
+            common_name: KUBELET_CLIENT.into(),
+            client: true,
+            ..Subject::default()
+        };
+        let leaf = context
+            .pki
+            .leaf("apiserver-kubelet-client", &subject, context.clock.now())?;
+        server.set_kubelet_tls(Arc::new(tls::client(&leaf, &context.pki.authority_pem)?));
         make_bootstrap_objects(&server).await?;
         authorization.load().await?;
         running.start(authorization, context);

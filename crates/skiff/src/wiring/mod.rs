@@ -3,6 +3,7 @@
 
 mod control_plane;
 mod identity;
+mod network;
 mod node;
 mod part;
 mod tls;

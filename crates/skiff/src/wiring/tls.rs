@@ -42,6 +42,20 @@ pub fn server(leaf: &Leaf, authority: &str) -> Result<rustls::ServerConfig> {
     Ok(config)
 }
 
+/// A client's configuration: trusts `authority` and shows `leaf`.
+pub fn client(leaf: &Leaf, authority: &str) -> Result<rustls::ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(authority.as_bytes()) {
+        roots.add(certificate?)?;
+    }
+    let chain = CertificateDer::pem_slice_iter(leaf.certificate.as_bytes())
+        .collect::<Result<Vec<_>, _>>()?;
+    let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes())?;
+    Ok(rustls::ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, key)?)
+}
+
 /// Looks at a leaf twice a day and calls `renewed` with it when it was made anew.
 pub async fn renew(
     pki: Arc<Pki>,

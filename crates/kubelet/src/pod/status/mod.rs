@@ -128,5 +128,4 @@ pub fn condition<'a>(list: Option<&'a Vec<PodCondition>>, kind: &str) -> Option<
 }
 
 #[cfg(test)]
-#[path = "../status_tests.rs"]
 mod tests;

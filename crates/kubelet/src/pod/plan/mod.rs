@@ -641,5 +641,4 @@ pub fn termination_order(pod: &Pod, observed: &ObservedPod) -> Vec<Vec<ObservedC
 }
 
 #[cfg(test)]
-#[path = "plan_tests.rs"]
 mod tests;

@@ -101,25 +101,21 @@ fn planned(pod: &Pod, observed: &ObservedPod) -> PodPlan {
     plan(pod, observed, &Bookkeeping::default(), at(200))
 }
 
+type Case = (&'static str, Pod, ObservedPod, Vec<&'static str>, bool);
+
+fn check(cases: Vec<Case>) {
+    for (what, pod, observed, wanted, finished) in cases {
+        let plan = planned(&pod, &observed);
+        assert_eq!(steps(&plan), wanted, "{what}");
+        assert_eq!(plan.finished, finished, "{what}");
+    }
+}
+
 #[test]
-fn table() {
+fn regular_containers() {
     use State::{Created, Exited, Running, Unknown};
     let simple = |policy: &str| pod(policy, vec![], vec![container("a"), container("b")]);
-    let with_init = |policy: &str| {
-        pod(
-            policy,
-            vec![container("i0"), container("i1")],
-            vec![container("a")],
-        )
-    };
-    let with_sidecar = || {
-        pod(
-            "Always",
-            vec![sidecar("s"), container("i")],
-            vec![container("a")],
-        )
-    };
-    let cases: Vec<(&str, Pod, ObservedPod, Vec<&str>, bool)> = vec![
+    check(vec![
         (
             "nothing yet",
             simple("Always"),
@@ -176,6 +172,27 @@ fn table() {
             vec!["kill a", "start Regular[0]#1"],
             false,
         ),
+    ]);
+}
+
+#[test]
+fn init_containers_and_sidecars() {
+    use State::{Exited, Running};
+    let with_init = |policy: &str| {
+        pod(
+            policy,
+            vec![container("i0"), container("i1")],
+            vec![container("a")],
+        )
+    };
+    let with_sidecar = || {
+        pod(
+            "Always",
+            vec![sidecar("s"), container("i")],
+            vec![container("a")],
+        )
+    };
+    check(vec![
         (
             "first init",
             with_init("Always"),
@@ -250,12 +267,7 @@ fn table() {
             vec!["start Init[0]#1"],
             false,
         ),
-    ];
-    for (what, pod, observed, wanted, finished) in cases {
-        let plan = planned(&pod, &observed);
-        assert_eq!(steps(&plan), wanted, "{what}");
-        assert_eq!(plan.finished, finished, "{what}");
-    }
+    ]);
 }
 
 #[test]

@@ -272,5 +272,4 @@ fn absent(optional: bool, error: impl FnOnce() -> EnvError) -> Result<Option<Str
 }
 
 #[cfg(test)]
-#[path = "environment_tests.rs"]
 mod tests;
