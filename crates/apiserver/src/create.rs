@@ -111,7 +111,6 @@ async fn create_named(target: &Target<'_>, mut object: Box<dyn Object>) -> ApiRe
     admission::mutate(&request, &mut *object, None).await?;
     let allocation = crate::services::allocate(target, &mut *object, None).await?;
     before_create(target, &mut *object)?;
-    crate::fields::track(target, &mut *object, None);
     admission::validate(&request, Some(&*object), None).await?;
     let Some(allocation) = allocation else {
         return store_new(target, object).await;

@@ -15,7 +15,6 @@ mod delete;
 mod denied;
 mod dispatch;
 mod documents;
-mod fields;
 mod health;
 mod kubernetes_service;
 mod metrics;
