@@ -56,6 +56,9 @@ pub const SETPCAP: u64 = 1 << 8;
 /// CAP_SYS_ADMIN.
 pub const SYS_ADMIN: u64 = 1 << 21;
 
+/// CAP_SYS_RESOURCE.
+pub const SYS_RESOURCE: u64 = 1 << 24;
+
 /// What a container has unless told otherwise: containerd's and Docker's set.
 const DEFAULT: [&str; 14] = [
     "CHOWN",

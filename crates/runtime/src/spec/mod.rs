@@ -201,9 +201,16 @@ impl Plan<'_> {
     }
 
     fn oom_score_adj(&self) -> i64 {
-        self.linux()
+        let wanted = self
+            .linux()
             .and_then(|linux| linux.resources.as_ref())
-            .map_or(0, |resources| resources.oom_score_adj)
+            .map_or(0, |resources| resources.oom_score_adj);
+        // Only CAP_SYS_RESOURCE may protect a process more than it was protected before.
+        if self.all_capabilities & capabilities::SYS_RESOURCE == 0 {
+            wanted.max(0)
+        } else {
+            wanted
+        }
     }
 
     fn capabilities(&self) -> Result<(Value, Finish), PlanError> {

@@ -55,7 +55,7 @@ impl ControlPlane {
             context.random.clone(),
         ));
         let server = ApiServer::new(
-            ApiServerConfig::default(),
+            api_config(config),
             store.clone(),
             context.clock.clone(),
             context.random.clone(),
@@ -89,6 +89,15 @@ impl ControlPlane {
             config.advertise_address, config.api_port
         ));
         Ok(Self { server })
+    }
+}
+
+fn api_config(config: &Config) -> ApiServerConfig {
+    ApiServerConfig {
+        service_cidr: config.service_cidr.to_string(),
+        node_ports: config.node_ports,
+        advertise: Some(SocketAddr::new(config.advertise_address, config.api_port)),
+        ..ApiServerConfig::default()
     }
 }
 
@@ -244,8 +253,41 @@ async fn call(
     Ok((status, serde_json::from_slice(&bytes).unwrap_or_default()))
 }
 
-/// Starts scheduler and controllers.
-pub(crate) fn start_controllers(_context: &Context, _plane: &ControlPlane, _running: &mut Running) {
+/// Starts scheduler and controllers, each under its own name.
+pub(crate) fn start_controllers(context: &Context, plane: &ControlPlane, running: &mut Running) {
+    let config = &context.config;
+    let (clock, random) = (context.clock.clone(), context.random.clone());
+    if config.runs("controllers") {
+        let reader = identity::client(
+            &plane.server,
+            UserInfo::new("system:kube-controller-manager", &["system:authenticated"]),
+        );
+        let server = plane.server.clone();
+        let clients: ClientFactory =
+            Arc::new(move |name| identity::client(&server, identity::kube_system(name)));
+        let settings = controllers_config(config, context.pki.authority_pem.clone());
+        running.start(
+            skiff_controllers::component(reader, clients, settings, clock.clone(), random.clone()),
+            context,
+        );
+    }
+    if config.runs("scheduler") {
+        let client = identity::client(&plane.server, identity::scheduler());
+        running.start(
+            skiff_scheduler::component(client, SchedulerConfig::default(), clock, random),
+            context,
+        );
+    }
+}
+
+/// The controllers' settings.
+pub(crate) fn controllers_config(config: &Config, root_ca_pem: String) -> ControllersConfig {
+    ControllersConfig {
+        cluster_cidr: config.pod_cidr.to_string(),
+        node_cidr_mask_size: config.pod_cidr.prefix.max(24),
+        root_ca_pem,
+        ..ControllersConfig::default()
+    }
 }
 
 /// Answers when `ready` says so, or fails after `limit`.
