@@ -1,7 +1,7 @@
 //! What a shim does when a container has ended: find out why, and write it down.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 
 use nix::sys::signal::{Signal, kill};
@@ -57,9 +57,7 @@ pub fn kill_group(start: &StartContainer) {
 /// Writes the exit status so that a reader finds the whole of it or nothing.
 pub fn persist(path: &Path, exit: &Exit) -> io::Result<()> {
     let draft = path.with_extension("draft");
-    let mut file = fs::File::create(&draft)?;
-    file.write_all(&serde_json::to_vec(exit)?)?;
-    file.sync_data()?;
+    fs::write(&draft, serde_json::to_vec(exit)?)?;
     fs::rename(&draft, path)
 }
 
