@@ -59,9 +59,7 @@ impl EmbeddedRuntime {
         let id = self.new_id();
         let named = config.image.clone().unwrap_or_default().image;
         let image = self.0.images.find(&named).ok_or_else(|| {
-            Status::not_found(format!(
-                "failed to resolve image {named:?}: not found"
-            ))
+            Status::not_found(format!("failed to resolve image {named:?}: not found"))
         })?;
         let target_pid = self.pid_namespace_of(sandbox, &config)?;
         let state = ContainerState {
@@ -209,6 +207,7 @@ impl EmbeddedRuntime {
             processes_cgroup: self.0.cgroups.processes_dir(&facts.cgroup),
             own_pid: facts.own_pid,
             uid: facts.uid,
+            cwd: facts.cwd.clone(),
             finish: facts.finish.clone(),
         }
     }
@@ -317,7 +316,8 @@ impl EmbeddedRuntime {
                 () = clock.sleep(patience) => {}
             }
         }
-        self.signal(&sandbox, container, libc::SIGKILL, true).await?;
+        self.signal(&sandbox, container, libc::SIGKILL, true)
+            .await?;
         // The kernel ends a killed process soon, unless it hangs in a driver or a file system.
         tokio::select! {
             () = container.ended() => Ok(()),
@@ -369,10 +369,10 @@ impl EmbeddedRuntime {
         blocking(move || dirs.iter().try_for_each(|dir| remove_dir(dir)))
             .await
             .map_err(internal)?;
-        self.0
-            .names
-            .lock()
-            .remove(&container_name(&container.config, &container.facts.sandbox_id));
+        self.0.names.lock().remove(&container_name(
+            &container.config,
+            &container.facts.sandbox_id,
+        ));
         self.0.samples.forget(&container.id);
         if self.0.containers.write().remove(&container.id).is_some() {
             self.announce(
@@ -430,8 +430,8 @@ impl Work {
             std::fs::create_dir_all(self.dir.join(name)).map_err(|error| failed(&error))?;
         }
         let privileged = security(&self.config).is_some_and(|s| s.privileged);
-        let devices = spec::host_devices(&self.config.devices, privileged)
-            .map_err(|error| failed(&error))?;
+        let devices =
+            spec::host_devices(&self.config.devices, privileged).map_err(|error| failed(&error))?;
         let seccomp = self.seccomp(privileged)?;
         let cgroup = format!(
             "{}/{}",
@@ -495,7 +495,9 @@ impl Work {
             self.images
                 .read_file(&self.image, path)
                 .map(|bytes| String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned())
-                .map_err(|error| Status::unknown(format!("cannot read the image's {path}: {error}")))
+                .map_err(|error| {
+                    Status::unknown(format!("cannot read the image's {path}: {error}"))
+                })
         };
         let passwd = read("etc/passwd")?;
         let group = read("etc/group")?;
@@ -539,8 +541,12 @@ fn identity(
     group: &str,
 ) -> Result<Identity, user::UserError> {
     let security = security(config);
-    let uid = security.and_then(|s| s.run_as_user.as_ref()).map(|uid| uid.value);
-    let gid = security.and_then(|s| s.run_as_group.as_ref()).map(|gid| gid.value);
+    let uid = security
+        .and_then(|s| s.run_as_user.as_ref())
+        .map(|uid| uid.value);
+    let gid = security
+        .and_then(|s| s.run_as_group.as_ref())
+        .map(|gid| gid.value);
     let name = security.map_or("", |s| s.run_as_username.as_str());
     let asked = match (uid, name) {
         (Some(uid), _) => uid.to_string(),

@@ -46,9 +46,12 @@ pub struct ExecStreams {
 pub struct FdStream(AsyncFd<OwnedFd>);
 
 impl FdStream {
+    #[allow(unsafe_code)]
     fn new(fd: OwnedFd) -> io::Result<Self> {
         crate::shim::set_nonblocking(fd.as_fd())?;
-        Ok(Self(AsyncFd::new(fd)?))
+        // SAFETY: an `OwnedFd` stays open, with the same number, until it is dropped, and it is
+        // never taken out of the registration.
+        Ok(Self(unsafe { AsyncFd::register(fd) }?))
     }
 }
 
@@ -151,7 +154,8 @@ impl EmbeddedRuntime {
         let mut connection = ShimConnection::open(&sandbox.run_dir).map_err(internal)?;
         let start = async {
             if tty {
-                self.exec_with_terminal(&mut connection, &request, stdin).await
+                self.exec_with_terminal(&mut connection, &request, stdin)
+                    .await
             } else {
                 exec_with_pipes(&mut connection, &request, stdin).await
             }
@@ -372,9 +376,7 @@ async fn collect(streams: ExecStreams) -> Result<cri::ExecSyncResponse, Status> 
         exit,
         ..
     } = streams;
-    let output = async {
-        tokio::join!(read_limited(Some(stdout)), read_limited(stderr))
-    };
+    let output = async { tokio::join!(read_limited(Some(stdout)), read_limited(stderr)) };
     tokio::pin!(output);
     tokio::pin!(exit);
     let mut finished = None;

@@ -130,7 +130,8 @@ impl EmbeddedRuntime {
             config.root.join("containers"),
             config.run.join("s"),
         ] {
-            std::fs::create_dir_all(&dir).map_err(failed(&format!("cannot make {}", dir.display())))?;
+            std::fs::create_dir_all(&dir)
+                .map_err(failed(&format!("cannot make {}", dir.display())))?;
         }
         let cgroups = Hierarchies::find().map_err(failed("cannot find control groups"))?;
         cgroups

@@ -46,11 +46,7 @@ pub trait PodNetwork: Send + Sync + 'static {
     async fn attach(&self, request: AttachRequest) -> Result<Attachment, NetworkError>;
 
     /// Takes back what [`PodNetwork::attach`] gave. The namespace may be gone already.
-    async fn detach(
-        &self,
-        sandbox_id: &str,
-        netns: Option<PathBuf>,
-    ) -> Result<(), NetworkError>;
+    async fn detach(&self, sandbox_id: &str, netns: Option<PathBuf>) -> Result<(), NetworkError>;
 
     /// Whether pods can be attached now; else why not. Shown as the node's network condition.
     async fn ready(&self) -> Result<(), String> {

@@ -134,7 +134,10 @@ impl EmbeddedRuntime {
         match asked {
             Some(parent) => parent.to_owned(),
             None => {
-                let uid = config.metadata.as_ref().map_or("", |meta| meta.uid.as_str());
+                let uid = config
+                    .metadata
+                    .as_ref()
+                    .map_or("", |meta| meta.uid.as_str());
                 let parent = self.0.config.cgroup_parent.trim_end_matches('/');
                 // A group's name comes from outside: only what a UID may have.
                 let uid: String = uid
@@ -439,7 +442,10 @@ mod tests {
     fn resolv_conf_has_the_usual_order() {
         let dns = cri::DnsConfig {
             servers: vec!["10.0.0.10".into(), "1.1.1.1".into()],
-            searches: vec!["default.svc.cluster.local".into(), "svc.cluster.local".into()],
+            searches: vec![
+                "default.svc.cluster.local".into(),
+                "svc.cluster.local".into(),
+            ],
             options: vec!["ndots:5".into()],
         };
         assert_eq!(

@@ -7,20 +7,23 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::EmbeddedRuntime;
 use super::record::{Container, Phase, Sandbox};
 use super::status::has_labels;
-use super::EmbeddedRuntime;
 use crate::cgroup::Usage;
 use crate::cri;
 
 /// For how long a measured directory size is good enough.
 const DISK_FRESH: Duration = Duration::from_secs(60);
 
+/// When it was measured, bytes and files.
+type DiskSample = (Duration, (u64, u64));
+
 /// Earlier samples: rates need two.
 #[derive(Default)]
 pub struct Samples {
     cpu: Mutex<HashMap<String, (i64, u64)>>,
-    disk: Mutex<HashMap<String, (Duration, (u64, u64))>>,
+    disk: Mutex<HashMap<String, DiskSample>>,
 }
 
 impl Samples {
@@ -146,11 +149,10 @@ impl EmbeddedRuntime {
         let state = sandbox.state();
         let cgroups = self.0.cgroups.clone();
         let pid = state.shim_pid;
-        let (usage, interfaces) = tokio::task::spawn_blocking(move || {
-            (cgroups.usage(&state.cgroup), interfaces(pid))
-        })
-        .await
-        .unwrap_or_default();
+        let (usage, interfaces) =
+            tokio::task::spawn_blocking(move || (cgroups.usage(&state.cgroup), interfaces(pid)))
+                .await
+                .unwrap_or_default();
         let usage = usage.unwrap_or_default();
         let filter = cri::ContainerStatsFilter {
             pod_sandbox_id: sandbox.id.clone(),

@@ -135,7 +135,12 @@ impl EmbeddedRuntime {
         let mut items: Vec<cri::Container> = containers
             .iter()
             .filter(|container| container.id.starts_with(&filter.id))
-            .filter(|container| container.facts.sandbox_id.starts_with(&filter.pod_sandbox_id))
+            .filter(|container| {
+                container
+                    .facts
+                    .sandbox_id
+                    .starts_with(&filter.pod_sandbox_id)
+            })
             .filter(|container| has_labels(&container.config.labels, &filter.label_selector))
             .map(|container| self.list_item(container))
             .filter(|item| filter.state.is_none_or(|wanted| wanted.state == item.state))

@@ -27,6 +27,8 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{ForkResult, Pid, dup2, fork, setsid};
 
+pub(crate) use container::set_nonblocking;
+
 use protocol::ShimConfig;
 use supervisor::Supervisor;
 
@@ -122,8 +124,8 @@ fn settle(dir: &Path, config: &ShimConfig) -> Result<(), Failure> {
     for cgroup in &config.shim_cgroups {
         join_cgroup(cgroup).map_err(because("cannot join the shim's control group"))?;
     }
-    fs::write("/proc/self/oom_score_adj", "-998")
-        .map_err(because("cannot set the out-of-memory score"))?;
+    // Needs CAP_SYS_RESOURCE, which a server that is itself in a container may not have.
+    let _ = fs::write("/proc/self/oom_score_adj", "-998");
     let log = OpenOptions::new()
         .create(true)
         .append(true)

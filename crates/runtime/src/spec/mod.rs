@@ -201,9 +201,16 @@ impl Plan<'_> {
     }
 
     fn oom_score_adj(&self) -> i64 {
-        self.linux()
+        let wanted = self
+            .linux()
             .and_then(|linux| linux.resources.as_ref())
-            .map_or(0, |resources| resources.oom_score_adj)
+            .map_or(0, |resources| resources.oom_score_adj);
+        // Without the capability a process can only make itself a likelier victim.
+        if self.all_capabilities & capabilities::SYS_RESOURCE == 0 {
+            wanted.max(0)
+        } else {
+            wanted
+        }
     }
 
     fn capabilities(&self) -> Result<(Value, Finish), PlanError> {
@@ -291,7 +298,7 @@ impl Plan<'_> {
 fn resources(wanted: &cri::LinuxContainerResources) -> Map<String, Value> {
     let mut cpu = Map::new();
     let mut memory = Map::new();
-    let mut number = |map: &mut Map<String, Value>, key: &str, value: i64| {
+    let number = |map: &mut Map<String, Value>, key: &str, value: i64| {
         if value != 0 {
             map.insert(key.into(), json!(value));
         }
