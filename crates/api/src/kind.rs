@@ -50,6 +50,62 @@ pub struct Column {
     pub priority: i32,
 }
 
+impl Column {
+    /// The column of names that every kind but events has first.
+    pub const NAME: Self = Self::new(
+        "Name",
+        "string",
+        "The name, unique among its kind (in its namespace).",
+    )
+    .name();
+    /// The column of ages.
+    pub const AGE: Self = Self::new("Age", "string", "How long ago the object was made.");
+    /// What the default table has in place of the age.
+    pub const CREATED_AT: Self = Self::new("Created At", "date", "When the object was made.");
+
+    /// A column that is always shown.
+    #[must_use]
+    pub const fn new(name: &'static str, kind: &'static str, description: &'static str) -> Self {
+        Self {
+            name,
+            kind,
+            format: "",
+            description,
+            priority: 0,
+        }
+    }
+
+    /// The same, shown only with `-o wide`.
+    #[must_use]
+    pub const fn wide(mut self) -> Self {
+        self.priority = 1;
+        self
+    }
+
+    /// The same, marked as a name.
+    #[must_use]
+    pub const fn name(mut self) -> Self {
+        self.format = "name";
+        self
+    }
+}
+
+/// The verbs of an ordinary stored kind.
+pub const ALL_VERBS: &[Verb] = &[
+    Verb::Create,
+    Verb::Delete,
+    Verb::DeleteCollection,
+    Verb::Get,
+    Verb::List,
+    Verb::Patch,
+    Verb::Update,
+    Verb::Watch,
+];
+/// The verb of reviews.
+pub const CREATE_ONLY: &[Verb] = &[Verb::Create];
+/// The verbs of a status.
+pub const STATUS_VERBS: &[Verb] = &[Verb::Get, Verb::Patch, Verb::Update];
+
 /// A subresource, for example `status` of `deployments`.
 #[derive(Clone, Copy, Debug)]
 pub struct Subresource {
@@ -59,6 +115,55 @@ pub struct Subresource {
     pub kind: (&'static str, &'static str, &'static str),
     /// What can be done with it.
     pub verbs: &'static [Verb],
+}
+
+impl Subresource {
+    /// The scale of a workload.
+    pub const SCALE: Self = Self {
+        name: "scale",
+        kind: ("autoscaling", "v1", "Scale"),
+        verbs: STATUS_VERBS,
+    };
+
+    /// The status of a kind.
+    #[must_use]
+    pub const fn status(group: &'static str, version: &'static str, kind: &'static str) -> Self {
+        Self {
+            name: "status",
+            kind: (group, version, kind),
+            verbs: STATUS_VERBS,
+        }
+    }
+}
+
+impl Verb {
+    /// The verb as discovery and RBAC write it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Delete => "delete",
+            Self::DeleteCollection => "deletecollection",
+            Self::Get => "get",
+            Self::List => "list",
+            Self::Patch => "patch",
+            Self::Update => "update",
+            Self::Watch => "watch",
+        }
+    }
+}
+
+/// How a version that is served but not stored relates to the stored one, which has the same storage prefix.
+/// Requests are checked, defaulted and decoded in the served version, then converted with `to_storage`, and go on
+/// with the ops of the stored kind; answers are converted back.
+#[derive(Clone, Copy)]
+pub struct Conversion {
+    /// The `apiVersion` that is stored.
+    pub storage_version: &'static str,
+    /// From the served to the stored version, `apiVersion` included.
+    pub to_storage: fn(Value) -> Value,
+    /// From the stored to the served version, `apiVersion` included.
+    pub from_storage: fn(Value) -> Value,
 }
 
 /// A served kind in one version. `crate::kinds()` lists them all.
@@ -93,8 +198,59 @@ pub struct Kind {
     pub fields: &'static [(&'static str, &'static str)],
     /// The name of the schema in OpenAPI v2, for example `io.k8s.api.core.v1.Pod`.
     pub schema: &'static str,
+    /// `None`: this version is the one that is stored.
+    pub conversion: Option<Conversion>,
     /// What the pipeline calls.
     pub ops: &'static dyn KindOps,
+}
+
+impl Kind {
+    /// `v1`, `apps/v1`.
+    #[must_use]
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() {
+            self.version.to_owned()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
+    }
+
+    /// Whether objects of the kind are kept in the store.
+    #[must_use]
+    pub const fn is_stored(&self) -> bool {
+        !self.storage.is_empty()
+    }
+
+    /// What field selectors see of an object beside its name and namespace.
+    #[must_use]
+    pub fn field_values(&self, object: &Value) -> Vec<(&'static str, String)> {
+        self.fields
+            .iter()
+            .map(|(name, pointer)| {
+                let value = match object.pointer(pointer) {
+                    Some(Value::String(text)) => text.clone(),
+                    Some(Value::Null) | None => absent_field(name, object),
+                    Some(other) => other.to_string(),
+                };
+                (*name, value)
+            })
+            .collect()
+    }
+}
+
+/// What an absent field reads as: upstream selects on decoded objects, where numbers and booleans are never absent,
+/// and an event without source is taken to come from its reporter.
+fn absent_field(name: &str, object: &Value) -> String {
+    match name {
+        "spec.hostNetwork" | "spec.unschedulable" => "false".to_owned(),
+        "status.replicas" | "status.successful" => "0".to_owned(),
+        "source" => ["/reportingComponent", "/reportingController"]
+            .iter()
+            .find_map(|pointer| object.pointer(pointer)?.as_str())
+            .unwrap_or_default()
+            .to_owned(),
+        _ => String::new(),
+    }
 }
 
 /// What a strategy may know about the write.
@@ -108,6 +264,36 @@ pub struct WriteContext {
     pub subresource: String,
 }
 
+/// The methods of a strategy whose object has `spec` and `status`: a creator sets no status, an update keeps it, and an update
+/// of the status keeps everything else.
+macro_rules! keep_status {
+    () => {
+        fn prepare_create(object: &mut Self::Object, _: &$crate::kind::WriteContext) {
+            object.status = Some(Default::default());
+        }
+
+        $crate::kind::keep_status!(update);
+    };
+    (update) => {
+        fn prepare_update(
+            new: &mut Self::Object,
+            old: &Self::Object,
+            _: &$crate::kind::WriteContext,
+        ) {
+            new.status = old.status.clone();
+        }
+
+        fn prepare_status_update(
+            new: &mut Self::Object,
+            old: &Self::Object,
+            _: &$crate::kind::WriteContext,
+        ) {
+            new.spec = old.spec.clone();
+        }
+    };
+}
+pub(crate) use keep_status;
+
 /// What differs per kind, on its own type. Everything has a default that does what upstream's generic
 /// strategy does. Metadata (names, labels, ownership ...) is defaulted and validated by the pipeline for every
 /// kind, not here, except what is special to the kind ([`Strategy::name_errors`]).
@@ -116,6 +302,7 @@ pub trait Strategy: Send + Sync + 'static {
     type Object: k8s_openapi::Metadata<Ty = ObjectMeta>
         + Serialize
         + DeserializeOwned
+        + schemars::JsonSchema
         + Clone
         + std::fmt::Debug
         + Send
@@ -186,6 +373,8 @@ pub trait KindOps: Send + Sync + 'static {
     fn validate_status_update(&self, new: &dyn Object, old: &dyn Object) -> ErrorList;
     fn warnings(&self, new: &dyn Object, old: Option<&dyn Object>) -> Vec<String>;
     fn row(&self, object: &dyn Object, now: Timestamp) -> Vec<Value>;
+    /// Adds the schemas of the kind and of all that it consists of to the generator's definitions.
+    fn add_schema(&self, generator: &mut schemars::SchemaGenerator);
 }
 
 /// Makes [`KindOps`] of a [`Strategy`].
@@ -289,6 +478,9 @@ impl<S: Strategy> KindOps for Typed<S> {
     }
     fn row(&self, object: &dyn Object, now: Timestamp) -> Vec<Value> {
         typed(object).map_or_else(Vec::new, |object| S::row(object, now))
+    }
+    fn add_schema(&self, generator: &mut schemars::SchemaGenerator) {
+        generator.subschema_for::<S::Object>();
     }
 }
 

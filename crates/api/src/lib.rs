@@ -1,12 +1,45 @@
 //! Every kind that Skiff serves: its type, defaults, validation, strategy, table columns and merge keys.
 //! No I/O, nothing asynchronous.
 
+pub mod admissionregistration;
+pub mod apiextensions;
+pub mod apiregistration;
+pub mod apps;
+pub mod authentication;
+pub mod authorization;
+pub mod autoscaling;
+pub mod batch;
+pub mod certificates;
+pub mod conversion;
+pub mod coordination;
+pub mod core;
+pub mod defaults;
+pub mod discovery;
+pub mod discovery_documents;
+pub mod events;
 pub mod field;
+pub mod flowcontrol;
 pub mod kind;
+pub mod networking;
+pub mod node;
 pub mod object;
+pub mod patch;
+pub mod policy;
+pub mod printing;
+pub mod protobuf;
+pub mod rbac;
+pub mod resource;
+pub mod scheduling;
+pub mod schema;
 pub mod status;
+pub mod storage;
+pub mod table;
+pub mod validation;
 
 pub use field::{ErrorList, ErrorType, FieldError, Path};
-pub use kind::{Column, Kind, KindOps, Scope, Strategy, Subresource, Verb, WriteContext};
+pub use kind::{
+    Column, Conversion, Kind, KindOps, Scope, Strategy, Subresource, Verb, WriteContext,
+};
 pub use object::{Object, ObjectExt};
 pub use status::{ApiError, ApiResult};
+pub use table::{kinds, subresource_kinds};

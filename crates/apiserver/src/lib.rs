@@ -1,1 +1,42 @@
-//! Skiff: apiserver.
+//! The API server: the only door to the cluster's state.
+//!
+//! One generic pipeline serves every resource; what differs per kind is data (`skiff_api::Kind`). Bytes come in,
+//! a typed view is made once for a write, bytes go out; reads hand out cached bytes and decode nothing.
+
+mod admission;
+pub mod authn;
+pub mod authz;
+pub mod bootstrap;
+pub mod cache;
+mod connect;
+mod content;
+mod create;
+mod delete;
+mod denied;
+mod dispatch;
+mod documents;
+mod health;
+mod kubernetes_service;
+mod metrics;
+mod patch;
+pub mod query;
+mod read;
+pub mod registry;
+pub mod request;
+pub mod seam;
+pub mod selector;
+pub mod serve;
+mod server;
+pub mod services;
+mod subresource;
+mod table;
+mod update;
+mod watch;
+mod write;
+
+pub use request::{Attributes, RequestInfo, UserInfo};
+pub use seam::{
+    Authenticator, AuthnError, Authorizer, Decision, IssuedToken, MastersOnly, NonResourceRule,
+    PeerCertificates, ResourceRule, Rules, TokenIssuer, TokenRequestParams,
+};
+pub use server::{ApiServer, ApiServerConfig, ApiService};

@@ -1,1 +1,131 @@
-//! Skiff: controllers.
+//! The controllers: each looks at one kind of object and brings the world one step closer to what it
+//! asks for.
+//!
+//! Every controller is one file that plans with pure functions and acts through the API with an identity
+//! of its own. [`component`] runs them all.
+
+pub mod context;
+pub mod deployment;
+mod deployment_plan;
+mod deployment_status;
+pub mod discovery;
+pub mod endpoint_slice;
+pub mod endpoints;
+pub mod gate;
+pub mod namespace;
+pub mod ownership;
+pub mod pods;
+pub mod replica_set;
+mod replicas;
+pub mod root_ca;
+pub mod service_account;
+mod service_endpoints;
+pub mod template_hash;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use kube::Client;
+use skiff_base::lifecycle::ComponentError;
+use skiff_base::{Component, Random, SharedClock, Shutdown};
+use skiff_client::Caches;
+
+pub use context::{ClientFactory, Context, ControllersConfig};
+
+type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
+type Start = fn(Context) -> Running;
+
+/// Every controller: its name, which is also that of its service account, and how it starts.
+const CONTROLLERS: &[(&str, Start)] = &[
+    (replica_set::REPLICA_SET, |c| {
+        Box::pin(replica_set::run_replica_sets(c))
+    }),
+    (replica_set::REPLICATION, |c| {
+        Box::pin(replica_set::run_replication_controllers(c))
+    }),
+    (endpoint_slice::NAME, |c| Box::pin(endpoint_slice::run(c))),
+    (endpoints::NAME, |c| Box::pin(endpoints::run(c))),
+    (deployment::NAME, |c| Box::pin(deployment::run(c))),
+    (namespace::NAME, |c| Box::pin(namespace::run(c))),
+    (service_account::NAME, |c| Box::pin(service_account::run(c))),
+    (root_ca::NAME, |c| Box::pin(root_ca::run(c))),
+];
+
+/// The names of all controllers, which are those of their service accounts in `kube-system`.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    CONTROLLERS.iter().map(|(name, _)| *name)
+}
+
+struct Controllers {
+    client: Client,
+    clients: ClientFactory,
+    config: Arc<ControllersConfig>,
+    clock: SharedClock,
+    random: Random,
+}
+
+/// All controllers as one component. `client` reads for the shared caches (upstream's
+/// `system:kube-controller-manager`), `clients` makes the client that each controller acts with.
+#[must_use]
+pub fn component(
+    client: Client,
+    clients: ClientFactory,
+    config: ControllersConfig,
+    clock: SharedClock,
+    random: Random,
+) -> Arc<dyn Component> {
+    Arc::new(Controllers {
+        client,
+        clients,
+        config: Arc::new(config),
+        clock,
+        random,
+    })
+}
+
+#[async_trait]
+impl Component for Controllers {
+    fn name(&self) -> &'static str {
+        "controllers"
+    }
+
+    async fn run(&self, shutdown: Shutdown) -> Result<(), ComponentError> {
+        let caches = Caches::new(
+            self.client.clone(),
+            self.clock.clone(),
+            self.random.clone(),
+            &shutdown,
+        );
+        let context = Context {
+            caches: Arc::new(caches),
+            clients: self.clients.clone(),
+            clock: self.clock.clone(),
+            random: self.random.clone(),
+            config: self.config.clone(),
+            shutdown: shutdown.child(),
+        };
+        let mut running = tokio::task::JoinSet::new();
+        for (name, start) in CONTROLLERS {
+            let work = start(context.clone());
+            running.spawn(async move {
+                work.await;
+                *name
+            });
+        }
+        let ended = running.join_next().await;
+        if !shutdown.is_triggered() {
+            // One that ends early takes the others with it: the supervisor starts all anew.
+            context.shutdown.trigger();
+            running.join_all().await;
+            return Err(match ended {
+                Some(Ok(name)) => format!("{name} ended early").into(),
+                Some(Err(error)) => error.into(),
+                None => "no controllers".into(),
+            });
+        }
+        running.join_all().await;
+        Ok(())
+    }
+}

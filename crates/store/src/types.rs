@@ -35,7 +35,7 @@ pub struct Range {
     pub items: Vec<KeyValue>,
     /// Whether more keys follow behind the limit.
     pub more: bool,
-    /// How many keys the whole range holds at that revision, those beyond the limit included.
+    /// How many keys the whole range (from `from` on) holds at that revision, those beyond the limit included.
     pub count: u64,
     /// The revision that was read.
     pub revision: Revision,
@@ -119,7 +119,7 @@ pub trait Store: Send + Sync + 'static {
     async fn revision(&self) -> Result<Revision>;
     /// One key, now (`None`) or at an old revision.
     async fn get(&self, key: &str, at: Option<Revision>) -> Result<Option<KeyValue>>;
-    /// Keys that start with `prefix` and are not below `from` (`None`: from the start), in order, at most
+    /// Keys that start with `prefix` (a plain string: end it with `/` where that is meant) and are not below `from` (`None`: from the start), in order, at most
     /// `limit` (0: all), now or at an old revision.
     async fn range(
         &self,
@@ -138,12 +138,19 @@ pub trait Store: Send + Sync + 'static {
         expected: Revision,
         lease: LeaseId,
     ) -> Result<Revision>;
-    /// Deletes a key, if it is at `expected` when given. Answers with the revision of the deletion.
+    /// Deletes a key, if it is at `expected` when given. Answers with the revision of the deletion; a
+    /// missing key is a [`StoreError::Conflict`] of `None`.
     async fn delete(&self, key: &str, expected: Option<Revision>) -> Result<Revision>;
     /// All changes to keys under `prefix` with a revision **greater** than `after`, in order, without gaps,
     /// then new ones as they happen. Progress items come at least every few seconds of silence.
+    /// A revision that lies in the future is refused ([`StoreError::Future`]), one before the last
+    /// compaction as well ([`StoreError::Compacted`]). Several revisions may come in one batch.
     async fn watch(&self, prefix: &str, after: Revision) -> Result<WatchStream>;
-    /// Forgets history up to and including `revision`: states that nothing newer than it can see.
+    /// Makes every running watch deliver a progress item of at least the current revision soon, so that
+    /// a cache can tell that it is fresh without waiting for one.
+    async fn request_progress(&self) -> Result<()>;
+    /// Forgets history up to and including `revision`: states that no reader at or above it can see.
+    /// `revision` itself stays readable. Compacting what is compacted already does nothing.
     async fn compact(&self, revision: Revision) -> Result<()>;
     /// Grants a lease; keys written with it are deleted when it is not kept alive for `ttl`.
     async fn grant_lease(&self, ttl: Duration) -> Result<LeaseId>;

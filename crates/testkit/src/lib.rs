@@ -1,1 +1,7 @@
-//! Skiff: testkit.
+//! A cluster in the test's own process: the real API server on a memory store, reached over TLS or by a function call.
+
+mod certificates;
+mod cluster;
+
+pub use certificates::TestCertificates;
+pub use cluster::{TestCluster, TestOptions};

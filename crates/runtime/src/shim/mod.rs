@@ -124,8 +124,11 @@ fn settle(dir: &Path, config: &ShimConfig) -> Result<(), Failure> {
     for cgroup in &config.shim_cgroups {
         join_cgroup(cgroup).map_err(because("cannot join the shim's control group"))?;
     }
-    // Needs CAP_SYS_RESOURCE, which a server that is itself in a container may not have.
-    let _ = fs::write("/proc/self/oom_score_adj", "-998");
+    match fs::write("/proc/self/oom_score_adj", "-998") {
+        // Without CAP_SYS_RESOURCE (in a container, for example) the shim goes unprotected.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+        outcome => outcome.map_err(because("cannot set the out-of-memory score"))?,
+    }
     let log = OpenOptions::new()
         .create(true)
         .append(true)

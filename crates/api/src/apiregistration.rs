@@ -1,0 +1,3 @@
+//! The kinds of the group `apiregistration`, one file each.
+
+pub mod api_service;

@@ -1,0 +1,97 @@
+//! `APIService` (apiregistration.k8s.io/v1): how it is named, stored, selected and printed.
+
+use jiff::Timestamp;
+use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
+use serde_json::Value;
+
+use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Subresource, Typed};
+use crate::printing;
+
+/// The entry in the table of kinds.
+pub const KIND: Kind = Kind {
+    group: "apiregistration.k8s.io",
+    version: "v1",
+    kind: "APIService",
+    plural: "apiservices",
+    singular: "apiservice",
+    short_names: &[],
+    categories: &["api-extensions"],
+    scope: Scope::Cluster,
+    verbs: ALL_VERBS,
+    subresources: &[Subresource::status(
+        "apiregistration.k8s.io",
+        "v1",
+        "APIService",
+    )],
+    storage: "/registry/apiregistration.k8s.io/apiservices",
+    columns: COLUMNS,
+    fields: &[],
+    schema: "io.k8s.kube-aggregator.pkg.apis.apiregistration.v1.APIService",
+    conversion: None,
+    ops: &Typed::<APIServiceStrategy>::new(),
+};
+
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::new(
+        "Service",
+        "string",
+        "The service that serves the API, or Local.",
+    ),
+    Column::new("Available", "string", "Whether the API answers."),
+    Column::AGE,
+];
+
+/// What is special about this kind.
+pub struct APIServiceStrategy;
+
+impl Strategy for APIServiceStrategy {
+    type Object = APIService;
+    const HAS_STATUS: bool = true;
+    const HAS_GENERATION: bool = false;
+    const ALLOW_UNCONDITIONAL_UPDATE: bool = false;
+
+    crate::kind::keep_status!();
+
+    fn row(object: &APIService, now: Timestamp) -> Vec<Value> {
+        let service = object
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.service.as_ref())
+            .map_or_else(
+                || "Local".to_owned(),
+                |service| {
+                    format!(
+                        "{}/{}",
+                        service.namespace.as_deref().unwrap_or_default(),
+                        service.name.as_deref().unwrap_or_default()
+                    )
+                },
+            );
+        let conditions = object
+            .status
+            .as_ref()
+            .and_then(|status| status.conditions.as_deref())
+            .unwrap_or_default();
+        let available = match conditions
+            .iter()
+            .find(|condition| condition.type_ == "Available")
+        {
+            None => "Unknown".to_owned(),
+            Some(condition) if condition.status == "True" => "True".to_owned(),
+            Some(condition) => {
+                format!(
+                    "{} ({})",
+                    condition.status,
+                    condition.reason.as_deref().unwrap_or_default()
+                )
+            }
+        };
+        vec![
+            object.metadata.name.clone().into(),
+            service.into(),
+            available.into(),
+            printing::age(&object.metadata, now),
+        ]
+    }
+}

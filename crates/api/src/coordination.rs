@@ -1,0 +1,3 @@
+//! The kinds of the group `coordination`, one file each.
+
+pub mod lease;

@@ -1,0 +1,61 @@
+//! Defaults of the resource.k8s.io group.
+
+use k8s_openapi::api::resource::v1::{
+    DeviceToleration, ResourceClaim, ResourceClaimSpec, ResourceClaimTemplate, ResourceSlice,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+use crate::validation::absent::{default_text, default_value, text};
+use crate::validation::quantity::canonicalise;
+
+/// A ResourceClaim.
+pub fn default_resource_claim(claim: &mut ResourceClaim) {
+    default_claim_spec(&mut claim.spec);
+    default_value(&mut claim.status, Default::default());
+}
+
+/// A ResourceClaimTemplate.
+pub fn default_resource_claim_template(template: &mut ResourceClaimTemplate) {
+    default_value(&mut template.spec.metadata, Default::default());
+    default_claim_spec(&mut template.spec.spec);
+}
+
+fn default_claim_spec(spec: &mut ResourceClaimSpec) {
+    let devices = spec.devices.get_or_insert_with(Default::default);
+    for request in devices.requests.iter_mut().flatten() {
+        if let Some(exact) = &mut request.exactly {
+            default_count(&mut exact.allocation_mode, &mut exact.count);
+            default_tolerations(&mut exact.tolerations);
+        }
+        for alternative in request.first_available.iter_mut().flatten() {
+            default_count(&mut alternative.allocation_mode, &mut alternative.count);
+            default_tolerations(&mut alternative.tolerations);
+        }
+    }
+}
+
+fn default_count(mode: &mut Option<String>, count: &mut Option<i64>) {
+    default_text(mode, "ExactCount");
+    if text(mode) == "ExactCount" && count.unwrap_or(0) == 0 {
+        *count = Some(1);
+    }
+}
+
+fn default_tolerations(tolerations: &mut Option<Vec<DeviceToleration>>) {
+    for toleration in tolerations.iter_mut().flatten() {
+        default_text(&mut toleration.operator, "Equal");
+    }
+}
+
+/// A ResourceSlice.
+pub fn default_resource_slice(slice: &mut ResourceSlice) {
+    for device in slice.spec.devices.iter_mut().flatten() {
+        for capacity in device.capacity.iter_mut().flat_map(|map| map.values_mut()) {
+            canonicalise(&mut capacity.value);
+        }
+        let mappings = device.node_allocatable_resource_mappings.iter_mut();
+        for mapping in mappings.flat_map(|map| map.values_mut()) {
+            default_value(&mut mapping.allocation_multiplier, Quantity("1".into()));
+        }
+    }
+}

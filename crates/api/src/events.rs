@@ -1,0 +1,3 @@
+//! The kinds of the group `events`, one file each.
+
+pub mod event;

@@ -1,0 +1,3 @@
+//! The kinds of the group `scheduling`, one file each.
+
+pub mod priority_class;

@@ -1,0 +1,331 @@
+//! OpenAPI documents: what `/openapi/v2` and `/openapi/v3` serve, made of the kinds' own schemas and the type table.
+//!
+//! Documents are made when asked for and kept compressed: the schemas of all kinds take tens of megabytes as values.
+
+mod definitions;
+mod paths;
+mod protobuf;
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use serde_json::{Value, json};
+
+use crate::kind::Kind;
+use definitions::Definitions;
+
+/// Which OpenAPI a document is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dialect {
+    V2,
+    V3,
+}
+
+impl Dialect {
+    /// The reference to a schema.
+    fn reference(self, name: &str) -> String {
+        match self {
+            Self::V2 => format!("#/definitions/{name}"),
+            Self::V3 => format!("#/components/schemas/{name}"),
+        }
+    }
+}
+
+/// What custom resources add: schemas by name, and paths, both ready for the dialect of the document.
+#[derive(Clone, Debug, Default)]
+pub struct Extra {
+    /// Schemas.
+    pub schemas: BTreeMap<String, Value>,
+    /// Paths.
+    pub paths: BTreeMap<String, Value>,
+}
+
+/// A finished document, compressed as `Content-Encoding: gzip` wants it.
+#[derive(Clone, Debug)]
+pub struct Document {
+    /// The bytes.
+    pub gzip: Bytes,
+    /// How long the document is when unpacked.
+    pub length: usize,
+}
+
+/// Collects a document, compressing it piece by piece.
+struct Output {
+    encoder: GzEncoder<Vec<u8>>,
+    length: usize,
+}
+
+impl Output {
+    fn new() -> Self {
+        Self {
+            encoder: GzEncoder::new(Vec::new(), Compression::fast()),
+            length: 0,
+        }
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        self.length += bytes.len();
+        // Writing to memory does not fail.
+        let _ = self.encoder.write_all(bytes);
+    }
+
+    fn text(&mut self, text: &str) {
+        self.push(text.as_bytes());
+    }
+
+    /// `"name":value`, after a comma unless it is the first.
+    fn entry(&mut self, first: &mut bool, name: &str, value: &Value) {
+        if !std::mem::take(first) {
+            self.text(",");
+        }
+        self.text(&Value::from(name).to_string());
+        self.text(":");
+        self.text(&value.to_string());
+    }
+
+    fn finish(self) -> Document {
+        Document {
+            gzip: self.encoder.finish().unwrap_or_default().into(),
+            length: self.length,
+        }
+    }
+}
+
+fn security() -> Value {
+    json!({"BearerToken": {
+        "description": "Bearer Token authentication", "type": "apiKey", "name": "authorization", "in": "header"}})
+}
+
+/// The kinds of a group and version.
+fn kinds_of<'k>(group: &'k str, version: &'k str) -> impl Iterator<Item = &'static Kind> + use<'k> {
+    crate::kinds()
+        .iter()
+        .filter(move |kind| kind.group == group && kind.version == version)
+}
+
+/// `/openapi/v2` as JSON.
+#[must_use]
+pub fn v2_json(extra: &Extra) -> Document {
+    let mut output = Output::new();
+    output
+        .text(r##"{"swagger":"2.0","info":{"title":"Kubernetes","version":"v1.36.2"},"paths":{"##);
+    let mut first = true;
+    for kind in crate::kinds() {
+        for (path, item) in paths::of_kind(kind, Dialect::V2) {
+            output.entry(&mut first, &path, &item);
+        }
+    }
+    for (path, item) in &extra.paths {
+        output.entry(&mut first, path, item);
+    }
+    output.text(r#"},"definitions":{"#);
+    let mut first = true;
+    let mut definitions = Definitions::new(Dialect::V2);
+    definitions.for_each(crate::kinds(), &mut |name, schema| {
+        output.entry(&mut first, name, &schema)
+    });
+    for (name, schema) in &extra.schemas {
+        output.entry(&mut first, name, schema);
+    }
+    output.text(r#"},"securityDefinitions":"#);
+    output.text(&security().to_string());
+    output.text(r#","security":[{"BearerToken":[]}]}"#);
+    output.finish()
+}
+
+/// `/openapi/v2` as protobuf, which `kubectl` asks for.
+#[must_use]
+pub fn v2_protobuf(extra: &Extra) -> Document {
+    let mut output = Output::new();
+    output.push(&protobuf::head("Kubernetes", "v1.36.2"));
+    for kind in crate::kinds() {
+        for (path, item) in paths::of_kind(kind, Dialect::V2) {
+            output.push(&protobuf::path(&path, &item));
+        }
+    }
+    for (path, item) in &extra.paths {
+        output.push(&protobuf::path(path, item));
+    }
+    let mut definitions = Definitions::new(Dialect::V2);
+    definitions.for_each(crate::kinds(), &mut |name, schema| {
+        output.push(&protobuf::definition(name, &schema))
+    });
+    for (name, schema) in &extra.schemas {
+        output.push(&protobuf::definition(name, schema));
+    }
+    output.finish()
+}
+
+/// `/openapi/v3/api/v1` and `/openapi/v3/apis/<group>/<version>`, also for groups that only custom resources serve;
+/// `None` if nothing is there.
+#[must_use]
+pub fn v3(group: &str, version: &str, extra: &Extra) -> Option<Document> {
+    let any = kinds_of(group, version).next().is_some()
+        || !extra.paths.is_empty()
+        || !extra.schemas.is_empty();
+    if !any {
+        return None;
+    }
+    let mut output = Output::new();
+    output
+        .text(r#"{"openapi":"3.0.0","info":{"title":"Kubernetes","version":"v1.36.2"},"paths":{"#);
+    let mut first = true;
+    for kind in kinds_of(group, version) {
+        for (path, item) in paths::of_kind(kind, Dialect::V3) {
+            output.entry(&mut first, &path, &item);
+        }
+    }
+    for (path, item) in &extra.paths {
+        output.entry(&mut first, path, item);
+    }
+    output.text(r#"},"components":{"schemas":{"#);
+    let mut first = true;
+    let mut definitions = Definitions::new(Dialect::V3);
+    definitions.for_each(kinds_of(group, version), &mut |name, schema| {
+        output.entry(&mut first, name, &schema)
+    });
+    for (name, schema) in &extra.schemas {
+        output.entry(&mut first, name, schema);
+    }
+    output.text(r#"},"securitySchemes":"#);
+    output.text(&security().to_string());
+    output.text("}}");
+    Some(output.finish())
+}
+
+/// `/openapi/v3`: where the documents are. `versions` are group, version and a text that changes with the document
+/// ([`BUILT_IN_HASH`] for those without custom resources).
+#[must_use]
+pub fn v3_index(versions: &[(String, String, String)]) -> Value {
+    let mut index = serde_json::Map::new();
+    for (group, version, hash) in versions {
+        let path = if group.is_empty() {
+            format!("api/{version}")
+        } else {
+            format!("apis/{group}/{version}")
+        };
+        let url = format!("/openapi/v3/{path}?hash={hash}");
+        index.insert(path, json!({"serverRelativeURL": url}));
+    }
+    json!({"paths": index})
+}
+
+/// Stands for the documents of this build: they change with the program and its type table only.
+#[must_use]
+pub fn built_in_hash() -> String {
+    // FNV-1a: this tells builds apart, it need not withstand anyone.
+    let bytes = super::table::TYPES
+        .bytes()
+        .chain(env!("CARGO_PKG_VERSION").bytes());
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("{hash:016X}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    fn unpacked(document: &Document) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        flate2::read::GzDecoder::new(&*document.gzip)
+            .read_to_end(&mut bytes)
+            .unwrap();
+        assert_eq!(bytes.len(), document.length);
+        bytes
+    }
+
+    fn references(value: &Value, found: &mut Vec<String>) {
+        match value {
+            Value::Object(map) => {
+                for (key, value) in map {
+                    match (key.as_str(), value) {
+                        ("$ref", Value::String(name)) => {
+                            found.push(name.rsplit('/').next().unwrap().to_owned())
+                        }
+                        _ => references(value, found),
+                    }
+                }
+            }
+            Value::Array(list) => list.iter().for_each(|value| references(value, found)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn every_kind_is_explained_and_every_reference_leads_somewhere() {
+        let document: Value =
+            serde_json::from_slice(&unpacked(&v2_json(&Extra::default()))).unwrap();
+        let definitions = document["definitions"].as_object().unwrap();
+        let mut found = Vec::new();
+        references(&document, &mut found);
+        for name in found {
+            assert!(definitions.contains_key(&name), "{name}");
+        }
+        for kind in crate::kinds() {
+            let gvk = json!({"group": kind.group, "version": kind.version, "kind": kind.kind});
+            let gvks = definitions[kind.schema]["x-kubernetes-group-version-kind"]
+                .as_array()
+                .unwrap();
+            assert!(gvks.contains(&gvk), "{}", kind.schema);
+        }
+        let containers = &definitions["io.k8s.api.core.v1.PodSpec"]["properties"]["containers"];
+        assert_eq!(containers["x-kubernetes-patch-merge-key"], "name");
+        assert_eq!(containers["x-kubernetes-list-map-keys"], json!(["name"]));
+        let policy = &definitions["io.k8s.api.core.v1.PodSpec"]["properties"]["restartPolicy"];
+        assert_eq!(policy["enum"], json!(["Always", "Never", "OnFailure"]));
+    }
+
+    #[test]
+    fn documents_of_version_3_stand_alone() {
+        for kind in crate::kinds() {
+            let document = v3(kind.group, kind.version, &Extra::default()).unwrap();
+            let document: Value = serde_json::from_slice(&unpacked(&document)).unwrap();
+            let mut found = Vec::new();
+            references(&document, &mut found);
+            for name in found {
+                assert!(
+                    document["components"]["schemas"].get(&name).is_some(),
+                    "{name} in {}",
+                    kind.group
+                );
+            }
+        }
+        assert!(v3("nobody.example", "v1", &Extra::default()).is_none());
+    }
+
+    #[test]
+    fn patches_say_that_they_take_field_validation() {
+        let document = v3("apps", "v1", &Extra::default()).unwrap();
+        let document: Value = serde_json::from_slice(&unpacked(&document)).unwrap();
+        let patch =
+            &document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"];
+        assert_eq!(
+            patch["x-kubernetes-group-version-kind"]["kind"],
+            "Deployment"
+        );
+        let parameters = patch["parameters"].as_array().unwrap();
+        for name in ["fieldValidation", "dryRun", "fieldManager", "force"] {
+            assert!(
+                parameters.iter().any(|parameter| parameter["name"] == name),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn protobuf_begins_with_the_version_and_holds_every_definition() {
+        let bytes = unpacked(&v2_protobuf(&Extra::default()));
+        assert!(bytes.starts_with(b"\x0a\x032.0"));
+        let text = String::from_utf8_lossy(&bytes);
+        for kind in crate::kinds() {
+            assert!(text.contains(kind.schema), "{}", kind.schema);
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! StorageClasses.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::core::v1::TopologySelectorTerm;
+use k8s_openapi::api::storage::v1::StorageClass;
+
+use super::absent::{count, entries, items, text};
+use super::meta::label_key;
+use super::names;
+use super::values::{all_invalid, immutable, json, one_of, required};
+use crate::field::{ErrorList, FieldError, Path};
+
+const PARAMETERS: usize = 512;
+const PARAMETERS_SIZE: usize = 256 * 1024;
+
+/// What is wrong with a new StorageClass, its metadata aside.
+#[must_use]
+pub fn validate_storage_class(class: &StorageClass) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let path = Path::new("provisioner");
+    required(&mut errors, &path, &class.provisioner);
+    if !class.provisioner.is_empty() {
+        let name = class.provisioner.to_lowercase();
+        all_invalid(&mut errors, &path, &name, names::qualified_name(&name));
+    }
+    parameters(&mut errors, class);
+    let policy = text(&class.reclaim_policy);
+    if !policy.is_empty() {
+        one_of(
+            &mut errors,
+            &Path::new("reclaimPolicy"),
+            policy,
+            &["Delete", "Retain"],
+        );
+    }
+    let path = Path::new("volumeBindingMode");
+    match &class.volume_binding_mode {
+        None => errors.push(FieldError::required(&path, "")),
+        Some(mode) => one_of(
+            &mut errors,
+            &path,
+            mode,
+            &["Immediate", "WaitForFirstConsumer"],
+        ),
+    }
+    topologies(&mut errors, items(&class.allowed_topologies));
+    errors
+}
+
+fn parameters(errors: &mut ErrorList, class: &StorageClass) {
+    let path = Path::new("parameters");
+    if count(&class.parameters) > PARAMETERS {
+        errors.push(FieldError::too_long(&path, PARAMETERS));
+        return;
+    }
+    if entries(&class.parameters).any(|(key, _)| key.is_empty()) {
+        errors.push(FieldError::invalid(&path, "", "field can not be empty."));
+    }
+    let size: usize = entries(&class.parameters)
+        .map(|(key, value)| key.len() + value.len())
+        .sum();
+    if size > PARAMETERS_SIZE {
+        errors.push(FieldError::too_long(&path, PARAMETERS_SIZE));
+    }
+}
+
+fn topologies(errors: &mut ErrorList, terms: &[TopologySelectorTerm]) {
+    let mut seen: Vec<BTreeMap<&str, BTreeSet<&str>>> = Vec::new();
+    for (index, term) in terms.iter().enumerate() {
+        let path = Path::new("allowedTopologies").index(index);
+        let mut own: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for (index, requirement) in items(&term.match_label_expressions).iter().enumerate() {
+            let path = path.child("matchLabelExpressions").index(index);
+            let values_path = path.child("values");
+            if requirement.values.is_empty() {
+                errors.push(FieldError::required(&values_path, ""));
+            }
+            let mut values = BTreeSet::new();
+            for (index, value) in requirement.values.iter().enumerate() {
+                if !values.insert(value.as_str()) {
+                    errors.push(FieldError::duplicate(&values_path.index(index), value));
+                }
+            }
+            label_key(errors, &requirement.key, &path.child("key"));
+            if own.insert(&requirement.key, values).is_some() {
+                errors.push(FieldError::duplicate(&path.child("key"), &requirement.key));
+            }
+        }
+        if seen.contains(&own) {
+            let path = path.child("matchLabelExpressions");
+            errors.push(FieldError::duplicate(&path, ""));
+        }
+        seen.push(own);
+    }
+}
+
+/// What is wrong with a changed StorageClass, its metadata aside: most of it stays.
+#[must_use]
+pub fn validate_storage_class_update(new: &StorageClass, old: &StorageClass) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let shown = json(&new.parameters);
+    immutable(
+        &mut errors,
+        &Path::new("parameters"),
+        &new.parameters,
+        &old.parameters,
+        shown,
+    );
+    let (name, old_name) = (&new.provisioner, &old.provisioner);
+    immutable(&mut errors, &Path::new("provisioner"), name, old_name, name);
+    for (field, new, old) in [
+        ("reclaimPolicy", &new.reclaim_policy, &old.reclaim_policy),
+        (
+            "volumeBindingMode",
+            &new.volume_binding_mode,
+            &old.volume_binding_mode,
+        ),
+    ] {
+        immutable(&mut errors, &Path::new(field), new, old, json(new));
+    }
+    errors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn classes() {
+        let texts = |errors: ErrorList| errors.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let mut class: StorageClass =
+            serde_json::from_value(json!({"reclaimPolicy": "Recycle"})).unwrap_or_default();
+        crate::defaults::storage::default_storage_class(&mut class);
+        assert_eq!(
+            texts(validate_storage_class(&class)),
+            [
+                "provisioner: Required value",
+                "reclaimPolicy: Unsupported value: \"Recycle\": supported values: \"Delete\", \"Retain\"",
+            ]
+        );
+        let mut other = class.clone();
+        other.provisioner = "example.com/disk".into();
+        assert_eq!(
+            texts(validate_storage_class_update(&other, &class)),
+            ["provisioner: Invalid value: \"example.com/disk\": field is immutable"]
+        );
+    }
+}

@@ -1,0 +1,97 @@
+//! Small checks of single values, and how structured values are printed in messages.
+
+use serde::Serialize;
+
+use crate::field::{ErrorList, FieldError, Path, Shown};
+
+/// A value that is printed in a message as it stands, without quotes.
+pub(crate) struct Bare(pub String);
+
+impl Shown for Bare {
+    fn shown(&self) -> String {
+        self.0.clone()
+    }
+}
+
+/// A structured value, printed as JSON.
+pub(crate) fn json<T: Serialize + ?Sized>(value: &T) -> Bare {
+    Bare(serde_json::to_string(value).unwrap_or_default())
+}
+
+/// What upstream says of a field that must not change.
+pub(crate) const IMMUTABLE: &str = "field is immutable";
+/// What upstream says of a negative number.
+pub(crate) const NEGATIVE: &str = "must be greater than or equal to 0";
+
+/// The number must not be negative.
+pub(crate) fn non_negative(errors: &mut ErrorList, path: &Path, value: impl Into<i64>) {
+    let value = value.into();
+    if value < 0 {
+        errors.push(FieldError::invalid(path, value, NEGATIVE));
+    }
+}
+
+/// The number must be positive.
+pub(crate) fn positive(errors: &mut ErrorList, path: &Path, value: impl Into<i64>) {
+    let value = value.into();
+    if value <= 0 {
+        errors.push(FieldError::invalid(
+            path,
+            value,
+            "must be greater than zero",
+        ));
+    }
+}
+
+/// The value must be as before.
+pub(crate) fn immutable<T: PartialEq>(
+    errors: &mut ErrorList,
+    path: &Path,
+    new: &T,
+    old: &T,
+    shown: impl Shown,
+) {
+    if new != old {
+        errors.push(FieldError::invalid(path, shown, IMMUTABLE));
+    }
+}
+
+/// One error per message about the value.
+pub(crate) fn all_invalid(
+    errors: &mut ErrorList,
+    path: &Path,
+    value: &str,
+    messages: impl IntoIterator<Item = String>,
+) {
+    for message in messages {
+        errors.push(FieldError::invalid(path, value, &message));
+    }
+}
+
+/// The text must be one of the supported ones (given in upstream's order).
+pub(crate) fn one_of(errors: &mut ErrorList, path: &Path, value: &str, supported: &[&str]) {
+    if !supported.contains(&value) {
+        errors.push(FieldError::not_supported(path, value, supported));
+    }
+}
+
+/// The text must be there and one of the supported ones.
+pub(crate) fn required_one_of(
+    errors: &mut ErrorList,
+    path: &Path,
+    value: &str,
+    supported: &[&str],
+) {
+    if value.is_empty() {
+        errors.push(FieldError::required(path, ""));
+    } else {
+        one_of(errors, path, value, supported);
+    }
+}
+
+/// The text must be there.
+pub(crate) fn required(errors: &mut ErrorList, path: &Path, value: &str) {
+    if value.is_empty() {
+        errors.push(FieldError::required(path, ""));
+    }
+}

@@ -1,0 +1,111 @@
+//! Admission: plugins that change or refuse writes, in upstream's default order.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use skiff_api::{ApiResult, Object};
+
+use crate::registry::Resource;
+use crate::server::Call;
+
+mod default_toleration_seconds;
+mod namespace_lifecycle;
+mod node_restriction;
+mod priority;
+mod service_account;
+mod taint_nodes_by_condition;
+
+/// What is done to an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are upstream's own operations")]
+pub enum Operation {
+    Create,
+    Update,
+    Delete,
+    Connect,
+}
+
+/// A write, or a connection, on its way to being admitted.
+pub(crate) struct AdmissionRequest<'a> {
+    pub call: &'a Call,
+    pub operation: Operation,
+    pub resource: &'a Resource,
+    pub subresource: &'a str,
+    pub namespace: &'a str,
+    /// Empty for a create whose name is yet to be made.
+    pub name: &'a str,
+}
+
+impl AdmissionRequest<'_> {
+    /// The refusal of a plugin, in upstream's form.
+    pub fn forbidden(&self, why: &str) -> skiff_api::ApiError {
+        let kind = self.resource.kind;
+        skiff_api::ApiError::forbidden(kind.group, kind.plural, self.name, why)
+    }
+
+    /// Whether the write is to this resource of this group, subresource excluded.
+    pub fn is(&self, group: &str, plural: &str) -> bool {
+        self.resource.kind.group == group
+            && self.resource.kind.plural == plural
+            && self.subresource.is_empty()
+    }
+}
+
+/// An admission plugin.
+#[async_trait]
+pub(crate) trait Admission: Send + Sync + 'static {
+    /// Changes an object before it is validated; `old` is none on create.
+    async fn mutate(
+        &self,
+        _request: &AdmissionRequest<'_>,
+        _object: &mut dyn Object,
+        _old: Option<&dyn Object>,
+    ) -> ApiResult<()> {
+        Ok(())
+    }
+    /// Refuses what may not be; `object` is none on delete, `old` on create.
+    async fn validate(
+        &self,
+        _request: &AdmissionRequest<'_>,
+        _object: Option<&dyn Object>,
+        _old: Option<&dyn Object>,
+    ) -> ApiResult<()> {
+        Ok(())
+    }
+}
+
+/// The plugins, in the order in which they run.
+pub(crate) fn plugins() -> Vec<Arc<dyn Admission>> {
+    vec![
+        Arc::new(namespace_lifecycle::NamespaceLifecycle),
+        Arc::new(service_account::ServiceAccountAdmission),
+        Arc::new(node_restriction::NodeRestriction),
+        Arc::new(taint_nodes_by_condition::TaintNodesByCondition),
+        Arc::new(priority::Priority),
+        Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
+    ]
+}
+
+/// Runs the changing half of all plugins.
+pub(crate) async fn mutate(
+    request: &AdmissionRequest<'_>,
+    object: &mut dyn Object,
+    old: Option<&dyn Object>,
+) -> ApiResult<()> {
+    for plugin in &request.call.server.admission {
+        plugin.mutate(request, object, old).await?;
+    }
+    Ok(())
+}
+
+/// Runs the refusing half of all plugins.
+pub(crate) async fn validate(
+    request: &AdmissionRequest<'_>,
+    object: Option<&dyn Object>,
+    old: Option<&dyn Object>,
+) -> ApiResult<()> {
+    for plugin in &request.call.server.admission {
+        plugin.validate(request, object, old).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,47 @@
+//! The objects that a new cluster starts with: namespaces, priority classes, RBAC policy.
+
+pub mod policy;
+
+use serde_json::{Value, json};
+
+/// Namespaces that always exist.
+pub const NAMESPACES: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
+
+/// Everything that the server makes at its start when it is missing, in order: each comes after what it needs.
+#[must_use]
+pub fn objects() -> Vec<Value> {
+    let mut objects: Vec<Value> = NAMESPACES
+        .iter()
+        .map(|name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}))
+        .collect();
+    objects.extend(policy::objects());
+    objects.extend(dns_policy());
+    objects.push(priority_class("system-cluster-critical", 2_000_000_000, "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."));
+    objects.push(priority_class(
+        "system-node-critical",
+        2_000_001_000,
+        "Used for system critical pods that must not be moved from their current node.",
+    ));
+    objects
+}
+
+fn priority_class(name: &str, value: i32, description: &str) -> Value {
+    json!({
+        "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name},
+        "value": value, "description": description, "globalDefault": false, "preemptionPolicy": "PreemptLowerPriority",
+    })
+}
+
+/// Our DNS server reads endpoint slices and namespaces beside the services that upstream's role for it allows.
+fn dns_policy() -> [Value; 2] {
+    let metadata = json!({"name": "skiff:dns"});
+    let group = "rbac.authorization.k8s.io";
+    [
+        json!({"apiVersion": format!("{group}/v1"), "kind": "ClusterRole", "metadata": metadata, "rules": [
+            {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]},
+            {"apiGroups": [""], "resources": ["namespaces", "services"], "verbs": ["list", "watch"]}]}),
+        json!({"apiVersion": format!("{group}/v1"), "kind": "ClusterRoleBinding", "metadata": metadata,
+            "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": "skiff:dns"},
+            "subjects": [{"kind": "ServiceAccount", "name": "kube-dns", "namespace": "kube-system"}]}),
+    ]
+}

@@ -1,0 +1,214 @@
+//! `proxy` of pods, services and nodes: HTTP passed through.
+
+use axum::body::Body;
+use http::Response;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use skiff_api::{ApiError, ApiResult};
+
+use super::backend::{Endpoint, forward};
+use super::kubelet;
+use crate::query::Freshness;
+use crate::registry::Resource;
+use crate::server::Call;
+
+/// A name in a proxy path: `[scheme:]name[:port]`.
+#[derive(Debug, PartialEq, Eq)]
+struct Named<'a> {
+    https: bool,
+    name: &'a str,
+    port: &'a str,
+}
+
+impl<'a> Named<'a> {
+    fn parse(text: &'a str) -> ApiResult<Self> {
+        let parts: Vec<&str> = text.split(':').collect();
+        let (scheme, name, port) = match parts.as_slice() {
+            [name] => ("", *name, ""),
+            [name, port] => ("", *name, *port),
+            [scheme, name, port] => (*scheme, *name, *port),
+            _ => return Err(invalid(text)),
+        };
+        if !matches!(scheme, "" | "http" | "https") || name.is_empty() {
+            return Err(invalid(text));
+        }
+        Ok(Self {
+            https: scheme == "https",
+            name,
+            port,
+        })
+    }
+}
+
+fn invalid(text: &str) -> ApiError {
+    ApiError::bad_request(format!("invalid proxy request {text:?}"))
+}
+
+/// Passes a request on.
+pub(crate) async fn answer(
+    mut call: Call,
+    resource: &Resource,
+    body: Body,
+) -> ApiResult<Response<Body>> {
+    let text = call.info.name.clone();
+    let named = Named::parse(&text)?;
+    let endpoint = match resource.kind.plural {
+        "nodes" => kubelet::endpoint(&call.server, named.name).await?,
+        "pods" => pod(&call, resource, &named).await?,
+        _ => service(&call, resource, &named).await?,
+    };
+    let rest = if call.info.rest.is_empty() {
+        "/"
+    } else {
+        &call.info.rest
+    };
+    let path = match call.parts.uri.query() {
+        Some(query) => format!("{rest}?{query}"),
+        None => rest.to_owned(),
+    };
+    forward(&mut call.parts, body, &endpoint, &path).await
+}
+
+fn tls(call: &Call, https: bool) -> ApiResult<Option<std::sync::Arc<rustls::ClientConfig>>> {
+    if !https {
+        return Ok(None);
+    }
+    let tls = call.server.kubelet_tls();
+    tls.map(Some)
+        .ok_or_else(|| ApiError::internal("no client configuration for HTTPS backends"))
+}
+
+async fn pod(call: &Call, pods: &Resource, named: &Named<'_>) -> ApiResult<Endpoint> {
+    let entry = call
+        .server
+        .lookup(pods, &call.info.namespace, named.name)
+        .await?;
+    let entry = entry.ok_or_else(|| ApiError::not_found("", "pods", named.name))?;
+    let pod: Pod = entry.decode().ok_or_else(|| ApiError::internal("no pod"))?;
+    let host = pod
+        .status
+        .and_then(|status| status.pod_ip)
+        .filter(|ip| !ip.is_empty());
+    let host = host.ok_or_else(|| ApiError::bad_request("address not allowed"))?;
+    let containers = pod.spec.map(|spec| spec.containers).unwrap_or_default();
+    let mut ports = containers
+        .iter()
+        .flat_map(|container| container.ports.iter().flatten());
+    let port = match named.port {
+        "" => ports.next().map(|port| port.container_port),
+        text => match text.parse::<i32>() {
+            Ok(port) => Some(port),
+            Err(_) => ports
+                .find(|port| port.name.as_deref() == Some(text))
+                .map(|port| port.container_port),
+        },
+    };
+    let fallback = if named.https { 443 } else { 80 };
+    let port = u16::try_from(port.unwrap_or(fallback)).map_err(|_| invalid(&call.info.name))?;
+    Ok(Endpoint {
+        host,
+        port,
+        tls: tls(call, named.https)?,
+    })
+}
+
+async fn service(call: &Call, services: &Resource, named: &Named<'_>) -> ApiResult<Endpoint> {
+    let server = &call.server;
+    let namespace = &call.info.namespace;
+    let entry = server.lookup(services, namespace, named.name).await?;
+    let entry = entry.ok_or_else(|| ApiError::not_found("", "services", named.name))?;
+    let service: Service = entry
+        .decode()
+        .ok_or_else(|| ApiError::internal("no service"))?;
+    let ports = service.spec.and_then(|spec| spec.ports).unwrap_or_default();
+    // Slices name their ports as the service does.
+    let port_name = match named.port {
+        "" if ports.len() == 1 => ports[0].name.clone().unwrap_or_default(),
+        text => ports
+            .iter()
+            .find(|port| port.name.as_deref() == Some(text) || port.port.to_string() == text)
+            .map(|port| port.name.clone().unwrap_or_default())
+            .ok_or_else(|| {
+                unavailable(&format!(
+                    "no service port {text:?} found for service {:?}",
+                    named.name
+                ))
+            })?,
+    };
+    let registry = server.registry.load_full();
+    let slices = registry
+        .stored("discovery.k8s.io", "endpointslices")
+        .ok_or_else(ApiError::no_such_path)?;
+    let cache = server.hub_cache(slices).await?;
+    server.wait_fresh(Freshness::Newest).await?;
+    let mut backends: Vec<(String, u16)> = Vec::new();
+    for entry in cache.list(&slices.prefix(namespace), None, 0).0 {
+        let owner = entry
+            .labels(slices.storage)
+            .get("kubernetes.io/service-name");
+        if owner.map(String::as_str) != Some(named.name) {
+            continue;
+        }
+        let Some(slice) = entry.decode::<EndpointSlice>() else {
+            continue;
+        };
+        let port = slice
+            .ports
+            .iter()
+            .flatten()
+            .find(|port| port.name.as_deref().unwrap_or_default() == port_name);
+        let Some(port) = port
+            .and_then(|port| port.port)
+            .and_then(|port| u16::try_from(port).ok())
+        else {
+            continue;
+        };
+        for endpoint in slice.endpoints.iter().flatten() {
+            let ready = endpoint
+                .conditions
+                .as_ref()
+                .and_then(|conditions| conditions.ready)
+                .unwrap_or(true);
+            if ready && let Some(address) = endpoint.addresses.first() {
+                backends.push((address.clone(), port));
+            }
+        }
+    }
+    if backends.is_empty() {
+        return Err(unavailable(&format!(
+            "no endpoints available for service {:?}",
+            named.name
+        )));
+    }
+    let chosen = usize::try_from(server.random.below(backends.len() as u64)).unwrap_or(0);
+    let (host, port) = backends.swap_remove(chosen);
+    Ok(Endpoint {
+        host,
+        port,
+        tls: tls(call, named.https)?,
+    })
+}
+
+fn unavailable(why: &str) -> ApiError {
+    ApiError::new(503, "ServiceUnavailable", why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_names_with_scheme_and_port() {
+        let named = |https, name, port| Named { https, name, port };
+        assert_eq!(Named::parse("web").unwrap(), named(false, "web", ""));
+        assert_eq!(Named::parse("web:80").unwrap(), named(false, "web", "80"));
+        assert_eq!(Named::parse("https:web:").unwrap(), named(true, "web", ""));
+        assert_eq!(
+            Named::parse("http:web:x").unwrap(),
+            named(false, "web", "x")
+        );
+        for bad in ["ftp:web:1", "a:b:c:d", ":80"] {
+            assert_eq!(Named::parse(bad).unwrap_err().code, 400, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! From a resolved request to its handler.
+
+use axum::body::Body;
+use http::Response;
+use skiff_api::{ApiError, ApiResult, Verb};
+
+use crate::registry::Resource;
+use crate::server::Call;
+use crate::write::Part;
+
+/// 405 in upstream's words.
+pub(crate) fn method_not_allowed() -> ApiError {
+    ApiError {
+        details: Some(serde_json::json!({})),
+        ..ApiError::new(
+            405,
+            "MethodNotAllowed",
+            "the server does not allow this method on the requested resource",
+        )
+    }
+}
+
+/// Answers a request that was allowed.
+pub(crate) async fn dispatch(call: Call, body: Body) -> ApiResult<Response<Body>> {
+    if !call.info.is_resource {
+        return crate::documents::answer(&call).await;
+    }
+    let registry = call.server.registry.load_full();
+    let info = &call.info;
+    let resource = registry
+        .get(&info.group, &info.version, &info.resource)
+        .ok_or_else(ApiError::no_such_path)?
+        .clone();
+    check_place(&call, &resource)?;
+    if !info.subresource.is_empty() {
+        return crate::subresource::answer(call, resource, body).await;
+    }
+    let verb = match (info.verb.as_str(), &call.parts.method) {
+        ("list", _) => Verb::List,
+        ("watch", _) => Verb::Watch,
+        ("get", _) => Verb::Get,
+        ("create", _) => Verb::Create,
+        ("update", _) => Verb::Update,
+        ("patch", _) => Verb::Patch,
+        ("delete", _) => Verb::Delete,
+        ("deletecollection", _) => Verb::DeleteCollection,
+        _ => return Err(method_not_allowed()),
+    };
+    let on_collection = matches!(verb, Verb::List | Verb::Create | Verb::DeleteCollection);
+    let misplaced = verb != Verb::Watch && on_collection != info.collection;
+    if misplaced || !resource.allows(verb) {
+        return Err(method_not_allowed());
+    }
+    match verb {
+        Verb::Get => crate::read::get(&call, &resource).await,
+        Verb::List => crate::read::list(&call, &resource).await,
+        Verb::Watch => crate::watch::watch(call, resource).await,
+        Verb::Create if !resource.kind.is_stored() => {
+            crate::subresource::create(&call, &resource, body).await
+        }
+        Verb::Create => crate::create::create(&call, &resource, body).await,
+        Verb::Update => crate::update::replace(&call, &resource, Part::Main, body).await,
+        Verb::Patch => crate::patch::patch(&call, &resource, Part::Main, body).await,
+        Verb::Delete => crate::delete::delete(&call, &resource, body).await,
+        Verb::DeleteCollection => crate::delete::delete_collection(&call, &resource, body).await,
+    }
+}
+
+/// Namespaced objects are named with their namespace, others without.
+fn check_place(call: &Call, resource: &Resource) -> ApiResult<()> {
+    let info = &call.info;
+    if !resource.namespaced() {
+        let own = info.resource == "namespaces";
+        return if info.namespace.is_empty() || own {
+            Ok(())
+        } else {
+            Err(ApiError::no_such_path())
+        };
+    }
+    if info.namespace.is_empty() {
+        if !info.collection {
+            return Err(ApiError::no_such_path());
+        }
+        let reading = matches!(info.verb.as_str(), "list" | "watch");
+        // Bindings and local reviews, too, are only made in a namespace.
+        if !reading {
+            return Err(method_not_allowed());
+        }
+    }
+    Ok(())
+}

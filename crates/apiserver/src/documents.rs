@@ -1,0 +1,248 @@
+//! What is served beside resources: discovery, health, version.
+
+use axum::body::Body;
+use http::header::{
+    ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, VARY,
+};
+use http::{Method, Response};
+use serde_json::{Value, json};
+use skiff_api::schema::openapi;
+use skiff_api::{ApiError, ApiResult, discovery_documents};
+
+use crate::content::{self, Accepted};
+use crate::dispatch::method_not_allowed;
+use crate::server::Call;
+
+const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+
+/// Answers a request for a path that is no resource.
+pub(crate) async fn answer(call: &Call) -> ApiResult<Response<Body>> {
+    if !matches!(call.parts.method, Method::GET | Method::HEAD) {
+        return Err(method_not_allowed());
+    }
+    let path = call.info.path.trim_end_matches('/');
+    let segments: Vec<&str> = path
+        .split('/')
+        .filter(|segment| !segment.is_empty())
+        .collect();
+    match segments.as_slice() {
+        [] => Ok(json_answer(call, &json!({"paths": paths(call)}))),
+        ["version"] => Ok(json_answer(call, &version(call))),
+        ["api" | "apis"] if wants_aggregated(call) => Ok(aggregated(call, segments == ["api"])),
+        ["api"] => {
+            let address = call.header(http::header::HOST);
+            Ok(json_answer(
+                call,
+                &discovery_documents::core_versions(&resources(), address),
+            ))
+        }
+        ["apis"] => Ok(json_answer(
+            call,
+            &discovery_documents::groups(&resources()),
+        )),
+        ["apis", group] => found(call, discovery_documents::group(&resources(), group)),
+        ["api", version] => found(
+            call,
+            discovery_documents::resource_list(&resources(), "", version),
+        ),
+        ["apis", group, version] => found(
+            call,
+            discovery_documents::resource_list(&resources(), group, version),
+        ),
+        ["openapi", "v2"] => {
+            let protobuf = call.header(ACCEPT).contains(V2_PROTOBUF);
+            openapi(
+                call,
+                if protobuf {
+                    OpenApi::V2Protobuf
+                } else {
+                    OpenApi::V2
+                },
+            )
+            .await
+        }
+        ["openapi", "v3"] => Ok(json_answer(call, &openapi_index(call))),
+        ["openapi", "v3", "api", version] => {
+            openapi(call, OpenApi::V3(String::new(), (*version).to_owned())).await
+        }
+        ["openapi", "v3", "apis", group, version] => {
+            openapi(
+                call,
+                OpenApi::V3((*group).to_owned(), (*version).to_owned()),
+            )
+            .await
+        }
+        ["metrics"] => Ok(crate::metrics::answer(&call.server)),
+        _ => crate::health::answer(call, &segments).ok_or_else(ApiError::no_such_path),
+    }
+}
+
+const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+
+/// A document of the API.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum OpenApi {
+    V2,
+    V2Protobuf,
+    V3(String, String),
+}
+
+fn openapi_index(call: &Call) -> Value {
+    let hash = openapi::built_in_hash();
+    let mut versions: Vec<(String, String, String)> = Vec::new();
+    for resource in call.server.registry.load().iter() {
+        let kind = resource.kind;
+        if !versions
+            .iter()
+            .any(|(group, version, _)| group == kind.group && version == kind.version)
+        {
+            versions.push((kind.group.to_owned(), kind.version.to_owned(), hash.clone()));
+        }
+    }
+    openapi::v3_index(&versions)
+}
+
+async fn openapi(call: &Call, which: OpenApi) -> ApiResult<Response<Body>> {
+    let kept = call.server.openapi.lock().get(&which).cloned();
+    let document = match kept {
+        Some(document) => document,
+        None => {
+            let wanted = which.clone();
+            // Making a document takes a while; other requests go on meanwhile.
+            let made = tokio::task::spawn_blocking(move || {
+                let extra = openapi::Extra::default();
+                match wanted {
+                    OpenApi::V2 => Some(openapi::v2_json(&extra)),
+                    OpenApi::V2Protobuf => Some(openapi::v2_protobuf(&extra)),
+                    OpenApi::V3(group, version) => openapi::v3(&group, &version, &extra),
+                }
+            });
+            let document = made
+                .await
+                .map_err(ApiError::internal)?
+                .ok_or_else(ApiError::no_such_path)?;
+            call.server
+                .openapi
+                .lock()
+                .insert(which.clone(), document.clone());
+            document
+        }
+    };
+    let media = if which == OpenApi::V2Protobuf {
+        V2_PROTOBUF
+    } else {
+        "application/json"
+    };
+    let etag = HeaderValue::from_str(&format!("\"{}\"", openapi::built_in_hash())).ok();
+    let unchanged = etag.is_some() && call.parts.headers.get(IF_NONE_MATCH) == etag.as_ref();
+    let mut response = if unchanged {
+        content::response(304, media, bytes::Bytes::new())
+    } else if content::accepts_gzip(call) {
+        let mut response = content::response(200, media, document.gzip);
+        response
+            .headers_mut()
+            .insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        response
+    } else {
+        let mut plain = Vec::with_capacity(document.length);
+        std::io::Read::read_to_end(
+            &mut flate2::read::GzDecoder::new(&*document.gzip),
+            &mut plain,
+        )
+        .map_err(ApiError::internal)?;
+        content::response(200, media, plain.into())
+    };
+    let headers = response.headers_mut();
+    if let Some(etag) = etag {
+        headers.insert(ETAG, etag);
+    }
+    headers.append(VARY, HeaderValue::from_static("Accept-Encoding"));
+    headers.append(VARY, HeaderValue::from_static("Accept"));
+    Ok(response)
+}
+
+fn resources() -> Vec<discovery_documents::Resource> {
+    discovery_documents::built_in()
+}
+
+fn json_answer(call: &Call, value: &Value) -> Response<Body> {
+    let accepted = content::negotiate(call, false).unwrap_or(Accepted::JSON);
+    content::value_response(call, accepted, 200, value)
+}
+
+fn found(call: &Call, document: Option<Value>) -> ApiResult<Response<Body>> {
+    document
+        .map(|document| json_answer(call, &document))
+        .ok_or_else(ApiError::no_such_path)
+}
+
+fn wants_aggregated(call: &Call) -> bool {
+    call.header(ACCEPT).split(',').any(|clause| {
+        let has = |parameter: &str| clause.split(';').any(|part| part.trim() == parameter);
+        has("application/json")
+            && has("g=apidiscovery.k8s.io")
+            && has("v=v2")
+            && has("as=APIGroupDiscoveryList")
+    })
+}
+
+fn aggregated(call: &Call, core: bool) -> Response<Body> {
+    let document = discovery_documents::aggregated(&resources(), core);
+    let mut response = content::value_response(call, Accepted::JSON, 200, &document);
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(AGGREGATED));
+    response
+        .headers_mut()
+        .append(VARY, HeaderValue::from_static("Accept"));
+    response
+}
+
+fn version(call: &Call) -> Value {
+    let git_version = &call.server.config.version;
+    let mut numbers = git_version.trim_start_matches('v').split('.');
+    let mut next = || numbers.next().unwrap_or("0").to_owned();
+    let (major, minor) = (next(), next());
+    json!({
+        "major": major, "minor": minor,
+        "emulationMajor": major, "emulationMinor": minor,
+        "gitVersion": git_version, "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z",
+        "goVersion": "none", "compiler": "rustc",
+        "platform": format!("{}/{}", std::env::consts::OS, go_architecture()),
+    })
+}
+
+/// The machine's architecture as Go names it, which is what clients expect.
+fn go_architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+fn paths(call: &Call) -> Vec<String> {
+    let mut paths: Vec<String> = [
+        "/api",
+        "/api/v1",
+        "/apis",
+        "/apis/",
+        "/version",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/metrics",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    for resource in call.server.registry.load().iter() {
+        let kind = resource.kind;
+        if !kind.group.is_empty() {
+            paths.push(format!("/apis/{}", kind.group));
+            paths.push(format!("/apis/{}/{}", kind.group, kind.version));
+        }
+    }
+    paths.extend(crate::health::paths());
+    paths.sort();
+    paths.dedup();
+    paths
+}

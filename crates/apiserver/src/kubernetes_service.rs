@@ -1,0 +1,145 @@
+//! The service `kubernetes`, by which pods reach this server: kept with its endpoints, as upstream's server does.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use http::{Method, Request, StatusCode};
+use serde_json::{Value, json};
+
+use crate::request::UserInfo;
+use crate::server::ApiServer;
+
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// Makes the service and its endpoints, and makes them again when someone changes them.
+pub(crate) async fn keep(server: Arc<ApiServer>, advertise: SocketAddr) {
+    let user = Arc::new(UserInfo::new("system:apiserver", &["system:masters"]));
+    loop {
+        for (path, object) in objects(&server, advertise) {
+            if let Err(error) = reconcile(&server, &user, path, &object).await {
+                // The namespace may not be there yet.
+                tracing::debug!(error, path, "the service kubernetes could not be written");
+            }
+        }
+        let settled = call(
+            &server,
+            &user,
+            Method::GET,
+            "/api/v1/namespaces/default/services/kubernetes",
+            None,
+        )
+        .await;
+        let pause = if settled.0 == StatusCode::OK {
+            INTERVAL
+        } else {
+            Duration::from_millis(100)
+        };
+        tokio::select! {
+            () = server.clock.sleep(pause) => {}
+            () = server.shutdown.triggered() => return,
+        }
+    }
+}
+
+/// Collections and the objects that shall be there.
+fn objects(server: &ApiServer, advertise: SocketAddr) -> [(&'static str, Value); 4] {
+    let address = advertise.ip().to_string();
+    let cluster_ip = server.service_range.address(1).to_string();
+    let family = if advertise.is_ipv4() { "IPv4" } else { "IPv6" };
+    let labels = json!({"component": "apiserver", "provider": "kubernetes"});
+    let port = json!([{"name": "https", "port": advertise.port(), "protocol": "TCP"}]);
+    [
+        (
+            "/apis/networking.k8s.io/v1/servicecidrs",
+            json!({
+                "metadata": {"name": "kubernetes"}, "spec": {"cidrs": [server.config.service_cidr]},
+            }),
+        ),
+        (
+            "/api/v1/namespaces/default/services",
+            json!({
+                "metadata": {"name": "kubernetes", "labels": labels},
+                "spec": {
+                    "type": "ClusterIP", "clusterIP": cluster_ip, "sessionAffinity": "None",
+                    "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": advertise.port()}],
+                },
+            }),
+        ),
+        (
+            "/api/v1/namespaces/default/endpoints",
+            json!({
+                "metadata": {"name": "kubernetes", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
+                "subsets": [{"addresses": [{"ip": address}], "ports": port}],
+            }),
+        ),
+        (
+            "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices",
+            json!({
+                "metadata": {"name": "kubernetes", "labels": {"kubernetes.io/service-name": "kubernetes"}},
+                "addressType": family,
+                "endpoints": [{"addresses": [address], "conditions": {"ready": true}}],
+                "ports": port,
+            }),
+        ),
+    ]
+}
+
+async fn reconcile(
+    server: &Arc<ApiServer>,
+    user: &Arc<UserInfo>,
+    collection: &str,
+    wanted: &Value,
+) -> Result<(), String> {
+    let path = format!("{collection}/kubernetes");
+    let (code, have) = call(server, user, Method::GET, &path, None).await;
+    if code == StatusCode::NOT_FOUND {
+        let (code, answer) = call(server, user, Method::POST, collection, Some(wanted)).await;
+        return if code.is_success() || code == StatusCode::CONFLICT {
+            Ok(())
+        } else {
+            Err(answer["message"].to_string())
+        };
+    }
+    // Only what leads to this server is put right; the service itself may carry what others added.
+    let parts = ["subsets", "endpoints", "ports", "addressType"];
+    let is_endpoints = wanted.get("spec").is_none();
+    if code != StatusCode::OK
+        || !is_endpoints
+        || parts.iter().all(|part| have.get(part) == wanted.get(part))
+    {
+        return Ok(());
+    }
+    let mut new = have;
+    for part in parts {
+        if let Some(value) = wanted.get(part) {
+            new[part] = value.clone();
+        }
+    }
+    let (code, answer) = call(server, user, Method::PUT, &path, Some(&new)).await;
+    if code.is_success() || code == StatusCode::CONFLICT {
+        Ok(())
+    } else {
+        Err(answer["message"].to_string())
+    }
+}
+
+async fn call(
+    server: &Arc<ApiServer>,
+    user: &Arc<UserInfo>,
+    method: Method,
+    path: &str,
+    body: Option<&Value>,
+) -> (StatusCode, Value) {
+    let body = body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
+    let Ok(request) = Request::builder().method(method).uri(path).body(body) else {
+        return (StatusCode::BAD_REQUEST, Value::Null);
+    };
+    let response = server.handle(request, Some(user.clone())).await;
+    let code = response.status();
+    let bytes = axum::body::to_bytes(response.into_body(), usize::MAX)
+        .await
+        .unwrap_or_default();
+    (code, serde_json::from_slice(&bytes).unwrap_or_default())
+}

@@ -1,0 +1,346 @@
+//! WATCH: a cursor into the cache's ring of changes, written out as the connection takes it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::stream;
+use http::Response;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use serde_json::json;
+use skiff_api::{ApiError, ApiResult};
+
+use crate::cache::{CacheEvent, Entry, ResourceCache, Since, Subscription, Trigger};
+use crate::content::{self, Accepted, Shape};
+use crate::query::{Freshness, ListOptions};
+use crate::read::selected_prefix;
+use crate::registry::Resource;
+use crate::selector::Filter;
+use crate::server::Call;
+use crate::table;
+
+/// Bookmarks are sent this often.
+const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
+/// A watch without a time-out lasts at least this long, at most twice as long.
+const MIN_TIMEOUT: Duration = Duration::from_secs(1800);
+/// The last bookmark comes this long before the end.
+const LAST_BOOKMARK: Duration = Duration::from_secs(2);
+/// Changes are written together up to this size.
+const BATCH: usize = 32 << 10;
+
+struct Watcher {
+    call: Arc<Call>,
+    resource: Arc<Resource>,
+    accepted: Accepted,
+    cache: Arc<ResourceCache>,
+    subscription: Subscription,
+    filter: Filter,
+    prefix: String,
+    cursor: u64,
+    /// Changes up to this revision were seen by the client before.
+    after: u64,
+    initial: std::vec::IntoIter<Arc<Entry>>,
+    /// The revision for the bookmark that ends the initial events, when one is wanted.
+    initial_end: Option<u64>,
+    bookmarks: bool,
+    next_bookmark: Duration,
+    end: Duration,
+    header_sent: bool,
+    over: bool,
+}
+
+/// Answers a watch.
+pub(crate) async fn watch(call: Call, resource: Arc<Resource>) -> ApiResult<Response<Body>> {
+    let accepted = content::negotiate(&call, true)?;
+    let options = ListOptions::parse(&call.query, true)?;
+    let mut filter_fields = call.query.get("fieldSelector").to_owned();
+    if call.info.verb == "watch" && !call.info.collection {
+        // The old path of a watch on one object.
+        filter_fields = format!("metadata.name={}", call.info.name);
+    }
+    let filter = Filter::new(&resource, call.query.get("labelSelector"), &filter_fields)?;
+    let server = call.server.clone();
+    let cache = server.hub_cache(&resource).await?;
+    let prefix = selected_prefix(&resource, &call.info.namespace, &filter);
+    let subscription = cache.subscribe(trigger(&resource, &prefix, &filter));
+    let with_state = options.send_initial_events.unwrap_or(matches!(
+        options.freshness,
+        Freshness::Newest | Freshness::Any
+    ));
+    let (initial, cursor, after, initial_end) = if with_state {
+        // The state that "any" is satisfied with is what the cache has.
+        server.wait_fresh(options.freshness).await?;
+        let revision = server.hub.progress();
+        let (items, cursor) = cache.snapshot(&prefix);
+        let revision = revision.max(cache.revision());
+        let end =
+            (options.send_initial_events == Some(true) && options.bookmarks).then_some(revision);
+        (items, cursor, 0, end)
+    } else {
+        let after = match options.freshness {
+            Freshness::NotOlderThan(revision) | Freshness::Exact(revision) => revision,
+            Freshness::Newest | Freshness::Any => {
+                server.wait_fresh(options.freshness).await?;
+                server.hub.progress().max(cache.revision())
+            }
+        };
+        match cache.cursor_after(after) {
+            Ok(cursor) => (Vec::new(), cursor, after, None),
+            Err(oldest) => return Ok(too_old(after, oldest)),
+        }
+    };
+    let now = server.clock.monotonic();
+    let timeout = options.timeout_seconds.map_or_else(
+        || MIN_TIMEOUT.mul_f64(1.0 + server.random.fraction()),
+        Duration::from_secs,
+    );
+    let watcher = Watcher {
+        call: Arc::new(call),
+        resource,
+        accepted,
+        cache,
+        subscription,
+        filter,
+        prefix,
+        cursor,
+        after,
+        initial: initial.into_iter(),
+        initial_end,
+        bookmarks: options.bookmarks,
+        next_bookmark: now + BOOKMARK_INTERVAL,
+        end: now.saturating_add(timeout),
+        header_sent: false,
+        over: false,
+    };
+    let body = stream::unfold(watcher, |mut watcher| async move {
+        let piece = watcher.next().await?;
+        Some((Ok::<_, std::convert::Infallible>(piece), watcher))
+    });
+    Ok(streaming(Body::from_stream(body)))
+}
+
+fn streaming(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    response
+}
+
+/// A watch from a revision that is no longer known: one `ERROR` event.
+fn too_old(revision: u64, oldest: u64) -> Response<Body> {
+    let error = ApiError::gone(format!("too old resource version: {revision} ({oldest})"));
+    let mut line = serde_json::to_vec(&json!({"type": "ERROR", "object": error.to_status()}))
+        .unwrap_or_default();
+    line.push(b'\n');
+    streaming(Body::from(line))
+}
+
+fn trigger(resource: &Resource, prefix: &str, filter: &Filter) -> Trigger {
+    if let Some(name) = filter.exact("metadata.name") {
+        let namespace = prefix
+            .strip_prefix(resource.storage.storage)
+            .unwrap_or_default()
+            .trim_matches('/');
+        if !resource.namespaced() || !namespace.is_empty() {
+            return Trigger::Key(resource.key(namespace, name));
+        }
+    }
+    if resource.is_storage()
+        && let Some((field, _)) = resource
+            .kind
+            .fields
+            .iter()
+            .find(|(field, _)| *field == "spec.nodeName")
+        && let Some(value) = filter.exact(field)
+    {
+        return Trigger::Field(field, value.to_owned());
+    }
+    if prefix.len() > resource.storage.storage.len() + 1 {
+        return Trigger::Key(prefix.to_owned());
+    }
+    Trigger::Any
+}
+
+impl Watcher {
+    /// The next piece of the body; `None` ends it.
+    async fn next(&mut self) -> Option<Bytes> {
+        let mut out = BytesMut::new();
+        loop {
+            if self.over {
+                return None;
+            }
+            self.write_initial(&mut out);
+            while self.initial.len() == 0 && out.len() < BATCH {
+                match self.cache.since(self.cursor, 64) {
+                    Since::Events(events, _) if events.is_empty() => break,
+                    Since::Events(events, next) => {
+                        self.cursor = next;
+                        events
+                            .iter()
+                            .for_each(|event| self.write_event(&mut out, event));
+                    }
+                    // Too slow, or the cache was built anew: the client asks again from where it is.
+                    Since::Lost => {
+                        self.over = true;
+                        break;
+                    }
+                }
+            }
+            if !out.is_empty() {
+                return Some(out.freeze());
+            }
+            if self.over {
+                return None;
+            }
+            self.wait(&mut out).await;
+            if !out.is_empty() {
+                return Some(out.freeze());
+            }
+        }
+    }
+
+    /// Waits for changes, the time of a bookmark, or the end.
+    async fn wait(&mut self, out: &mut BytesMut) {
+        let clock = self.call.server.clock.clone();
+        let now = clock.monotonic();
+        if now >= self.end {
+            self.over = true;
+            return;
+        }
+        let last = self.end.saturating_sub(LAST_BOOKMARK);
+        let mut wake = self.end;
+        if self.bookmarks {
+            wake = wake.min(self.next_bookmark);
+            if now < last {
+                wake = wake.min(last);
+            }
+        }
+        tokio::select! {
+            () = self.subscription.changed() => {}
+            () = self.call.server.shutdown.triggered() => self.over = true,
+            () = clock.sleep(wake.saturating_sub(now)) => {
+                let now = clock.monotonic();
+                if now >= self.end {
+                    self.over = true;
+                } else if self.bookmarks {
+                    self.next_bookmark = now + BOOKMARK_INTERVAL;
+                    // All changes up to the progress have been applied before it was announced.
+                    let progress = self.call.server.hub.progress();
+                    if matches!(self.cache.since(self.cursor, 1), Since::Events(events, _) if events.is_empty()) {
+                        self.write_bookmark(out, progress.max(self.after), false);
+                    }
+                }
+            }
+        }
+    }
+
+    fn write_initial(&mut self, out: &mut BytesMut) {
+        while out.len() < BATCH {
+            let Some(entry) = self.initial.next() else {
+                break;
+            };
+            if self.filter.matches(&entry) {
+                self.write(out, "ADDED", &entry.bytes, entry.revision);
+            }
+        }
+        if self.initial.len() == 0
+            && let Some(revision) = self.initial_end.take()
+        {
+            self.write_bookmark(out, revision, true);
+        }
+    }
+
+    fn write_event(&mut self, out: &mut BytesMut, event: &CacheEvent) {
+        if event.revision <= self.after || !event.key().starts_with(&self.prefix) {
+            return;
+        }
+        let selected = |entry: &Option<Arc<Entry>>| {
+            entry
+                .as_ref()
+                .is_some_and(|entry| self.filter.matches(entry))
+        };
+        let (is, was) = (selected(&event.current), selected(&event.previous));
+        match (&event.current, &event.previous) {
+            (Some(entry), _) if is => {
+                let kind = if was { "MODIFIED" } else { "ADDED" };
+                self.write(out, kind, &entry.bytes, event.revision);
+            }
+            (_, Some(entry)) if was => {
+                let bytes = entry.bytes_at(event.revision);
+                self.write(out, "DELETED", &bytes, event.revision);
+            }
+            _ => {}
+        }
+    }
+
+    fn write(&mut self, out: &mut BytesMut, kind: &str, bytes: &Bytes, revision: u64) {
+        match self.accepted.shape {
+            Shape::Object if self.resource.is_storage() => write_line(out, kind, bytes),
+            Shape::Object => write_line(out, kind, &self.resource.served_bytes(bytes)),
+            Shape::Metadata => write_line(out, kind, &table::partial_metadata(bytes)),
+            Shape::Table(version) => {
+                match table::rows(&self.call, &self.resource, std::iter::once(bytes)) {
+                    Ok(rows) => {
+                        let metadata = json!({"resourceVersion": revision.to_string()});
+                        let columns = !std::mem::replace(&mut self.header_sent, true);
+                        let table = table::table(&self.resource, version, &metadata, rows, columns);
+                        write_line(out, kind, &serde_json::to_vec(&table).unwrap_or_default());
+                    }
+                    Err(error) => {
+                        write_line(
+                            out,
+                            "ERROR",
+                            &serde_json::to_vec(&error.to_status()).unwrap_or_default(),
+                        );
+                        self.over = true;
+                    }
+                }
+            }
+        }
+    }
+
+    fn write_bookmark(&mut self, out: &mut BytesMut, revision: u64, initial_end: bool) {
+        let mut metadata =
+            json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+        if initial_end {
+            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let object = match self.accepted.shape {
+            Shape::Object => {
+                json!({"kind": self.resource.kind.kind, "apiVersion": self.resource.kind.api_version(), "metadata": metadata})
+            }
+            Shape::Metadata => {
+                json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
+            }
+            Shape::Table(version) => {
+                let columns = !std::mem::replace(&mut self.header_sent, true);
+                table::table(
+                    &self.resource,
+                    version,
+                    &json!({"resourceVersion": revision.to_string()}),
+                    Vec::new(),
+                    columns,
+                )
+            }
+        };
+        write_line(
+            out,
+            "BOOKMARK",
+            &serde_json::to_vec(&object).unwrap_or_default(),
+        );
+    }
+}
+
+fn write_line(out: &mut BytesMut, kind: &str, object: &[u8]) {
+    out.reserve(object.len() + kind.len() + 24);
+    out.put_slice(b"{\"type\":\"");
+    out.put_slice(kind.as_bytes());
+    out.put_slice(b"\",\"object\":");
+    out.put_slice(object);
+    out.put_slice(b"}\n");
+}

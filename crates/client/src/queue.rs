@@ -1,0 +1,313 @@
+//! A queue of keys that are to be looked at: each key waits at most once and is worked on by one worker
+//! at a time.
+
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::hash::Hash;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use skiff_base::SharedClock;
+use tokio::sync::Notify;
+
+/// The delay after a key's first failure; it doubles with each failure in a row.
+const FIRST_DELAY: Duration = Duration::from_millis(5);
+/// The longest delay after failures.
+const LONGEST_DELAY: Duration = Duration::from_secs(1000);
+
+struct State<T> {
+    ready: VecDeque<T>,
+    /// Keys that are in `ready`, or were added while being worked on.
+    dirty: HashSet<T>,
+    working: HashSet<T>,
+    delayed: BTreeSet<(Duration, T)>,
+    due: HashMap<T, Duration>,
+    failures: HashMap<T, u32>,
+    closed: bool,
+}
+
+struct Inner<T> {
+    state: Mutex<State<T>>,
+    changed: Notify,
+    clock: SharedClock,
+}
+
+/// The queue. Clones share it.
+pub struct WorkQueue<T>(Arc<Inner<T>>);
+
+impl<T> Clone for WorkQueue<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T: Clone + Eq + Hash + Ord> WorkQueue<T> {
+    /// An empty queue.
+    #[must_use]
+    pub fn new(clock: SharedClock) -> Self {
+        Self(Arc::new(Inner {
+            state: Mutex::new(State {
+                ready: VecDeque::new(),
+                dirty: HashSet::new(),
+                working: HashSet::new(),
+                delayed: BTreeSet::new(),
+                due: HashMap::new(),
+                failures: HashMap::new(),
+                closed: false,
+            }),
+            changed: Notify::new(),
+            clock,
+        }))
+    }
+
+    /// Asks for `key` to be looked at. If it is being worked on, it will be looked at again afterwards.
+    pub fn add(&self, key: T) {
+        let mut state = self.0.state.lock();
+        Self::make_ready(&mut state, key);
+        drop(state);
+        self.0.changed.notify_one();
+    }
+
+    fn make_ready(state: &mut State<T>, key: T) {
+        if state.closed || !state.dirty.insert(key.clone()) {
+            return;
+        }
+        if !state.working.contains(&key) {
+            state.ready.push_back(key);
+        }
+    }
+
+    /// Asks for `key` to be looked at after `delay`. Of several delays of one key the shortest counts.
+    pub fn add_after(&self, key: T, delay: Duration) {
+        if delay.is_zero() {
+            return self.add(key);
+        }
+        let at = self.0.clock.monotonic() + delay;
+        let mut state = self.0.state.lock();
+        if state.closed {
+            return;
+        }
+        if let Some(known) = state.due.get(&key).copied() {
+            if known <= at {
+                return;
+            }
+            state.delayed.remove(&(known, key.clone()));
+        }
+        state.due.insert(key.clone(), at);
+        state.delayed.insert((at, key));
+        drop(state);
+        self.0.changed.notify_one();
+    }
+
+    /// Asks for `key` to be looked at after the delay that its failures in a row have earned: 5 ms,
+    /// doubling up to 1000 s.
+    pub fn add_rate_limited(&self, key: T) {
+        let delay = {
+            let mut state = self.0.state.lock();
+            let failures = state.failures.entry(key.clone()).or_default();
+            let delay = FIRST_DELAY
+                .checked_mul(1_u32.checked_shl(*failures).unwrap_or(u32::MAX))
+                .unwrap_or(LONGEST_DELAY);
+            *failures = (*failures + 1).min(31);
+            delay.min(LONGEST_DELAY)
+        };
+        self.add_after(key, delay);
+    }
+
+    /// Forgets the failures of `key`.
+    pub fn forget(&self, key: &T) {
+        self.0.state.lock().failures.remove(key);
+    }
+
+    /// How often in a row `key` has failed.
+    #[must_use]
+    pub fn failures(&self, key: &T) -> u32 {
+        self.0.state.lock().failures.get(key).copied().unwrap_or(0)
+    }
+
+    /// The next key, when there is one; `None` after [`WorkQueue::close`]. [`WorkQueue::done`] must follow.
+    pub async fn next(&self) -> Option<T> {
+        loop {
+            let changed = self.0.changed.notified();
+            let wait = {
+                let mut state = self.0.state.lock();
+                let now = self.0.clock.monotonic();
+                while let Some((at, key)) = state.delayed.first().cloned()
+                    && at <= now
+                {
+                    state.delayed.pop_first();
+                    state.due.remove(&key);
+                    Self::make_ready(&mut state, key);
+                }
+                if let Some(key) = state.ready.pop_front() {
+                    state.dirty.remove(&key);
+                    state.working.insert(key.clone());
+                    if !state.ready.is_empty() || !state.delayed.is_empty() {
+                        // One wake-up may stand for several keys.
+                        self.0.changed.notify_one();
+                    }
+                    return Some(key);
+                }
+                if state.closed {
+                    self.0.changed.notify_one();
+                    return None;
+                }
+                state.delayed.first().map(|(at, _)| *at - now)
+            };
+            match wait {
+                Some(delay) => tokio::select! {
+                    () = changed => {}
+                    () = self.0.clock.sleep(delay) => {}
+                },
+                None => changed.await,
+            }
+        }
+    }
+
+    /// Ends the work on `key`.
+    pub fn done(&self, key: &T) {
+        let mut state = self.0.state.lock();
+        state.working.remove(key);
+        if state.dirty.contains(key) {
+            state.ready.push_back(key.clone());
+            drop(state);
+            self.0.changed.notify_one();
+        }
+    }
+
+    /// How many keys wait, delayed ones not counted.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.state.lock().ready.len()
+    }
+
+    /// Whether no key waits, delayed ones not counted.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Takes no more keys; workers end when the waiting ones are done, delayed ones are dropped.
+    pub fn close(&self) {
+        let mut state = self.0.state.lock();
+        state.closed = true;
+        state.delayed.clear();
+        state.due.clear();
+        drop(state);
+        self.0.changed.notify_waiters();
+        self.0.changed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+    use proptest::prelude::*;
+    use skiff_base::SimulatedClock;
+    use std::time::SystemTime;
+
+    fn queue() -> (WorkQueue<u8>, Arc<SimulatedClock>) {
+        let clock = SimulatedClock::new(SystemTime::UNIX_EPOCH);
+        (WorkQueue::new(clock.clone()), clock)
+    }
+
+    fn take(queue: &WorkQueue<u8>) -> Option<u8> {
+        queue.next().now_or_never().flatten()
+    }
+
+    #[test]
+    fn failures_double_the_delay_until_forgotten() {
+        let (queue, clock) = queue();
+        for expected in [5, 10, 20, 40] {
+            queue.add_rate_limited(1);
+            clock.advance(Duration::from_millis(expected - 1));
+            assert_eq!(take(&queue), None);
+            clock.advance(Duration::from_millis(1));
+            assert_eq!(take(&queue), Some(1));
+            queue.done(&1);
+        }
+        for _ in 0..40 {
+            queue.add_rate_limited(2);
+        }
+        assert_eq!(queue.failures(&2), 31);
+        queue.forget(&1);
+        queue.add_rate_limited(1);
+        clock.advance(Duration::from_millis(5));
+        assert!(take(&queue).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_waiting_worker_wakes_for_a_shorter_delay() {
+        let (queue, clock) = queue();
+        queue.add_after(1, Duration::from_secs(100));
+        let waiting = {
+            let queue = queue.clone();
+            tokio::spawn(async move { queue.next().await })
+        };
+        tokio::task::yield_now().await;
+        queue.add_after(2, Duration::from_secs(1));
+        tokio::task::yield_now().await;
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(waiting.await.unwrap(), Some(2));
+    }
+
+    #[tokio::test]
+    async fn close_ends_every_worker() {
+        let (queue, _clock) = queue();
+        let workers: Vec<_> = (0..3)
+            .map(|_| {
+                let queue = queue.clone();
+                tokio::spawn(async move { queue.next().await })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        queue.close();
+        for worker in workers {
+            assert_eq!(worker.await.unwrap(), None);
+        }
+    }
+
+    proptest! {
+        /// Against the plain meaning: a key added is handed out at least once afterwards, never to two
+        /// workers at a time, and not again without being added again.
+        #[test]
+        fn no_key_is_lost_or_doubled(operations in proptest::collection::vec((0_u8..3, 0_u8..4), 0..200)) {
+            let (queue, clock) = queue();
+            let (mut pending, mut working) = (HashSet::new(), HashSet::new());
+            for (operation, key) in operations {
+                match operation {
+                    0 => {
+                        queue.add(key);
+                        pending.insert(key);
+                    }
+                    1 => {
+                        queue.add_after(key, Duration::from_millis(3));
+                        clock.advance(Duration::from_millis(3));
+                        pending.insert(key);
+                    }
+                    _ => match take(&queue) {
+                        Some(key) => {
+                            prop_assert!(pending.remove(&key));
+                            prop_assert!(working.insert(key));
+                        }
+                        None => {
+                            prop_assert!(pending.is_subset(&working));
+                            for key in working.drain() {
+                                queue.done(&key);
+                            }
+                        }
+                    },
+                }
+            }
+            for key in working.drain() {
+                queue.done(&key);
+            }
+            while let Some(key) = take(&queue) {
+                prop_assert!(pending.remove(&key));
+                queue.done(&key);
+            }
+            prop_assert!(pending.is_empty());
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Who manages whom: controller references, and the adoption and release of objects by selector.
+
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::core::Resource;
+use serde_json::{Value, json};
+use skiff_client::LabelMatcher;
+
+/// The reference of the object's managing owner, if it has one.
+#[must_use]
+pub fn controller_of(meta: &ObjectMeta) -> Option<&OwnerReference> {
+    let mut owners = meta.owner_references.iter().flatten();
+    owners.find(|owner| owner.controller == Some(true))
+}
+
+/// Whether the object is managed by the owner with this uid.
+#[must_use]
+pub fn is_controlled_by(meta: &ObjectMeta, owner: &ObjectMeta) -> bool {
+    controller_of(meta).is_some_and(|found| Some(&found.uid) == owner.uid.as_ref())
+}
+
+/// The reference by which `owner` manages what it makes.
+pub fn controller_reference<K: Resource<DynamicType = ()>>(owner: &K) -> OwnerReference {
+    OwnerReference {
+        controller: Some(true),
+        block_owner_deletion: Some(true),
+        ..plain_reference(owner)
+    }
+}
+
+/// A reference to an owner that does not manage the object.
+pub fn plain_reference<K: Resource<DynamicType = ()>>(owner: &K) -> OwnerReference {
+    let meta = owner.meta();
+    OwnerReference {
+        api_version: K::api_version(&()).into_owned(),
+        kind: K::kind(&()).into_owned(),
+        name: meta.name.clone().unwrap_or_default(),
+        uid: meta.uid.clone().unwrap_or_default(),
+        controller: None,
+        block_owner_deletion: None,
+    }
+}
+
+/// What an owner with a selector has to do about the objects of its namespace.
+#[derive(Debug)]
+pub struct Claims<K> {
+    /// It manages these, and they match.
+    pub owned: Vec<Arc<K>>,
+    /// They match and nobody manages them.
+    pub adopt: Vec<Arc<K>>,
+    /// It manages these, but they match no longer.
+    pub release: Vec<Arc<K>>,
+}
+
+/// Sorts `objects` into what `owner` keeps, adopts and releases. An owner that is being deleted neither
+/// adopts nor releases; an object that is being deleted is not adopted.
+pub fn claim<K: Resource>(
+    owner: &ObjectMeta,
+    selector: &LabelMatcher,
+    objects: impl IntoIterator<Item = Arc<K>>,
+) -> Claims<K> {
+    let mut claims = Claims {
+        owned: Vec::new(),
+        adopt: Vec::new(),
+        release: Vec::new(),
+    };
+    let owner_stays = owner.deletion_timestamp.is_none();
+    for object in objects {
+        let meta = object.meta();
+        let matches = selector.matches(meta.labels.as_ref());
+        match controller_of(meta) {
+            Some(found) if Some(&found.uid) != owner.uid.as_ref() => {}
+            Some(_) if matches => claims.owned.push(object),
+            Some(_) if owner_stays => claims.release.push(object),
+            None if matches && owner_stays && meta.deletion_timestamp.is_none() => {
+                claims.adopt.push(object);
+            }
+            _ => {}
+        }
+    }
+    claims
+}
+
+/// The strategic merge patch that makes `owner` manage the object with uid `object`.
+#[must_use]
+pub fn adoption_patch(owner: &OwnerReference, object: &str) -> Value {
+    json!({"metadata": {"ownerReferences": [owner], "uid": object}})
+}
+
+/// The strategic merge patch that takes the owner `owner` away from the object with uid `object`.
+#[must_use]
+pub fn release_patch(owner: &str, object: &str) -> Value {
+    json!({"metadata": {"ownerReferences": [{"$patch": "delete", "uid": owner}], "uid": object}})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::Pod;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+    use skiff_client::selector::Labels;
+
+    fn pod(name: &str, app: &str, owner: Option<&str>, deleting: bool) -> Arc<Pod> {
+        let owner = owner.map(|uid| OwnerReference {
+            uid: uid.to_owned(),
+            controller: Some(true),
+            ..OwnerReference::default()
+        });
+        Arc::new(Pod {
+            metadata: ObjectMeta {
+                name: Some(name.to_owned()),
+                labels: Some([("app".to_owned(), app.to_owned())].into()),
+                owner_references: owner.map(|owner| vec![owner]),
+                deletion_timestamp: deleting.then(|| Time(Default::default())),
+                ..ObjectMeta::default()
+            },
+            ..Pod::default()
+        })
+    }
+
+    fn names(pods: &[Arc<Pod>]) -> String {
+        let names = pods.iter().filter_map(|pod| pod.metadata.name.as_deref());
+        names.collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn claims_by_selector_and_owner() {
+        let mut owner = ObjectMeta {
+            uid: Some("me".to_owned()),
+            ..ObjectMeta::default()
+        };
+        let selector =
+            LabelMatcher::equal_to(&Labels::from([("app".to_owned(), "web".to_owned())]));
+        let pods = [
+            pod("mine", "web", Some("me"), false),
+            pod("strayed", "db", Some("me"), false),
+            pod("orphan", "web", None, false),
+            pod("dying-orphan", "web", None, true),
+            pod("other", "web", Some("you"), false),
+            pod("stranger", "db", None, false),
+        ];
+        let claims = claim(&owner, &selector, pods.clone());
+        assert_eq!(names(&claims.owned), "mine");
+        assert_eq!(names(&claims.adopt), "orphan");
+        assert_eq!(names(&claims.release), "strayed");
+        owner.deletion_timestamp = Some(Time(Default::default()));
+        let claims = claim(&owner, &selector, pods);
+        assert_eq!(names(&claims.owned), "mine");
+        assert!(claims.adopt.is_empty() && claims.release.is_empty());
+    }
+}

@@ -1,0 +1,92 @@
+//! What controllers ask about pods.
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodCondition, PodTemplateSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+
+/// The phase; empty where none is known yet.
+#[must_use]
+pub fn phase(pod: &Pod) -> &str {
+    let status = pod.status.as_ref();
+    status
+        .and_then(|status| status.phase.as_deref())
+        .unwrap_or_default()
+}
+
+/// Whether all its containers have ended for good.
+#[must_use]
+pub fn is_terminal(pod: &Pod) -> bool {
+    matches!(phase(pod), "Succeeded" | "Failed")
+}
+
+/// Whether it is on its way out.
+#[must_use]
+pub fn is_deleting(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_some()
+}
+
+/// Whether it counts as a replica: neither ended nor on its way out.
+#[must_use]
+pub fn is_active(pod: &Pod) -> bool {
+    !is_terminal(pod) && !is_deleting(pod)
+}
+
+/// The node it is bound to; empty for none.
+#[must_use]
+pub fn node_name(pod: &Pod) -> &str {
+    let spec = pod.spec.as_ref();
+    spec.and_then(|spec| spec.node_name.as_deref())
+        .unwrap_or_default()
+}
+
+/// The condition of that type.
+#[must_use]
+pub fn condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a PodCondition> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    conditions.iter().find(|found| found.type_ == type_)
+}
+
+/// Whether the Ready condition is true.
+#[must_use]
+pub fn is_ready(pod: &Pod) -> bool {
+    condition(pod, "Ready").is_some_and(|ready| ready.status == "True")
+}
+
+/// Since when it is ready; none if it is not.
+#[must_use]
+pub fn ready_since(pod: &Pod) -> Option<Timestamp> {
+    let ready = condition(pod, "Ready").filter(|ready| ready.status == "True")?;
+    ready.last_transition_time.as_ref().map(|time| time.0)
+}
+
+/// How long until it counts as available, in seconds from `now`; 0 if it does, none if it is not ready.
+#[must_use]
+pub fn seconds_until_available(pod: &Pod, min_ready: i32, now: Timestamp) -> Option<i64> {
+    if !is_ready(pod) {
+        return None;
+    }
+    if min_ready == 0 {
+        return Some(0);
+    }
+    let since = ready_since(pod)?;
+    let available = since.as_second().saturating_add(i64::from(min_ready));
+    Some((available - now.as_second()).max(0))
+}
+
+/// A pod from a template, as a controller makes it: the name is left to the server.
+#[must_use]
+pub fn from_template(template: &PodTemplateSpec, owner_name: &str, owner: OwnerReference) -> Pod {
+    let meta = template.metadata.clone().unwrap_or_default();
+    Pod {
+        metadata: ObjectMeta {
+            generate_name: Some(format!("{owner_name}-")),
+            labels: meta.labels,
+            annotations: meta.annotations,
+            finalizers: meta.finalizers,
+            owner_references: Some(vec![owner]),
+            ..ObjectMeta::default()
+        },
+        spec: template.spec.clone(),
+        status: None,
+    }
+}

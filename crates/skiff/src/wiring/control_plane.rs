@@ -1,0 +1,302 @@
+//! The control plane: store, API server, scheduler, controllers.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use axum::body::Body;
+use futures::TryStreamExt as _;
+use http::{Method, Request, StatusCode};
+use serde_json::Value;
+use skiff_apiserver::authn::{Authentication, Tokens};
+use skiff_apiserver::authz::Authorization;
+use skiff_apiserver::{ApiServer, ApiServerConfig, UserInfo, bootstrap};
+use skiff_controllers::{ClientFactory, ControllersConfig};
+use skiff_scheduler::SchedulerConfig;
+use skiff_store::{EmbeddedOptions, EmbeddedStore, MemoryStore, Store};
+use tokio::net::TcpListener;
+use tower::ServiceExt as _;
+
+use crate::config::{Config, StoreKind};
+use crate::kubeconfig;
+use crate::pki::Subject;
+
+use super::{Context, Running, identity, tls};
+
+/// How many bootstrap objects are written at once: the store commits those that wait together.
+const BOOTSTRAP_WRITERS: usize = 64;
+
+/// The name under which the API server calls kubelets.
+pub(crate) const KUBELET_CLIENT: &str = "kube-apiserver-kubelet-client";
+
+/// The running API server.
+pub(crate) struct ControlPlane {
+    pub server: Arc<ApiServer>,
+}
+
+impl ControlPlane {
+    /// Starts the API server; answers when it serves.
+    pub async fn start(context: &Context, running: &mut Running) -> Result<Self> {
+        let config = &context.config;
+        let store = open_store(context).await?;
+        context.progress.done("database");
+
+        let issuer = format!("https://kubernetes.default.svc.{}", config.cluster_domain);
+        let tokens = Arc::new(Tokens::new(
+            &context.pki.token_key()?,
+            &issuer,
+            store.clone(),
+            context.clock.clone(),
+        )?);
+        let authorization = Arc::new(Authorization::new(
+            store.clone(),
+            context.clock.clone(),
+            context.random.clone(),
+        ));
+        let server = ApiServer::new(
+            api_config(config),
+            store.clone(),
+            context.clock.clone(),
+            context.random.clone(),
+        );
+        server.set_authorizer(authorization.clone());
+        server.set_authenticator(Arc::new(Authentication::new(
+            tokens.clone(),
+            store.clone(),
+            context.clock.clone(),
+            true,
+        )));
+        server.set_token_issuer(tokens);
+        let subject = Subject {
+            common_name: KUBELET_CLIENT.into(),
+            client: true,
+            ..Subject::default()
+        };
+        let leaf = context
+            .pki
+            .leaf("apiserver-kubelet-client", &subject, context.clock.now())?;
+        server.set_kubelet_tls(Arc::new(tls::client(&leaf, &context.pki.authority_pem)?));
+        make_bootstrap_objects(&server).await?;
+        authorization.load().await?;
+        running.start(authorization, context);
+        context.progress.done("bootstrap objects");
+
+        serve(context, &server, running).await?;
+        write_admin_kubeconfig(context)?;
+        context.progress.done(&format!(
+            "API server at https://{}:{}",
+            config.advertise_address, config.api_port
+        ));
+        Ok(Self { server })
+    }
+}
+
+fn api_config(config: &Config) -> ApiServerConfig {
+    ApiServerConfig {
+        service_cidr: config.service_cidr.to_string(),
+        node_ports: config.node_ports,
+        advertise: Some(SocketAddr::new(config.advertise_address, config.api_port)),
+        ..ApiServerConfig::default()
+    }
+}
+
+async fn open_store(context: &Context) -> Result<Arc<dyn Store>> {
+    match context.config.store {
+        StoreKind::Memory => Ok(Arc::new(MemoryStore::new(context.clock.clone()))),
+        StoreKind::Embedded => {
+            let path = context.config.data_dir.join("db");
+            let store = EmbeddedStore::open(&path, EmbeddedOptions::new(context.clock.clone()));
+            Ok(Arc::new(store.with_context(|| {
+                format!("opening the database in {}", path.display())
+            })?))
+        }
+    }
+}
+
+async fn serve(context: &Context, server: &Arc<ApiServer>, running: &mut Running) -> Result<()> {
+    let config = &context.config;
+    let address = SocketAddr::new(config.bind_address, config.api_port);
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("listening on {address}; choose another port with --api-port"))?;
+    let subject = Subject {
+        common_name: "kube-apiserver".into(),
+        names: config.server_names(),
+        ..Subject::default()
+    };
+    let leaf = context
+        .pki
+        .leaf("apiserver", &subject, context.clock.now())?;
+    let authority = context.pki.authority_pem.clone();
+    let shared = tls::shared(tls::server(&leaf, &authority)?);
+    let swapped = shared.clone();
+    running.add(tls::renew(
+        context.pki.clone(),
+        "apiserver",
+        subject,
+        context.clock.clone(),
+        context.shutdown.child(),
+        move |leaf| {
+            swapped.store(Arc::new(tls::server(leaf, &authority)?));
+            Ok(())
+        },
+    ));
+    let (server, shutdown) = (server.clone(), context.shutdown.child());
+    running.add(async move { server.serve_tls(listener, shared, shutdown).await });
+    Ok(())
+}
+
+fn write_admin_kubeconfig(context: &Context) -> Result<()> {
+    let subject = Subject {
+        common_name: "kubernetes-admin".into(),
+        organizations: vec!["system:masters".into()],
+        client: true,
+        ..Subject::default()
+    };
+    let leaf = context.pki.leaf("admin", &subject, context.clock.now())?;
+    let config = &context.config;
+    let document = kubeconfig::document(
+        &config.cluster_name,
+        &config.local_server(),
+        &context.pki.authority_pem,
+        &leaf,
+    );
+    kubeconfig::write(&config.admin_kubeconfig(), &document)
+}
+
+/// Makes what is missing of the objects that every cluster starts with; changes nothing that exists.
+async fn make_bootstrap_objects(server: &Arc<ApiServer>) -> Result<()> {
+    let objects = bootstrap::objects();
+    let (namespaces, others): (Vec<Value>, Vec<Value>) = objects
+        .into_iter()
+        .partition(|object| object["kind"] == "Namespace");
+    for batch in [namespaces, others] {
+        futures::stream::iter(batch.into_iter().map(Ok))
+            .try_for_each_concurrent(BOOTSTRAP_WRITERS, |object| make(server, object))
+            .await?;
+    }
+    Ok(())
+}
+
+async fn make(server: &Arc<ApiServer>, object: Value) -> Result<()> {
+    let text = |pointer: &str| {
+        object
+            .pointer(pointer)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let (version, kind, name) = (text("/apiVersion"), text("/kind"), text("/metadata/name"));
+    let Some(found) = skiff_api::kinds()
+        .iter()
+        .find(|candidate| candidate.kind == kind && group_version(candidate) == version)
+    else {
+        bail!("{kind} of {version} is not served");
+    };
+    let root = if version.contains('/') {
+        format!("/apis/{version}")
+    } else {
+        format!("/api/{version}")
+    };
+    let collection = match object
+        .pointer("/metadata/namespace")
+        .and_then(Value::as_str)
+    {
+        Some(namespace) => format!("{root}/namespaces/{namespace}/{}", found.plural),
+        None => format!("{root}/{}", found.plural),
+    };
+    let (status, _) = call(server, Method::GET, &format!("{collection}/{name}"), None).await?;
+    if status == StatusCode::OK {
+        return Ok(());
+    }
+    let (status, answer) = call(server, Method::POST, &collection, Some(&object)).await?;
+    if status.is_success() || status == StatusCode::CONFLICT {
+        return Ok(());
+    }
+    bail!(
+        "making {kind} {name}: {}",
+        answer["message"].as_str().unwrap_or("no message")
+    )
+}
+
+fn group_version(kind: &skiff_api::Kind) -> String {
+    if kind.group.is_empty() {
+        kind.version.to_owned()
+    } else {
+        format!("{}/{}", kind.group, kind.version)
+    }
+}
+
+async fn call(
+    server: &Arc<ApiServer>,
+    method: Method,
+    path: &str,
+    body: Option<&Value>,
+) -> Result<(StatusCode, Value)> {
+    let body = body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("content-type", "application/json")
+        .body(body)?;
+    let response = match server
+        .in_process(identity::api_server())
+        .oneshot(request)
+        .await
+    {
+        Ok(response) => response,
+        Err(never) => match never {},
+    };
+    let status = response.status();
+    let bytes = axum::body::to_bytes(response.into_body(), 1 << 22).await?;
+    Ok((status, serde_json::from_slice(&bytes).unwrap_or_default()))
+}
+
+/// Starts scheduler and controllers, each under its own name.
+pub(crate) fn start_controllers(context: &Context, plane: &ControlPlane, running: &mut Running) {
+    let config = &context.config;
+    let (clock, random) = (context.clock.clone(), context.random.clone());
+    if config.runs("controllers") {
+        let reader = identity::client(
+            &plane.server,
+            UserInfo::new("system:kube-controller-manager", &["system:authenticated"]),
+        );
+        let server = plane.server.clone();
+        let clients: ClientFactory =
+            Arc::new(move |name| identity::client(&server, identity::kube_system(name)));
+        let settings = controllers_config(config, context.pki.authority_pem.clone());
+        running.start(
+            skiff_controllers::component(reader, clients, settings, clock.clone(), random.clone()),
+            context,
+        );
+    }
+    if config.runs("scheduler") {
+        let client = identity::client(&plane.server, identity::scheduler());
+        running.start(
+            skiff_scheduler::component(client, SchedulerConfig::default(), clock, random),
+            context,
+        );
+    }
+}
+
+/// The controllers' settings.
+pub(crate) fn controllers_config(config: &Config, root_ca_pem: String) -> ControllersConfig {
+    ControllersConfig {
+        cluster_cidr: config.pod_cidr.to_string(),
+        node_cidr_mask_size: config.pod_cidr.prefix.max(24),
+        root_ca_pem,
+        ..ControllersConfig::default()
+    }
+}
+
+/// Answers when `ready` says so, or fails after `limit`.
+pub(crate) async fn within<T>(
+    what: &str,
+    limit: Duration,
+    ready: impl Future<Output = T>,
+) -> Result<T> {
+    tokio::time::timeout(limit, ready)
+        .await
+        .with_context(|| format!("{what} was not ready within {} s", limit.as_secs()))
+}

@@ -1,0 +1,307 @@
+//! The node: container runtime, pod network, kubelet, service proxy, DNS.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow};
+use futures::TryStreamExt as _;
+use k8s_openapi::api::core::v1::{Node, Taint};
+use kube::api::{Api, WatchEvent, WatchParams};
+use skiff_base::{Random, SharedClock};
+use skiff_kubelet::KubeletConfig;
+use skiff_network::Cidr;
+use skiff_network::dns::Resolvers;
+use skiff_network::pod::PodNetworkConfig;
+use skiff_proxy::{DnsConfig, ProxyConfig};
+use skiff_runtime::image::ImageReference;
+use skiff_runtime::{EmbeddedRuntime, RuntimeConfig};
+use tokio::sync::watch;
+
+use crate::config::Config;
+use crate::demo;
+use crate::pki::Subject;
+
+use super::control_plane::{ControlPlane, KUBELET_CLIENT, within};
+use super::network::Network;
+use super::{Context, Running, identity, tls};
+
+/// A start that takes longer has gone wrong.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The bit of the packet mark that upstream's proxy uses for "masquerade".
+const MASQUERADE_BIT: u8 = 14;
+
+/// Starts the node's parts; answers when the node is Ready and DNS answers.
+pub(crate) async fn start(
+    context: &Context,
+    plane: &ControlPlane,
+    running: &mut Running,
+) -> Result<()> {
+    let config = &context.config;
+    let mut ready: Vec<(&str, watch::Receiver<bool>)> = Vec::new();
+    if config.runs("kubelet") {
+        start_kubelet(context, plane, running).await?;
+    }
+    if config.runs("proxy") {
+        let client = identity::client(&plane.server, identity::proxy());
+        let proxy = skiff_proxy::service_proxy(
+            client,
+            proxy_config(config)?,
+            context.clock.clone(),
+            context.random.clone(),
+        );
+        ready.push(("service proxy", proxy.ready()));
+        running.start(proxy, context);
+    }
+    if config.runs("dns") {
+        let client = identity::client(&plane.server, identity::kube_system("kube-dns"));
+        let dns = skiff_proxy::dns(
+            client,
+            dns_config(config),
+            context.clock.clone(),
+            context.random.clone(),
+        );
+        ready.push(("cluster DNS", dns.ready()));
+        running.start(dns, context);
+    }
+    for (what, mut signal) in ready {
+        within(what, PATIENCE, signal.wait_for(|ready| *ready))
+            .await?
+            .map_err(|_| anyhow!("{what} ended early"))?;
+        context.progress.done(what);
+    }
+    if config.runs("kubelet") {
+        let client = identity::client(&plane.server, identity::api_server());
+        within(
+            "the node",
+            PATIENCE,
+            node_ready(Api::all(client), &config.node_name),
+        )
+        .await??;
+        context
+            .progress
+            .done(&format!("node {} is Ready", config.node_name));
+    }
+    Ok(())
+}
+
+async fn start_kubelet(
+    context: &Context,
+    plane: &ControlPlane,
+    running: &mut Running,
+) -> Result<()> {
+    let config = &context.config;
+    let network = Network::open(network_config(config)?)
+        .await
+        .context("setting up the pod network")?;
+    context.progress.done("pod network");
+    let runtime = open_runtime(
+        config,
+        network,
+        context.clock.clone(),
+        context.random.clone(),
+    )
+    .await?;
+    let images = runtime.images().clone();
+    let program = std::env::current_exe().context("finding this program")?;
+    let name: ImageReference = demo::IMAGE.parse()?;
+    tokio::task::spawn_blocking(move || images.build_from_binary(&name, &program, &["demo"]))
+        .await?
+        .context("making the demo image")?;
+    context.progress.done("container runtime");
+
+    fs::create_dir_all(&config.static_pod_dir)
+        .with_context(|| format!("making {}", config.static_pod_dir.display()))?;
+    let subject = Subject {
+        common_name: format!("system:node:{}", config.node_name),
+        organizations: vec!["system:nodes".into()],
+        names: vec![
+            config.node_name.clone(),
+            config.advertise_address.to_string(),
+            "127.0.0.1".into(),
+            "localhost".into(),
+        ],
+        client: false,
+    };
+    let leaf = context.pki.leaf("kubelet", &subject, context.clock.now())?;
+    let mut kubelet = kubelet_config(config);
+    kubelet.tls = Some(Arc::new(tls::server(&leaf, &context.pki.authority_pem)?));
+    let runtime = Arc::new(runtime);
+    let client = identity::client(&plane.server, identity::node(&config.node_name));
+    let component = skiff_kubelet::component(
+        client,
+        runtime.clone(),
+        runtime.clone(),
+        runtime,
+        kubelet,
+        context.clock.clone(),
+        context.random.clone(),
+    );
+    running.start(component, context);
+    Ok(())
+}
+
+async fn open_runtime(
+    config: &Config,
+    network: Network,
+    clock: SharedClock,
+    random: Random,
+) -> Result<EmbeddedRuntime> {
+    let (root, run) = (
+        config.data_dir.join("containers"),
+        config.data_dir.join("run"),
+    );
+    for folder in [&root, &run] {
+        fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    }
+    let mut runtime = RuntimeConfig::new(root, run, Arc::new(network), clock, random);
+    runtime.cgroup_parent = format!("/{}", config.cluster_name);
+    runtime.shim_program = std::env::current_exe().context("finding this program")?;
+    Ok(EmbeddedRuntime::open(runtime).await?)
+}
+
+fn cidr(range: crate::config::Cidr) -> Cidr {
+    Cidr::new(range.base, range.prefix)
+}
+
+/// The first /24 of the pods' range is this node's.
+fn node_range(config: &Config) -> Cidr {
+    Cidr::new(config.pod_cidr.base, config.pod_cidr.prefix.max(24))
+}
+
+fn bridge(config: &Config) -> String {
+    // Pod cables are named after it, and an interface's name is short.
+    format!(
+        "{}0",
+        config.cluster_name.chars().take(7).collect::<String>()
+    )
+}
+
+fn network_config(config: &Config) -> Result<PodNetworkConfig> {
+    let state_dir = config.data_dir.join("network");
+    fs::create_dir_all(&state_dir).with_context(|| format!("making {}", state_dir.display()))?;
+    Ok(PodNetworkConfig {
+        state_dir,
+        bridge: bridge(config),
+        cidr: node_range(config),
+        cluster_cidr: cidr(config.pod_cidr),
+        service_cidr: Some(cidr(config.service_cidr)),
+        mtu: None,
+        table_name: format!("{}-pods", config.cluster_name),
+    })
+}
+
+/// The service proxy's settings.
+pub(crate) fn proxy_config(config: &Config) -> Result<ProxyConfig> {
+    let held: Vec<Ipv4Addr> = if config.runs("dns") {
+        vec![config.cluster_dns]
+    } else {
+        Vec::new()
+    };
+    Ok(ProxyConfig {
+        node_name: config.node_name.clone(),
+        table_name: config.cluster_name.clone(),
+        cluster_cidr: cidr(config.pod_cidr),
+        service_cidr: Some(cidr(config.service_cidr)),
+        held,
+        masquerade_bit: MASQUERADE_BIT,
+    })
+}
+
+/// The DNS server's settings.
+pub(crate) fn dns_config(config: &Config) -> DnsConfig {
+    DnsConfig {
+        address: config.cluster_dns,
+        port: 53,
+        interface: Some(if config.runs("kubelet") {
+            bridge(config)
+        } else {
+            "lo".to_owned()
+        }),
+        domain: config.cluster_domain.clone(),
+        resolvers: Resolvers::default(),
+    }
+}
+
+fn kubelet_config(config: &Config) -> KubeletConfig {
+    let root: PathBuf = config.data_dir.join("kubelet");
+    let mut kubelet = KubeletConfig::new(
+        &config.node_name,
+        &config.advertise_address.to_string(),
+        &root,
+    );
+    kubelet.static_pod_dir = Some(config.static_pod_dir.clone());
+    kubelet.cluster_dns.servers = vec![config.cluster_dns.to_string()];
+    kubelet
+        .cluster_dns
+        .domain
+        .clone_from(&config.cluster_domain);
+    kubelet.port = config.kubelet_port;
+    kubelet.trusted_clients = vec![KUBELET_CLIENT.to_owned()];
+    kubelet.labels.extend(config.node_labels.iter().cloned());
+    kubelet.taints = config
+        .node_taints
+        .iter()
+        .map(|taint| Taint {
+            key: taint.key.clone(),
+            value: Some(taint.value.clone()).filter(|value| !value.is_empty()),
+            effect: taint.effect.clone(),
+            time_added: None,
+        })
+        .collect();
+    kubelet.max_pods = config.max_pods;
+    kubelet.cgroup_root = format!("/{}/pods", config.cluster_name);
+    kubelet
+}
+
+/// Returns when the node is Ready.
+async fn node_ready(nodes: Api<Node>, name: &str) -> Result<()> {
+    let ready = |node: &Node| {
+        let conditions = node
+            .status
+            .iter()
+            .filter_map(|status| status.conditions.as_ref())
+            .flatten();
+        conditions
+            .clone()
+            .any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    };
+    let parameters = WatchParams::default().fields(&format!("metadata.name={name}"));
+    loop {
+        let mut events = Box::pin(nodes.watch(&parameters, "0").await?);
+        while let Some(event) = events.try_next().await? {
+            match event {
+                WatchEvent::Added(node) | WatchEvent::Modified(node) if ready(&node) => {
+                    return Ok(());
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Removes what a node made: pods, networks, mounts, cgroups.
+pub async fn remove(config: &Config, clock: SharedClock) -> Result<()> {
+    if config.runs("kubelet") {
+        let network = Network::open(network_config(config)?)
+            .await
+            .context("opening the pod network")?;
+        let runtime = open_runtime(config, network.clone(), clock, Random::from_system()).await?;
+        runtime
+            .remove_everything()
+            .await
+            .map_err(|status| anyhow!("removing pods: {}", status.message()))?;
+        skiff_kubelet::remove_everything(&kubelet_config(config))
+            .map_err(|error| anyhow!("removing the kubelet's files: {error}"))?;
+        network.remove_all().await?;
+    }
+    if config.runs("proxy") {
+        skiff_network::nft::KernelTable::open(&config.cluster_name)?
+            .remove()
+            .await
+            .context("removing the service rules")?;
+    }
+    Ok(())
+}
