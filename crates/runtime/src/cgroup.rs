@@ -80,27 +80,6 @@ pub struct Limits {
     pub unified: BTreeMap<String, String>,
 }
 
-impl Limits {
-    /// The limits that a CRI request sets: what it leaves at 0 or empty stays as it is.
-    #[must_use]
-    pub fn of(resources: &crate::cri::LinuxContainerResources) -> Self {
-        let set = |value: i64| (value != 0).then_some(value);
-        let positive = |value: i64| u64::try_from(value).ok().filter(|value| *value > 0);
-        let text = |value: &String| (!value.is_empty()).then(|| value.clone());
-        Self {
-            cpu_shares: positive(resources.cpu_shares),
-            cpu_quota: set(resources.cpu_quota),
-            cpu_period: positive(resources.cpu_period),
-            memory: set(resources.memory_limit_in_bytes),
-            memory_swap: set(resources.memory_swap_limit_in_bytes),
-            cpuset_cpus: text(&resources.cpuset_cpus),
-            cpuset_mems: text(&resources.cpuset_mems),
-            pids: None,
-            unified: resources.unified.clone().into_iter().collect(),
-        }
-    }
-}
-
 impl Hierarchies {
     /// Finds the hierarchies in this process's mount table.
     pub fn find() -> io::Result<Self> {

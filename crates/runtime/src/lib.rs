@@ -5,10 +5,14 @@ pub mod cri;
 mod embedded;
 pub mod image;
 mod remote;
+mod server;
 pub mod shim;
-
 pub mod spec;
 
-pub use embedded::*;
+pub use embedded::{
+    AttachRequest, Attachment, EmbeddedRuntime, ExecStreams, FdStream, NetworkError, NoNetwork,
+    OpenError, PodNetwork, PortStream, Resize, RuntimeConfig,
+};
 pub use remote::RemoteRuntime;
+pub use server::serve_cri;
 pub use shim::shim_main;

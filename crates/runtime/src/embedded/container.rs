@@ -207,6 +207,7 @@ impl EmbeddedRuntime {
             processes_cgroup: self.0.cgroups.processes_dir(&facts.cgroup),
             own_pid: facts.own_pid,
             uid: facts.uid,
+            cwd: facts.cwd.clone(),
             finish: facts.finish.clone(),
         }
     }

@@ -46,9 +46,12 @@ pub struct ExecStreams {
 pub struct FdStream(AsyncFd<OwnedFd>);
 
 impl FdStream {
+    #[allow(unsafe_code)]
     fn new(fd: OwnedFd) -> io::Result<Self> {
-        crate::shim::container::set_nonblocking(fd.as_fd())?;
-        Ok(Self(AsyncFd::new(fd)?))
+        crate::shim::set_nonblocking(fd.as_fd())?;
+        // SAFETY: an `OwnedFd` stays open, with the same number, until it is dropped, and it is
+        // never taken out of the registration.
+        Ok(Self(unsafe { AsyncFd::register(fd) }?))
     }
 }
 

@@ -1,71 +1,134 @@
-//! CRI's image service over the image store.
+//! CRI's image service on the embedded image store.
 
 use async_trait::async_trait;
-use futures::{StreamExt as _, stream};
+use base64::Engine;
+use futures::{StreamExt, stream};
 use tonic::{Request, Response, Status};
 
+use super::EmbeddedRuntime;
 use crate::cri::{self, ImageService, MessageStream};
-use crate::image::{ImageError, StoredImage};
+use crate::image::{Credentials, ImageError, ImageReference, StoredImage};
 
-use super::{EmbeddedRuntime, blocking, internal};
-
-type Answer<T> = Result<Response<T>, Status>;
-
-fn failed(error: ImageError) -> Status {
-    match error {
-        ImageError::NotFound(_) => Status::not_found(error.to_string()),
-        _ => Status::unknown(error.to_string()),
-    }
-}
+/// Images of this registry are made here; there is nobody to ask for them.
+const BUILT_IN: &str = "skiff.local";
 
 impl EmbeddedRuntime {
-    fn cri_image(&self, stored: &StoredImage) -> cri::Image {
+    fn describe(&self, image: &StoredImage) -> cri::Image {
         let user = self
             .0
             .images
-            .config(stored)
+            .config(image)
             .map(|config| config.config.user)
             .unwrap_or_default();
-        let name = user.split(':').next().unwrap_or_default();
-        let uid = name.parse::<i64>().ok();
+        let user = user.split(':').next().unwrap_or_default();
+        let uid = user.parse::<i64>().ok();
         cri::Image {
-            id: stored.id.clone(),
-            repo_tags: stored.tags.iter().cloned().collect(),
-            repo_digests: stored.digests.iter().cloned().collect(),
-            size: stored.size,
+            id: image.id.clone(),
+            repo_tags: image.tags.iter().cloned().collect(),
+            repo_digests: image.digests.iter().cloned().collect(),
+            size: image.size,
             uid: uid.map(|value| cri::Int64Value { value }),
             username: if uid.is_some() {
                 String::new()
             } else {
-                name.to_owned()
+                user.to_owned()
             },
             spec: None,
-            pinned: stored.pinned,
+            pinned: image.pinned,
         }
     }
 
-    fn list_stored(&self, filter: Option<cri::ImageFilter>) -> Vec<cri::Image> {
+    fn images_by(&self, filter: Option<cri::ImageFilter>) -> Vec<cri::Image> {
         let wanted = filter
             .and_then(|filter| filter.image)
-            .map(|image| image.image)
+            .map(|spec| spec.image)
             .filter(|name| !name.is_empty());
         match wanted {
             Some(name) => self
                 .0
                 .images
                 .find(&name)
-                .iter()
-                .map(|image| self.cri_image(image))
+                .map(|image| self.describe(&image))
+                .into_iter()
                 .collect(),
             None => self
                 .0
                 .images
                 .list()
                 .iter()
-                .map(|image| self.cri_image(image))
+                .map(|image| self.describe(image))
                 .collect(),
         }
     }
+
+    /// Pulls an image. Answers its id.
+    pub async fn pull(&self, name: &str, credentials: &Credentials) -> Result<String, Status> {
+        let failed = |error: ImageError| pull_failed(name, &error);
+        let reference: ImageReference = name
+            .parse()
+            .map_err(|error| Status::invalid_argument(format!("{error}")))?;
+        if reference.registry == BUILT_IN {
+            let image = self.0.images.get(&reference.to_string()).map_err(failed)?;
+            return Ok(image.id);
+        }
+        let image = self
+            .0
+            .images
+            .pull(&reference, credentials, &self.0.config.registries, None)
+            .await
+            .map_err(failed)?;
+        Ok(image.id)
+    }
+}
+
+fn pull_failed(name: &str, error: &ImageError) -> Status {
+    let full = name
+        .parse::<ImageReference>()
+        .map_or_else(|_| name.to_owned(), |reference| reference.to_string());
+    match error {
+        ImageError::NotFound(_) => Status::not_found(format!(
+            "failed to pull and unpack image \"{full}\": failed to resolve reference \"{full}\": {full}: not found"
+        )),
+        other => Status::unknown(format!(
+            "failed to pull and unpack image \"{full}\": {other}"
+        )),
+    }
+}
+
+fn credentials(auth: Option<cri::AuthConfig>) -> Result<Credentials, Status> {
+    let Some(auth) = auth else {
+        return Ok(Credentials::Anonymous);
+    };
+    if !auth.username.is_empty() {
+        return Ok(Credentials::Password {
+            user: auth.username,
+            password: auth.password,
+        });
+    }
+    for token in [auth.identity_token, auth.registry_token] {
+        if !token.is_empty() {
+            return Ok(Credentials::Token(token));
+        }
+    }
+    if auth.auth.is_empty() {
+        return Ok(Credentials::Anonymous);
+    }
+    let invalid = || Status::invalid_argument("invalid registry credentials");
+    let bytes = base64::engine::general_purpose::STANDARD
+        .decode(auth.auth.trim())
+        .map_err(|_| invalid())?;
+    let text = String::from_utf8(bytes).map_err(|_| invalid())?;
+    let (user, password) = text.split_once(':').ok_or_else(invalid)?;
+    Ok(Credentials::Password {
+        user: user.to_owned(),
+        password: password.trim_end_matches('\0').to_owned(),
+    })
+}
+
+fn name_of(spec: Option<cri::ImageSpec>) -> Result<String, Status> {
+    spec.map(|spec| spec.image)
+        .filter(|name| !name.is_empty())
+        .ok_or_else(|| Status::invalid_argument("an image name is needed"))
 }
 
 #[async_trait]
@@ -73,17 +136,17 @@ impl ImageService for EmbeddedRuntime {
     async fn list_images(
         &self,
         request: Request<cri::ListImagesRequest>,
-    ) -> Answer<cri::ListImagesResponse> {
+    ) -> Result<Response<cri::ListImagesResponse>, Status> {
         Ok(Response::new(cri::ListImagesResponse {
-            images: self.list_stored(request.into_inner().filter),
+            images: self.images_by(request.into_inner().filter),
         }))
     }
 
     async fn stream_images(
         &self,
         request: Request<cri::StreamImagesRequest>,
-    ) -> Answer<MessageStream<cri::StreamImagesResponse>> {
-        let images = self.list_stored(request.into_inner().filter);
+    ) -> Result<Response<MessageStream<cri::StreamImagesResponse>>, Status> {
+        let images = self.images_by(request.into_inner().filter);
         Ok(Response::new(
             stream::iter([Ok(cri::StreamImagesResponse { images })]).boxed(),
         ))
@@ -92,81 +155,83 @@ impl ImageService for EmbeddedRuntime {
     async fn image_status(
         &self,
         request: Request<cri::ImageStatusRequest>,
-    ) -> Answer<cri::ImageStatusResponse> {
-        let name = request
-            .into_inner()
-            .image
-            .map(|image| image.image)
-            .unwrap_or_default();
-        let image = self
-            .0
-            .images
-            .find(&name)
-            .map(|image| self.cri_image(&image));
+    ) -> Result<Response<cri::ImageStatusResponse>, Status> {
+        let name = name_of(request.into_inner().image)?;
         Ok(Response::new(cri::ImageStatusResponse {
-            image,
-            ..Default::default()
+            image: self.0.images.find(&name).map(|image| self.describe(&image)),
+            info: Default::default(),
         }))
     }
 
     async fn pull_image(
         &self,
         request: Request<cri::PullImageRequest>,
-    ) -> Answer<cri::PullImageResponse> {
+    ) -> Result<Response<cri::PullImageResponse>, Status> {
         let request = request.into_inner();
-        let name = request.image.map(|image| image.image).unwrap_or_default();
-        let credentials = request
-            .auth
-            .filter(|auth| !auth.username.is_empty())
-            .map(|auth| (auth.username, auth.password));
-        let image = crate::image::pull(
-            &self.0.images,
-            &name,
-            credentials,
-            &self.0.config.registries,
-            &|_| {},
-        )
-        .await
-        .map_err(failed)?;
-        Ok(Response::new(cri::PullImageResponse {
-            image_ref: image.id,
-        }))
+        let name = name_of(request.image)?;
+        let credentials = credentials(request.auth)?;
+        let image_ref = self.pull(&name, &credentials).await?;
+        Ok(Response::new(cri::PullImageResponse { image_ref }))
     }
 
     async fn remove_image(
         &self,
         request: Request<cri::RemoveImageRequest>,
-    ) -> Answer<cri::RemoveImageResponse> {
-        let name = request
-            .into_inner()
-            .image
-            .map(|image| image.image)
-            .unwrap_or_default();
-        let (inner, used) = (self.0.clone(), self.layers_in_use());
-        let removed = blocking(move || Ok(inner.images.remove(&name, &used)))
+    ) -> Result<Response<cri::RemoveImageResponse>, Status> {
+        let name = name_of(request.into_inner().image)?;
+        let images = self.0.images.clone();
+        let in_use = self.layers_in_use();
+        let outcome = tokio::task::spawn_blocking(move || images.remove(&name, &in_use))
             .await
-            .map_err(internal)?;
-        match removed {
-            // Removing what is not there succeeds.
+            .map_err(super::internal)?;
+        match outcome {
+            // What is not there is removed.
             Ok(()) | Err(ImageError::NotFound(_)) => Ok(Response::new(cri::RemoveImageResponse {})),
-            Err(error) => Err(failed(error)),
+            Err(error) => Err(super::internal(error)),
         }
     }
 
     async fn image_fs_info(
         &self,
         _: Request<cri::ImageFsInfoRequest>,
-    ) -> Answer<cri::ImageFsInfoResponse> {
-        let (used, inodes) = self.disk_usage("images", self.0.images.dir()).await;
+    ) -> Result<Response<cri::ImageFsInfoResponse>, Status> {
+        let dir = self.0.images.dir().to_owned();
+        let (bytes, inodes) = self.disk_usage("", &dir).await;
         let usage = cri::FilesystemUsage {
             timestamp: self.now(),
             fs_id: Some(self.image_filesystem()),
-            used_bytes: Some(cri::UInt64Value { value: used }),
+            used_bytes: Some(cri::UInt64Value { value: bytes }),
             inodes_used: Some(cri::UInt64Value { value: inodes }),
         };
         Ok(Response::new(cri::ImageFsInfoResponse {
             image_filesystems: vec![usage.clone()],
             container_filesystems: vec![usage],
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_come_in_several_forms() {
+        let of = |auth: cri::AuthConfig| format!("{:?}", credentials(Some(auth)).unwrap());
+        assert_eq!(of(cri::AuthConfig::default()), "Anonymous");
+        let encoded = base64::engine::general_purpose::STANDARD.encode("ann:pw");
+        assert_eq!(
+            of(cri::AuthConfig {
+                auth: encoded,
+                ..Default::default()
+            }),
+            "Password of \"ann\""
+        );
+        assert!(
+            credentials(Some(cri::AuthConfig {
+                auth: "!".into(),
+                ..Default::default()
+            }))
+            .is_err()
+        );
     }
 }

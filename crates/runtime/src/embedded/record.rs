@@ -297,12 +297,6 @@ impl Container {
         // The sender lives as long as `self`.
         let _ = phase.wait_for(|phase| *phase == Phase::Exited).await;
     }
-
-    /// The metadata of the request.
-    #[must_use]
-    pub fn metadata(&self) -> cri::ContainerMetadata {
-        self.config.metadata.clone().unwrap_or_default()
-    }
 }
 
 fn file_name(dir: &Path) -> String {
@@ -346,6 +340,6 @@ fn read_message<T: Message + Default>(path: &Path) -> io::Result<Option<T>> {
 }
 
 /// A record that a power failure cut short counts as absent.
-fn damaged(path: &Path, error: &dyn std::error::Error) {
+fn damaged(path: &Path, error: &dyn std::fmt::Display) {
     tracing::warn!(path = %path.display(), %error, "runtime record is damaged");
 }

@@ -16,11 +16,14 @@ use crate::cri;
 /// For how long a measured directory size is good enough.
 const DISK_FRESH: Duration = Duration::from_secs(60);
 
+/// When it was measured, bytes and files.
+type DiskSample = (Duration, (u64, u64));
+
 /// Earlier samples: rates need two.
 #[derive(Default)]
 pub struct Samples {
     cpu: Mutex<HashMap<String, (i64, u64)>>,
-    disk: Mutex<HashMap<String, (Duration, (u64, u64))>>,
+    disk: Mutex<HashMap<String, DiskSample>>,
 }
 
 impl Samples {

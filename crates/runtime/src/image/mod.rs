@@ -1,19 +1,20 @@
 //! Images: names, storage, import, pull, and the layers that containers are made of.
 
+mod archive;
 pub mod blobs;
 mod build;
 pub mod document;
 mod guard;
 mod layers;
-mod pull;
 pub mod reference;
+mod registry;
 mod store;
 pub mod unpack;
 pub mod user;
 
 pub use build::LayerBuilder;
 pub use document::{Execution, ImageConfig};
-pub use pull::{PullProgress, Registries, pull};
 pub use reference::ImageReference;
+pub use registry::{Credentials, Progress, ProgressFn, Registries};
 pub use store::{ImageError, ImageStore, StoredImage, write_whole};
 pub use unpack::Limits;

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs;
-use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -159,13 +158,6 @@ impl ImageStore {
             // The same layer twice (empty ones) counts where it lies highest.
             .filter(|name| seen.insert(name.clone()))
             .collect()
-    }
-
-    /// A nameless file beside the blobs, for what is not verified yet. It goes with its last handle.
-    pub(super) fn scratch(&self) -> io::Result<File> {
-        use rustix::fs::{Mode, OFlags};
-        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        Ok(rustix::fs::open(&self.dir, flags, Mode::RUSR | Mode::WUSR)?.into())
     }
 
     /// Takes in an image whose blobs are stored: unpacks its layers and gives it its names.

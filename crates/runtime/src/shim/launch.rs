@@ -235,7 +235,40 @@ fn mount_root(start: &StartContainer) -> std::io::Result<()> {
         MsFlags::empty(),
         Some(options.as_str()),
     )?;
-    std::env::set_current_dir("/")
+    std::env::set_current_dir("/")?;
+    make_directory(&start.rootfs, &start.cwd)
+}
+
+/// Makes `path` below `root`, without leaving `root` by any link in it.
+fn make_directory(root: &Path, path: &str) -> std::io::Result<()> {
+    use rustix::fs::{Mode, OFlags, ResolveFlags};
+    let root = std::fs::File::open(root)?;
+    let open = |path: &Path| {
+        rustix::fs::openat2(
+            &root,
+            path,
+            OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+        )
+    };
+    let mut made = PathBuf::from(".");
+    for part in Path::new(path).components() {
+        let std::path::Component::Normal(name) = part else {
+            continue;
+        };
+        let parent = match open(&made) {
+            Ok(parent) => parent,
+            // What is not a directory makes the start fail, with a better message.
+            Err(_) => return Ok(()),
+        };
+        match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        made.push(name);
+    }
+    Ok(())
 }
 
 /// Gives the streams to the container's user, so that opening /dev/stdout works for it.

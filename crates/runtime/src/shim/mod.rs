@@ -7,7 +7,7 @@
 //!
 //! [`shim_main`] must run before the process has a second thread.
 
-pub(crate) mod container;
+mod container;
 mod executor;
 mod exit;
 mod launch;
@@ -26,6 +26,8 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{ForkResult, Pid, dup2, fork, setsid};
+
+pub(crate) use container::set_nonblocking;
 
 use protocol::ShimConfig;
 use supervisor::Supervisor;

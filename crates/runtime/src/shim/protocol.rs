@@ -79,6 +79,8 @@ pub struct StartContainer {
     pub own_pid: bool,
     /// User that owns the standard streams.
     pub uid: u32,
+    /// Working directory, made when the image does not have it.
+    pub cwd: String,
     /// What the last step before `execve` does.
     pub finish: Finish,
 }

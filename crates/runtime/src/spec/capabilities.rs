@@ -87,7 +87,7 @@ fn bit(name: &str) -> Result<u64, PlanError> {
         .ok_or_else(|| PlanError::Capability(name.to_owned()))
 }
 
-fn is_all(name: &String) -> bool {
+fn is_all(name: &str) -> bool {
     name.eq_ignore_ascii_case("ALL")
 }
 
@@ -97,10 +97,10 @@ pub fn masks(wanted: &cri::Capability, all: u64) -> Result<CapabilityMasks, Plan
     for name in DEFAULT {
         set |= bit(name)?;
     }
-    if wanted.add_capabilities.iter().any(is_all) {
+    if wanted.add_capabilities.iter().any(|name| is_all(name)) {
         set = all;
     }
-    if wanted.drop_capabilities.iter().any(is_all) {
+    if wanted.drop_capabilities.iter().any(|name| is_all(name)) {
         set = 0;
     }
     for name in wanted.add_capabilities.iter().filter(|name| !is_all(name)) {

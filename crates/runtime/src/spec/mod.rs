@@ -205,7 +205,7 @@ impl Plan<'_> {
             .linux()
             .and_then(|linux| linux.resources.as_ref())
             .map_or(0, |resources| resources.oom_score_adj);
-        // Only CAP_SYS_RESOURCE may protect a process more than it was protected before.
+        // Without the capability a process can only make itself a likelier victim.
         if self.all_capabilities & capabilities::SYS_RESOURCE == 0 {
             wanted.max(0)
         } else {
@@ -298,7 +298,7 @@ impl Plan<'_> {
 fn resources(wanted: &cri::LinuxContainerResources) -> Map<String, Value> {
     let mut cpu = Map::new();
     let mut memory = Map::new();
-    let mut number = |map: &mut Map<String, Value>, key: &str, value: i64| {
+    let number = |map: &mut Map<String, Value>, key: &str, value: i64| {
         if value != 0 {
             map.insert(key.into(), json!(value));
         }

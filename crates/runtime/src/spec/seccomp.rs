@@ -486,7 +486,7 @@ mod tests {
     fn the_profile_fits_the_kernel() {
         for capabilities in [0, u64::MAX] {
             let program = program(capabilities).unwrap();
-            assert!(program.len() % 8 == 0 && program.len() / 8 < 4096);
+            assert!(program.len().is_multiple_of(8) && program.len() / 8 < 4096);
         }
     }
 
