@@ -94,7 +94,7 @@ pub async fn call(dir: &Path, request: &Request) -> io::Result<Reply> {
 
 /// Starts a shim that lives in `dir`. Answers its process id when it is ready.
 #[allow(
-    clippy::disallowed_methods,
+    clippy::disallowed_types,
     reason = "the runtime is the seam that starts processes"
 )]
 pub async fn spawn(program: &Path, dir: &Path, config: &ShimConfig) -> io::Result<i32> {
