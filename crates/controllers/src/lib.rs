@@ -13,6 +13,7 @@ pub mod endpoint_slice;
 pub mod endpoints;
 pub mod gate;
 pub mod namespace;
+pub mod node_lifecycle;
 pub mod ownership;
 pub mod pods;
 pub mod replica_set;
@@ -51,6 +52,7 @@ const CONTROLLERS: &[(&str, Start)] = &[
     (namespace::NAME, |c| Box::pin(namespace::run(c))),
     (service_account::NAME, |c| Box::pin(service_account::run(c))),
     (root_ca::NAME, |c| Box::pin(root_ca::run(c))),
+    (node_lifecycle::NAME, |c| Box::pin(node_lifecycle::run(c))),
 ];
 
 /// The names of all controllers, which are those of their service accounts in `kube-system`.

@@ -155,8 +155,12 @@ fn every_file_is_reachable_from_its_crate_root() {
             .filter(|parent| files.contains(*parent))
             .any(|parent| {
                 let text = fs::read_to_string(parent).unwrap();
-                text.lines()
-                    .any(|line| line.trim_end().ends_with(&declaration))
+                {
+                    let by_path = format!("#[path = \"{name}\"]");
+                    text.lines().any(|line| {
+                        line.trim_end().ends_with(&declaration) || line.trim() == by_path
+                    })
+                }
             });
         if !declared {
             lost.push(file.clone());
@@ -176,6 +180,15 @@ fn code(text: &str) -> &str {
 fn files_and_functions_stay_short() {
     let mut long = Vec::new();
     for file in sources() {
+        // Tests may be long tables.
+        let tests = file.components().any(|part| part.as_os_str() == "tests");
+        if tests
+            || file
+                .file_name()
+                .is_some_and(|name| name.to_string_lossy().ends_with("tests.rs"))
+        {
+            continue;
+        }
         let text = fs::read_to_string(&file).unwrap();
         let lines: Vec<&str> = code(&text).lines().collect();
         if lines.len() > MAX_FILE {

@@ -77,7 +77,11 @@ pub(crate) async fn start(
         within(
             "the node",
             PATIENCE,
-            node_ready(Api::all(client), &config.node_name),
+            node_ready(
+                Api::all(client),
+                &config.node_name,
+                config.runs("controllers"),
+            ),
         )
         .await??;
         context
@@ -283,17 +287,28 @@ pub(crate) async fn kubelet(
     ))
 }
 
-/// Returns when the node is Ready.
-async fn node_ready(nodes: Api<Node>, name: &str) -> Result<()> {
+/// Returns when the node is Ready and, where controllers look after it, takes pods.
+async fn node_ready(nodes: Api<Node>, name: &str, looked_after: bool) -> Result<()> {
+    let tainted = |node: &Node| {
+        let taints = node
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.taints.as_deref())
+            .unwrap_or_default();
+        taints
+            .iter()
+            .any(|taint| taint.key == "node.kubernetes.io/not-ready")
+    };
     let ready = |node: &Node| {
         let conditions = node
             .status
-            .iter()
-            .filter_map(|status| status.conditions.as_ref())
-            .flatten();
+            .as_ref()
+            .and_then(|status| status.conditions.as_deref())
+            .unwrap_or_default();
         conditions
-            .clone()
+            .iter()
             .any(|condition| condition.type_ == "Ready" && condition.status == "True")
+            && !(looked_after && tainted(node))
     };
     let parameters = WatchParams::default().fields(&format!("metadata.name={name}"));
     loop {
