@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use serde::de::DeserializeOwned;
-use tokio::io::{AsyncReadExt, Interest};
+use tokio::io::{AsyncBufReadExt, BufReader, Interest};
 use tokio::net::UnixStream;
 
 use crate::shim::protocol::{Inbox, Reply, Request, ShimConfig, frame, send};
@@ -94,7 +94,7 @@ pub async fn call(dir: &Path, request: &Request) -> io::Result<Reply> {
 
 /// Starts a shim that lives in `dir`. Answers its process id when it is ready.
 #[allow(
-    clippy::disallowed_methods,
+    clippy::disallowed_types,
     reason = "the runtime is the seam that starts processes"
 )]
 pub async fn spawn(program: &Path, dir: &Path, config: &ShimConfig) -> io::Result<i32> {
@@ -114,8 +114,9 @@ pub async fn spawn(program: &Path, dir: &Path, config: &ShimConfig) -> io::Resul
             )
         })?;
     let mut text = String::new();
-    if let Some(mut stdout) = child.stdout.take() {
-        stdout.read_to_string(&mut text).await?;
+    if let Some(stdout) = child.stdout.take() {
+        // One line, whichever it is; the shim is not obliged to close the pipe soon.
+        BufReader::new(stdout).read_line(&mut text).await?;
     }
     child.wait().await?;
     text.trim()
