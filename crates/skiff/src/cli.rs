@@ -37,6 +37,7 @@ pub struct DataDir {
         long,
         env = "SKIFF_DATA_DIR",
         value_name = "DIR",
+        global = true,
         default_value = "/var/lib/skiff"
     )]
     pub data_dir: PathBuf,

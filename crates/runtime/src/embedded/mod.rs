@@ -230,7 +230,8 @@ impl EmbeddedRuntime {
     }
 
     /// Directory names of the layers that containers use.
-    fn layers_in_use(&self) -> HashSet<String> {
+    #[must_use]
+    pub fn layers_in_use(&self) -> HashSet<String> {
         self.0
             .containers
             .read()

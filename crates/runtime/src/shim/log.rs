@@ -115,6 +115,10 @@ impl LogFile {
 }
 
 fn append_to(path: &Path) -> io::Result<File> {
+    // The kubelet names a file in a directory of the container's own.
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory)?;
+    }
     OpenOptions::new()
         .append(true)
         .create(true)

@@ -53,7 +53,7 @@ mod tests {
         let skiff = folder.path().join("skiff");
         std::fs::write(&skiff, "").unwrap();
         std::os::unix::fs::symlink(&skiff, ours.join("kubectl")).unwrap();
-        assert_eq!(find(&[ours.clone()], Some(&skiff)), None);
+        assert_eq!(find(std::slice::from_ref(&ours), Some(&skiff)), None);
         std::fs::write(theirs.join("kubectl"), "").unwrap();
         assert_eq!(
             find(&[ours, theirs.clone()], Some(&skiff)),

@@ -1,6 +1,7 @@
 //! The commands, a file each.
 
 pub mod check;
+pub mod demo;
 pub mod down;
 pub mod image;
 pub mod kubeconfig;

@@ -34,7 +34,7 @@ pub fn run(arguments: ServerArguments, demo: bool, no_kubeconfig: bool) -> Resul
         start(&config, &options, &saved)?;
     }
     if demo {
-        anyhow::bail!("TODO");
+        super::demo::run(&config)?;
     }
     if !no_kubeconfig {
         add_context(&config)?;

@@ -3,6 +3,7 @@
 
 mod control_plane;
 mod identity;
+pub mod images;
 mod network;
 mod node;
 mod part;

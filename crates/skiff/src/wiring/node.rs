@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, anyhow};
 use futures::TryStreamExt as _;
 use k8s_openapi::api::core::v1::{Node, Taint};
 use kube::api::{Api, WatchEvent, WatchParams};
-use skiff_base::{Random, SharedClock};
+use skiff_base::{Component, Random, SharedClock};
 use skiff_kubelet::KubeletConfig;
 use skiff_network::Cidr;
 use skiff_network::dns::Resolvers;
@@ -129,6 +129,9 @@ async fn start_kubelet(
     let mut kubelet = kubelet_config(config);
     kubelet.tls = Some(Arc::new(tls::server(&leaf, &context.pki.authority_pem)?));
     let runtime = Arc::new(runtime);
+    running.add(
+        super::images::serve(runtime.clone(), &config.data_dir, context.shutdown.child()).await?,
+    );
     let client = identity::client(&plane.server, identity::node(&config.node_name));
     let component = skiff_kubelet::component(
         client,
@@ -254,6 +257,30 @@ fn kubelet_config(config: &Config) -> KubeletConfig {
     kubelet.max_pods = config.max_pods;
     kubelet.cgroup_root = format!("/{}/pods", config.cluster_name);
     kubelet
+}
+
+/// A kubelet alone, with the embedded runtime. It serves nothing: its certificate would have to come from the cluster.
+pub(crate) async fn kubelet(
+    config: &Config,
+    client: kube::Client,
+    clock: SharedClock,
+    random: Random,
+) -> Result<Arc<dyn Component>> {
+    let network = Network::open(network_config(config)?)
+        .await
+        .context("setting up the pod network")?;
+    let runtime = Arc::new(open_runtime(config, network, clock.clone(), random.clone()).await?);
+    fs::create_dir_all(&config.static_pod_dir)
+        .with_context(|| format!("making {}", config.static_pod_dir.display()))?;
+    Ok(skiff_kubelet::component(
+        client,
+        runtime.clone(),
+        runtime.clone(),
+        runtime,
+        kubelet_config(config),
+        clock,
+        random,
+    ))
 }
 
 /// Returns when the node is Ready.

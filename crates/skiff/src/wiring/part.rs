@@ -1,10 +1,64 @@
 //! One part alone, against an API server elsewhere.
 
+use std::sync::Arc;
+
 use anyhow::{Result, bail};
+use skiff_base::{Component, Random, Shutdown, SystemClock, supervise};
+use skiff_controllers::ClientFactory;
+use skiff_scheduler::SchedulerConfig;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Config;
 
-/// Runs `part` until TERM or INT.
-pub async fn run(part: &str, _config: Config, _client: kube::Client) -> Result<()> {
-    bail!("{part} TODO")
+use super::{control_plane, node};
+
+/// Runs `part` until TERM or INT. `authority` is the certificate that the API server is verified with.
+pub async fn run(
+    part: &str,
+    config: Config,
+    client: kube::Client,
+    authority: String,
+) -> Result<()> {
+    let (clock, random) = (SystemClock::shared(), Random::from_system());
+    let component: Arc<dyn Component> = match part {
+        "scheduler" => skiff_scheduler::component(
+            client,
+            SchedulerConfig::default(),
+            clock.clone(),
+            random.clone(),
+        ),
+        "controllers" => {
+            // One kubeconfig, one identity: all controllers share it.
+            let shared = client.clone();
+            let clients: ClientFactory = Arc::new(move |_| shared.clone());
+            skiff_controllers::component(
+                client,
+                clients,
+                control_plane::controllers_config(&config, authority),
+                clock.clone(),
+                random.clone(),
+            )
+        }
+        "proxy" => skiff_proxy::service_proxy(
+            client,
+            node::proxy_config(&config)?,
+            clock.clone(),
+            random.clone(),
+        ),
+        "dns" => skiff_proxy::dns(
+            client,
+            node::dns_config(&config),
+            clock.clone(),
+            random.clone(),
+        ),
+        "kubelet" => node::kubelet(&config, client, clock.clone(), random.clone()).await?,
+        other => bail!("{other:?} is no part"),
+    };
+    let shutdown = Shutdown::new();
+    let running = tokio::spawn(supervise(component, clock, random, shutdown.clone()));
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+    shutdown.trigger();
+    Ok(running.await?)
 }
