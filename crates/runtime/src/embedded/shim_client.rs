@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use serde::de::DeserializeOwned;
-use tokio::io::{AsyncReadExt, Interest};
+use tokio::io::{AsyncBufReadExt, BufReader, Interest};
 use tokio::net::UnixStream;
 
 use crate::shim::protocol::{Inbox, Reply, Request, ShimConfig, frame, send};
@@ -114,8 +114,9 @@ pub async fn spawn(program: &Path, dir: &Path, config: &ShimConfig) -> io::Resul
             )
         })?;
     let mut text = String::new();
-    if let Some(mut stdout) = child.stdout.take() {
-        stdout.read_to_string(&mut text).await?;
+    if let Some(stdout) = child.stdout.take() {
+        // One line, whichever it is; the shim is not obliged to close the pipe soon.
+        BufReader::new(stdout).read_line(&mut text).await?;
     }
     child.wait().await?;
     text.trim()

@@ -264,8 +264,9 @@ fn hold_process_namespace(config: &ShimConfig) -> io::Result<i32> {
 /// What the first process of a shared process namespace does for its whole life.
 #[allow(unsafe_code)]
 fn pause() {
-    // SAFETY: closes what it inherited; nothing in this process uses it any more.
-    unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
+    // SAFETY: closes what it inherited, the server's pipe on standard output as well; nothing in
+    // this process uses it any more.
+    unsafe { libc::close_range(1, libc::c_uint::MAX, 0) };
     let mut set = SigSet::empty();
     set.add(Signal::SIGCHLD);
     set.add(Signal::SIGTERM);

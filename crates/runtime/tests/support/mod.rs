@@ -142,6 +142,16 @@ impl Bench {
             .pod_sandbox_id
     }
 
+    pub async fn remove_sandbox(&self, id: &str) {
+        let request = cri::RemovePodSandboxRequest {
+            pod_sandbox_id: id.into(),
+        };
+        self.runtime
+            .remove_pod_sandbox(Request::new(request))
+            .await
+            .unwrap();
+    }
+
     pub async fn create(
         &self,
         sandbox: &str,
