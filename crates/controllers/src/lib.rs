@@ -11,6 +11,8 @@ mod deployment_status;
 pub mod discovery;
 pub mod endpoint_slice;
 pub mod endpoints;
+pub mod garbage_collector;
+mod garbage_graph;
 pub mod gate;
 pub mod namespace;
 pub mod node_lifecycle;
@@ -52,6 +54,9 @@ const CONTROLLERS: &[(&str, Start)] = &[
     (namespace::NAME, |c| Box::pin(namespace::run(c))),
     (service_account::NAME, |c| Box::pin(service_account::run(c))),
     (root_ca::NAME, |c| Box::pin(root_ca::run(c))),
+    (garbage_collector::NAME, |c| {
+        Box::pin(garbage_collector::run(c))
+    }),
     (node_lifecycle::NAME, |c| Box::pin(node_lifecycle::run(c))),
 ];
 
