@@ -307,10 +307,11 @@ fn internal(error: impl std::fmt::Display) -> Status {
 /// the node.
 fn private_mount(dir: &Path) -> io::Result<()> {
     use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
-    if !mounts_below(dir)?.iter().any(|point| point == dir) {
-        mount_bind(dir, dir)?;
+    let dir = dir.canonicalize()?;
+    if !mounts_below(&dir)?.contains(&dir) {
+        mount_bind(&dir, &dir)?;
     }
-    mount_change(dir, MountPropagationFlags::PRIVATE)?;
+    mount_change(&dir, MountPropagationFlags::PRIVATE)?;
     Ok(())
 }
 
@@ -318,7 +319,7 @@ fn private_mount(dir: &Path) -> io::Result<()> {
 /// cannot write to the node's file.
 fn protect_program(program: &Path, run: &Path) -> io::Result<PathBuf> {
     use rustix::mount::{MountFlags, UnmountFlags, mount_bind, mount_remount, unmount};
-    let target = run.join("shim");
+    let target = run.canonicalize()?.join("shim");
     std::fs::OpenOptions::new()
         .create(true)
         .append(true)

@@ -66,7 +66,9 @@ impl ImageStore {
         name: Option<&ImageReference>,
         in_use: &HashSet<String>,
     ) -> Result<Vec<StoredImage>, ImageError> {
+        let incoming = self.incoming();
         let outcome = self.import_files(archive, name);
+        drop(incoming);
         if outcome.is_err() {
             // What came in of a bad archive belongs to no image.
             self.collect_garbage(in_use)?;

@@ -107,6 +107,7 @@ impl ImageStore {
         execution: Execution,
         pinned: bool,
     ) -> Result<StoredImage, ImageError> {
+        let _incoming = self.incoming();
         let mut draft = self.blobs.draft(self.limits().bytes)?;
         layer.write(&mut draft)?;
         let (diff_id, size) = draft.commit(None)?;

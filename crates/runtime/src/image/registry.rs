@@ -81,6 +81,7 @@ impl ImageStore {
         registries: &Registries,
         progress: Option<ProgressFn>,
     ) -> Result<StoredImage, ImageError> {
+        let _incoming = self.incoming();
         let mut hosts = registries
             .mirrors
             .get(&name.registry)

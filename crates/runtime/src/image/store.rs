@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -76,6 +77,18 @@ pub struct ImageStore {
     layers: Layers,
     limits: Limits,
     index: Mutex<Vec<StoredImage>>,
+    /// How many images are coming in. Their blobs belong to no image yet, so meanwhile garbage is
+    /// not collected. Changed while the index is locked.
+    incoming: AtomicUsize,
+}
+
+/// An image that is coming in: until it is dropped, garbage is not collected.
+pub(super) struct Incoming<'a>(&'a ImageStore);
+
+impl Drop for Incoming<'_> {
+    fn drop(&mut self) {
+        self.0.incoming.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl ImageStore {
@@ -94,7 +107,15 @@ impl ImageStore {
             layers: Layers::open(&dir.join("layers"))?,
             limits,
             index: Mutex::new(index),
+            incoming: AtomicUsize::new(0),
         })
+    }
+
+    /// Announces an image that is coming in.
+    pub(super) fn incoming(&self) -> Incoming<'_> {
+        let _index = self.index.lock();
+        self.incoming.fetch_add(1, Ordering::Relaxed);
+        Incoming(self)
     }
 
     /// Where the images are.
@@ -295,9 +316,11 @@ impl ImageStore {
 
     /// Removes blobs and layers that no image and no container uses.
     pub fn collect_garbage(&self, in_use: &HashSet<String>) -> Result<(), ImageError> {
-        // While the index is locked no image comes in; what a pull has stored so far is lost to it
-        // only when it takes longer than the removal: it fails then and is tried again.
         let index = self.index.lock();
+        if self.incoming.load(Ordering::Relaxed) > 0 {
+            // The next removal takes it along.
+            return Ok(());
+        }
         let mut blobs = HashSet::new();
         let mut layers: HashSet<String> = in_use.clone();
         for image in index.iter() {
