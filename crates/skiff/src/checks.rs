@@ -251,7 +251,7 @@ fn nftables() -> Finding {
     }
 }
 
-/// `routes` is /proc/net/route; routes of our own bridge do not count.
+/// `routes` is /proc/net/route; routes of our own bridge do not count, nor those to nowhere (`*`), which a node keeps for its range.
 fn range_free(what: &str, range: Cidr, flag: &str, routes: &str, cluster: &str) -> Finding {
     let taken = routes.lines().skip(1).find_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
@@ -266,8 +266,11 @@ fn range_free(what: &str, range: Cidr, flag: &str, routes: &str, cluster: &str) 
             base: address(destination)?,
             prefix: u8::try_from(prefix).ok()?,
         };
-        (prefix > 0 && !interface.starts_with(cluster) && range.overlaps(other))
-            .then(|| (other, (*interface).to_owned()))
+        (prefix > 0
+            && *interface != "*"
+            && !interface.starts_with(cluster)
+            && range.overlaps(other))
+        .then(|| (other, (*interface).to_owned()))
     });
     match taken {
         None => Finding::Good(format!("addresses of {what} {range}")),
@@ -320,7 +323,7 @@ mod tests {
 
     #[test]
     fn a_route_into_the_range_is_found() {
-        let routes = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\nwg0\t00642A0A\t0\t1\t0\t0\t0\t00FFFFFF\nskiff0\t00002A0A\t0\t1\t0\t0\t0\t0000FFFF\neth0\t00000000\t0\t3\t0\t0\t0\t00000000\n";
+        let routes = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\nwg0\t00642A0A\t0\t1\t0\t0\t0\t00FFFFFF\n*\t00002A0A\t0\t1\t0\t0\t0\t00FFFFFF\nskiff0\t00002A0A\t0\t1\t0\t0\t0\t0000FFFF\neth0\t00000000\t0\t3\t0\t0\t0\t00000000\n";
         let range = |base: &str| Cidr {
             base: base.parse().unwrap(),
             prefix: 16,

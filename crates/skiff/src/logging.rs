@@ -5,7 +5,9 @@ use tracing_subscriber::EnvFilter;
 
 /// Starts logging; `filter` is a level or a tracing filter.
 pub fn start(filter: &str) -> Result<()> {
-    let filter = EnvFilter::try_new(filter)
+    // The netlink library warns of every error that the kernel answers, also those that are expected (exists already).
+    let quiet = format!("{filter},nlink=error");
+    let filter = EnvFilter::try_new(if filter.contains('=') { filter } else { &quiet })
         .with_context(|| format!("--log-level {filter:?} is not understood"))?;
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -281,18 +281,20 @@ fn killing_the_server_leaves_the_containers_alone() {
     let cluster = Cluster::start("kill", 2);
     deploy_hello(&cluster);
     let before = cluster.containers();
-    assert!(
-        before.lines().count() == 3
-            && before
-                .lines()
-                .all(|line| line.contains("skiff://") && line.ends_with(" 0")),
-        "{before}"
-    );
+    let good = before.lines().count() == 3
+        && before
+            .lines()
+            .all(|line| line.contains("skiff://") && line.ends_with(" 0"));
+    assert!(good, "{before}\n{}", cluster.ask(&["describe", "pods"]));
     nix::sys::signal::kill(
         nix::unistd::Pid::from_raw(cluster.process()),
         nix::sys::signal::Signal::SIGKILL,
     )
     .unwrap();
+    // The signal is delivered some time after it was sent.
+    eventually("the end of the server", || {
+        !cluster.skiff(&["status"]).status.success()
+    });
     let output = cluster.up();
     assert!(output.status.success(), "{}", text(&output));
     cluster.ask(&["rollout", "status", "deployment/hello", "--timeout=60s"]);

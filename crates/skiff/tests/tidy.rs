@@ -150,18 +150,19 @@ fn every_file_is_reachable_from_its_crate_root() {
             file.file_stem().unwrap()
         };
         let declaration = format!("mod {};", module.to_string_lossy());
+        let by_path = format!("#[path = \"{name}\"]");
+        let siblings = files.iter().filter(|other| other.parent() == file.parent());
+        let declares = |parent: &Path, wanted: &str| {
+            let text = fs::read_to_string(parent).unwrap();
+            text.lines().any(|line| line.trim_end().ends_with(wanted))
+        };
         let declared = parents(file)
             .iter()
             .filter(|parent| files.contains(*parent))
-            .any(|parent| {
-                let text = fs::read_to_string(parent).unwrap();
-                {
-                    let by_path = format!("#[path = \"{name}\"]");
-                    text.lines().any(|line| {
-                        line.trim_end().ends_with(&declaration) || line.trim() == by_path
-                    })
-                }
-            });
+            .any(|parent| declares(parent, &declaration))
+            || siblings
+                .into_iter()
+                .any(|sibling| declares(sibling, &by_path));
         if !declared {
             lost.push(file.clone());
         }

@@ -61,7 +61,7 @@ impl Strategy for JobStrategy {
 
     fn prepare_create(object: &mut Job, _: &WriteContext) {
         object.status = Some(Default::default());
-        select_own_pods(object);
+        crate::defaults::batch::generate_job_selector(object);
     }
 
     crate::kind::keep_status!(update);
@@ -138,35 +138,4 @@ fn duration(job: &Job, now: Timestamp) -> String {
         .and_then(|status| status.completion_time.as_ref())
         .map_or(now, |end| end.0);
     printing::human_duration(end.duration_since(start.0).as_nanos())
-}
-
-/// Gives a Job without a selector of its own one by its uid, and its pods the labels that it selects.
-fn select_own_pods(job: &mut Job) {
-    let (name, uid) = (
-        job.metadata.name.clone().unwrap_or_default(),
-        job.metadata.uid.clone().unwrap_or_default(),
-    );
-    let Some(spec) = job
-        .spec
-        .as_mut()
-        .filter(|spec| spec.manual_selector != Some(true))
-    else {
-        return;
-    };
-    let labels = spec
-        .template
-        .metadata
-        .get_or_insert_default()
-        .labels
-        .get_or_insert_default();
-    for (key, value) in [("controller-uid", &uid), ("job-name", &name)] {
-        labels.insert(key.to_owned(), value.clone());
-        labels.insert(format!("batch.kubernetes.io/{key}"), value.clone());
-    }
-    let selector = spec
-        .selector
-        .get_or_insert_default()
-        .match_labels
-        .get_or_insert_default();
-    selector.insert("batch.kubernetes.io/controller-uid".to_owned(), uid);
 }
