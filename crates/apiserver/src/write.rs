@@ -4,7 +4,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::Response;
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, ObjectMeta, Time};
 use serde_json::Value;
 use skiff_api::schema::body::{self, FieldValidation};
 use skiff_api::validation::meta::{validate_object_meta, validate_object_meta_update};
@@ -192,6 +192,22 @@ pub(crate) fn encode(object: &mut dyn Object) -> Bytes {
     object.to_bytes().into()
 }
 
+/// An object in the store's form. Where it would differ from the current one in nothing but the times of its record of
+/// owners (`same_record` is the one so far), the record stays, and nothing is written.
+fn encode_unless_same(
+    new: &mut dyn Object,
+    current: &Current,
+    same_record: Option<Vec<ManagedFieldsEntry>>,
+) -> Bytes {
+    let bytes = encode(new);
+    if same_record.is_none() || bytes == current.stored || bytes.len() != current.stored.len() {
+        return bytes;
+    }
+    new.metadata_mut().managed_fields = same_record;
+    let same = encode(new);
+    if same == current.stored { same } else { bytes }
+}
+
 fn is_blank(text: Option<&String>) -> bool {
     text.is_none_or(|text| text.is_empty() || text == "0")
 }
@@ -207,6 +223,7 @@ pub(crate) async fn update(
         let current = target.current().await?.ok_or_else(|| target.not_found())?;
         let mut new = change(&current)?;
         check_version(target, part, &current, &mut *new)?;
+        let same_record = crate::fields::record(target, Some(&current), &mut *new)?;
         admission::mutate(
             &target.admission(Operation::Update),
             &mut *new,
@@ -232,7 +249,7 @@ pub(crate) async fn update(
                 None => continue,
             }
         }
-        let bytes = encode(&mut *new);
+        let bytes = encode_unless_same(&mut *new, &current, same_record);
         if bytes == current.stored || target.options.dry_run {
             return Ok(Written {
                 entry: entry(target, &bytes, current.revision)?,

@@ -162,6 +162,35 @@ impl FieldSet {
     }
 }
 
+/// Whether `fieldsV1` names all places of a set.
+#[must_use]
+pub fn covers(fields: &Value, set: &FieldSet) -> bool {
+    let Value::Object(map) = fields else {
+        return set.is_empty();
+    };
+    if set.own && !map.is_empty() && !map.contains_key(".") {
+        return false;
+    }
+    let mut children = set.children.iter().filter(|(_, child)| !child.is_empty());
+    children.all(|(step, child)| map.get(step).is_some_and(|fields| covers(fields, child)))
+}
+
+/// Whether `fieldsV1` names a place of a set, or (`trees`) one under a place of the set.
+#[must_use]
+pub fn touches(set: &FieldSet, fields: &Value, trees: bool) -> bool {
+    let Value::Object(map) = fields else {
+        return false;
+    };
+    if set.own && (trees || map.is_empty() || map.contains_key(".")) {
+        return true;
+    }
+    let mut children = set.children.iter();
+    children.any(|(step, child)| {
+        map.get(step)
+            .is_some_and(|fields| touches(child, fields, trees))
+    })
+}
+
 fn shown_step(step: &str) -> String {
     match step.split_once(':') {
         Some(("f", name)) => format!(".{name}"),
@@ -354,15 +383,18 @@ impl<'s> Fields<'s> {
             Shape::Leaf => {}
             Shape::Fields => {
                 let none = Map::new();
-                let fields = |value: Option<&Value>| {
-                    value.and_then(Value::as_object).unwrap_or(&none).clone()
-                };
-                let (old, new) = (fields(old), fields(new));
+                let (old, new) = (
+                    old.and_then(Value::as_object).unwrap_or(&none),
+                    new.and_then(Value::as_object).unwrap_or(&none),
+                );
                 for name in old
                     .keys()
                     .chain(new.keys().filter(|name| !old.contains_key(*name)))
                 {
                     let (old, new) = (old.get(name), new.get(name));
+                    if old == new {
+                        continue;
+                    }
                     let step = format!("f:{name}");
                     let Some(place) = self.under(place, name) else {
                         continue;
