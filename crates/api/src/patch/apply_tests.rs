@@ -242,6 +242,26 @@ fn any_pod() -> impl Strategy<Value = Value> {
 }
 
 #[test]
+fn what_is_always_there_is_owned_with_what_holds_it() {
+    let target = target();
+    let container = |resources: Value| json!([{"name": "c", "resources": resources}]);
+    let mut live = pod(json!({}), container(json!({})));
+    record_update(&target, None, &mut live, &manager("a"));
+    let mine = |object: &Value, name| {
+        let step = r#"/f:spec/f:containers/k:{"name":"c"}/f:resources"#;
+        owned(object, name).pointer(step).cloned()
+    };
+    assert_eq!(mine(&live, "a"), Some(json!({})));
+    let mut next = pod(json!({}), container(json!({"limits": {"cpu": "1"}})));
+    next["metadata"]["managedFields"] = live["metadata"]["managedFields"].clone();
+    record_update(&target, Some(&live), &mut next, &manager("b"));
+    assert_eq!(
+        mine(&next, "b"),
+        Some(json!({"f:limits": {".": {}, "f:cpu": {}}}))
+    );
+}
+
+#[test]
 fn an_emptied_record_stays_empty_until_an_apply() {
     let target = target();
     let live = pod(json!({"a": "1"}), json!([]));

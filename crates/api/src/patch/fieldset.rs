@@ -350,19 +350,20 @@ impl<'s> Fields<'s> {
         let (mut changed, mut removed) = (FieldSet::default(), FieldSet::default());
         self.diff(
             self.root(),
-            Some(old),
-            Some(new),
+            (Some(old), Some(new)),
+            false,
             &mut changed,
             &mut removed,
         );
         (changed, removed)
     }
 
+    /// `fresh`: what holds the place is new itself.
     fn diff(
         &self,
         place: Place<'_>,
-        old: Option<&Value>,
-        new: Option<&Value>,
+        (old, new): (Option<&Value>, Option<&Value>),
+        fresh: bool,
         changed: &mut FieldSet,
         removed: &mut FieldSet,
     ) {
@@ -371,11 +372,13 @@ impl<'s> Fields<'s> {
         }
         let shape = self.shape(place);
         // What is always written is there for upstream even in an empty object.
-        let always = place
-            .field
-            .is_none_or(|field| field.always || field.embedded);
+        let always = !fresh
+            && place
+                .field
+                .is_none_or(|field| field.always || field.embedded);
+        let fresh = old.is_none() && !always;
         match (old, new) {
-            (None, Some(_)) => changed.own |= !always || matches!(shape, Shape::Leaf),
+            (None, Some(_)) => changed.own |= fresh || matches!(shape, Shape::Leaf),
             (Some(_), None) => removed.own = true,
             _ => changed.own |= matches!(shape, Shape::Leaf),
         }
@@ -401,8 +404,8 @@ impl<'s> Fields<'s> {
                     };
                     self.diff(
                         place,
-                        old,
-                        new,
+                        (old, new),
+                        fresh,
                         changed.step(step.clone()),
                         removed.step(step),
                     );
@@ -428,8 +431,8 @@ impl<'s> Fields<'s> {
                         };
                         self.diff(
                             place,
-                            before,
-                            Some(value),
+                            (before, Some(value)),
+                            before.is_none(),
                             child,
                             removed.step(step.clone()),
                         );
