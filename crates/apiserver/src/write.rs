@@ -112,6 +112,9 @@ impl Target<'_> {
         WriteContext {
             now: self.call.server.now(),
             user: self.call.user.name.clone(),
+            uid: self.call.user.uid.clone(),
+            groups: self.call.user.groups.clone(),
+            extra: self.call.user.extra.clone(),
             subresource: self.subresource.to_owned(),
         }
     }
@@ -251,6 +254,7 @@ pub(crate) async fn update(
             Some(&*current.object),
         )
         .await?;
+        crate::authz::escalation::check(target, &*new, Some(&*current.object)).await?;
         let allocation = match part {
             Part::Main => {
                 crate::services::allocate(target, &mut *new, Some(&*current.object)).await?
