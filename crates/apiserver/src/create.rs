@@ -113,6 +113,7 @@ async fn create_named(target: &Target<'_>, mut object: Box<dyn Object>) -> ApiRe
     let request = target.admission(Operation::Create);
     crate::fields::record(target, None, &mut *object)?;
     admission::mutate(&request, &mut *object, None).await?;
+    crate::authz::escalation::check(target, &*object, None).await?;
     let allocation = crate::services::allocate(target, &mut *object, None).await?;
     before_create(target, &mut *object)?;
     admission::validate(&request, Some(&*object), None).await?;

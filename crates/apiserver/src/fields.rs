@@ -1,5 +1,7 @@
 //! Who owns which field of an object: what each write leaves in `metadata.managedFields`.
 
+use std::borrow::Cow;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use skiff_api::patch::apply::{Manager, record_update};
 use skiff_api::schema::body;
@@ -105,35 +107,34 @@ pub(crate) fn manager<'a>(
 }
 
 /// Records what a create (`current` is `None`), update or patch changes. An apply has its record already, and binding
-/// and eviction are the server's own writes, which upstream does not record. Answers the record so far when it differs
-/// from the new one in nothing but times.
+/// and eviction are the server's own writes, which upstream does not record. Answers whether the
+/// record differs from the one so far in nothing but times.
 pub(crate) fn record(
     target: &Target<'_>,
     current: Option<&Current>,
     new: &mut dyn Object,
-) -> ApiResult<Option<Vec<ManagedFieldsEntry>>> {
+) -> ApiResult<bool> {
     if is_apply(target.call) || matches!(target.subresource, "binding" | "eviction") {
-        return Ok(None);
+        return Ok(false);
     }
     let Target { call, resource, .. } = *target;
     let sent = new.metadata_mut().managed_fields.take();
     let had = current.and_then(|current| current.object.metadata().managed_fields.as_ref());
     let entries = so_far(target.subresource, sent, had);
     if entries.is_empty() && current.is_some() {
-        return Ok(None);
+        return Ok(false);
     }
     let kind = body::Target::of(resource.kind)?;
-    let served = new.to_value();
-    let served = match &resource.kind.conversion {
-        Some(conversion) => (conversion.from_storage)(served),
-        None => served,
-    };
-    let old = current.map(|current| resource.served_value(&current.stored));
+    let served = resource.served(new.to_value());
+    let old = current.map(|current| match resource.is_storage() {
+        true => Cow::Borrowed(&current.value),
+        false => Cow::Owned(resource.served(current.value.clone())),
+    });
     let name = manager_name(call, target.options);
     let api_version = resource.kind.api_version();
     let manager = manager(call, resource, target.subresource, &name, &api_version);
-    let entries = record_update(&kind, old, served, entries, &manager);
-    let same = had.filter(|had| same_but_times(had, &entries)).cloned();
+    let entries = record_update(&kind, old.as_deref(), &served, entries, &manager);
+    let same = had.is_some_and(|had| same_but_times(had, &entries));
     new.metadata_mut().managed_fields = (!entries.is_empty()).then_some(entries);
     Ok(same)
 }

@@ -16,7 +16,7 @@ use crate::query::WriteOptions;
 use crate::registry::Resource;
 use crate::server::Call;
 use crate::write::{
-    self, Current, Part, Target, Written, check_namespace, decode, with_revision, written_response,
+    self, Current, Part, Target, Written, check_namespace, decode, written_response,
 };
 
 /// Whether a request is a server-side apply.
@@ -153,7 +153,7 @@ pub(crate) async fn patch(
         }
     }
     let mut change = |current: &Current| -> ApiResult<Box<dyn Object>> {
-        let value = resource.served_value(&with_revision(&current.stored, current.revision));
+        let value = current.served(resource);
         let value = patch.patched(call, resource, resource.kind, &value)?;
         let mut object = decode(resource, value)?;
         check_namespace(resource, namespace, object.metadata_mut())?;

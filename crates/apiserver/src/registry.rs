@@ -64,7 +64,12 @@ impl Resource {
     /// A stored object as JSON in the served version.
     #[must_use]
     pub fn served_value(&self, bytes: &[u8]) -> Value {
-        let value: Value = serde_json::from_slice(bytes).unwrap_or_default();
+        self.served(serde_json::from_slice(bytes).unwrap_or_default())
+    }
+
+    /// An object as JSON in the served version, from the stored one.
+    #[must_use]
+    pub fn served(&self, value: Value) -> Value {
         match &self.kind.conversion {
             Some(conversion) => (conversion.from_storage)(value),
             None => value,

@@ -268,7 +268,7 @@ impl ApiServer {
 
     async fn route(
         self: Arc<Self>,
-        parts: http::request::Parts,
+        mut parts: http::request::Parts,
         body: Body,
         user: Option<Arc<UserInfo>>,
     ) -> Response<Body> {
@@ -279,6 +279,11 @@ impl ApiServer {
                 Ok(user) => user,
                 Err(error) => return content::error_response(&error),
             },
+        };
+        let user = match crate::authn::impersonation::resolve(&self, user, &mut parts.headers).await
+        {
+            Ok(user) => user,
+            Err(error) => return content::error_response(&error),
         };
         let query = Query::parse(parts.uri.query());
         let call = Call {

@@ -242,8 +242,8 @@ fn strip_record(object: &mut Value) {
 #[must_use]
 pub fn record_update(
     target: &Target<'_>,
-    old: Option<Value>,
-    mut new: Value,
+    old: Option<&Value>,
+    new: &Value,
     entries: Vec<ManagedFieldsEntry>,
     manager: &Manager<'_>,
 ) -> Vec<ManagedFieldsEntry> {
@@ -252,12 +252,16 @@ pub fn record_update(
         return Vec::new();
     }
     let fields = Fields::new(target.schema, target.root);
-    let mut before = old.unwrap_or_else(|| Value::Object(target.schema.empty(target.root)));
-    for value in [&mut before, &mut new] {
-        strip_record(value);
-        strip(value, manager.ignored);
-    }
-    let (changed, removed) = fields.compare(&before, &new);
+    let nothing = match old {
+        Some(_) => Value::Null,
+        None => Value::Object(target.schema.empty(target.root)),
+    };
+    let (changed, removed) = fields.compare(old.unwrap_or(&nothing), new);
+    let ignored = FieldSet::of_paths(manager.ignored);
+    let (changed, removed) = (
+        changed.without_trees(&ignored),
+        removed.without_trees(&ignored),
+    );
     update_entries(&mut entries, &changed, &removed, manager);
     write_entries(entries)
 }

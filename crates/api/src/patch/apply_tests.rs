@@ -26,7 +26,7 @@ fn manager(name: &str) -> Manager<'_> {
 fn record_update(target: &Target<'_>, old: Option<&Value>, new: &mut Value, manager: &Manager<'_>) {
     let had = new["metadata"]["managedFields"].take();
     let entries = serde_json::from_value(had).unwrap_or_default();
-    let record = super::record_update(target, old.cloned(), new.clone(), entries, manager);
+    let record = super::record_update(target, old, new, entries, manager);
     new["metadata"]["managedFields"] = serde_json::to_value(record).unwrap();
 }
 

@@ -25,6 +25,19 @@ impl FieldSet {
         }
     }
 
+    /// A set of fields by their names from the root on.
+    #[must_use]
+    pub fn of_paths(paths: &[&[&str]]) -> Self {
+        let mut set = Self::default();
+        for path in paths {
+            let place = path
+                .iter()
+                .fold(&mut set, |place, name| place.step(format!("f:{name}")));
+            place.own = true;
+        }
+        set
+    }
+
     /// Whether nothing is in the set.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -12,8 +12,7 @@ use crate::registry::Resource;
 use crate::server::{ApiServer, Call};
 use crate::update::check_name;
 use crate::write::{
-    self, Current, Part, Target, check_namespace, decode, parse_body, with_revision,
-    written_response,
+    self, Current, Part, Target, check_namespace, decode, parse_body, written_response,
 };
 
 /// Takes the part from what the client sent into the stored pod; says what is wrong with it.
@@ -42,7 +41,7 @@ pub(crate) fn changed_body<'a>(
     }
     let patch = Patch::parse(call, body, options)?;
     Ok(Box::new(move |current| {
-        let value = resource.served_value(&with_revision(&current.stored, current.revision));
+        let value = current.served(resource);
         let value = patch.patched(call, resource, resource.kind, &value)?;
         let mut object = decode(resource, value)?;
         check_namespace(resource, namespace, object.metadata_mut())?;
