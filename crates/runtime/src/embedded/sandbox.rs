@@ -56,13 +56,16 @@ impl EmbeddedRuntime {
             state,
         ));
         let _guard = sandbox.changing.lock().await;
-        if let Err(status) = self.bring_up(&sandbox).await {
+        let up = match self.bring_up(&sandbox).await {
+            Ok(()) => self.watch(&sandbox).await.map_err(internal),
+            Err(status) => Err(status),
+        };
+        if let Err(status) = up {
             self.tear_down(&sandbox).await?;
             self.delete_sandbox_files(&sandbox).await?;
             return Err(status);
         }
         self.0.sandboxes.write().insert(id.clone(), sandbox.clone());
-        self.watch(&sandbox);
         self.announce(&id, &id, cri::ContainerEventType::ContainerCreatedEvent);
         self.announce(&id, &id, cri::ContainerEventType::ContainerStartedEvent);
         Ok(id)
@@ -180,31 +183,34 @@ impl EmbeddedRuntime {
     }
 
     /// Hears of what happens in a pod, for as long as its shim lives.
-    pub(super) fn watch(&self, sandbox: &Arc<Sandbox>) {
+    ///
+    /// It returns when the shim has answered: a container that is started later cannot be missing from that answer,
+    /// and its end cannot go unheard.
+    pub(super) async fn watch(&self, sandbox: &Arc<Sandbox>) -> io::Result<()> {
+        let mut connection = ShimConnection::open(&sandbox.run_dir)?;
+        let hello = connection.call(&Request::Watch, &[]).await?;
+        self.compare(sandbox, &hello);
         let weak = Arc::downgrade(&self.0);
         let sandbox = sandbox.clone();
         tokio::spawn(async move {
-            let outcome = async {
-                let mut connection = ShimConnection::open(&sandbox.run_dir)?;
-                let hello = connection.call(&Request::Watch, &[]).await?;
-                if let Some(inner) = weak.upgrade() {
-                    EmbeddedRuntime(inner).compare(&sandbox, &hello);
-                }
-                while let Some(event) = connection.receive().await? {
-                    match weak.upgrade() {
+            loop {
+                match connection.receive().await {
+                    Ok(Some(event)) => match weak.upgrade() {
                         Some(inner) => EmbeddedRuntime(inner).on_event(event),
-                        None => return Ok(()),
+                        None => return,
+                    },
+                    Ok(None) => break,
+                    Err(error) => {
+                        tracing::debug!(sandbox = sandbox.id, %error, "lost the connection to a shim");
+                        break;
                     }
                 }
-                io::Result::Ok(())
-            };
-            if let Err(error) = outcome.await {
-                tracing::debug!(sandbox = sandbox.id, %error, "lost the connection to a shim");
             }
             if let Some(inner) = weak.upgrade() {
                 EmbeddedRuntime(inner).on_shim_gone(&sandbox).await;
             }
         });
+        Ok(())
     }
 
     async fn on_shim_gone(&self, sandbox: &Arc<Sandbox>) {
