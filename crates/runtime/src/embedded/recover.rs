@@ -58,14 +58,18 @@ impl EmbeddedRuntime {
         let sandboxes: Vec<_> = self.0.sandboxes.read().values().cloned().collect();
         for sandbox in &sandboxes {
             let state = sandbox.state();
+            let known = self.running_in(sandbox);
             let hello = shim_client::call(&sandbox.run_dir, &Request::Hello).await;
             match hello {
                 Ok(hello) if state.ready => {
-                    self.compare(sandbox, &hello);
+                    self.compare(sandbox, &known, &hello);
                     self.watch(sandbox);
                 }
-                // It was stopped or never finished: what there is of it goes when it is removed.
-                _ => self.bury(sandbox).await?,
+                // It was stopped or never finished: only its record stays until it is removed.
+                _ => {
+                    self.bury(sandbox).await?;
+                    self.tear_down(sandbox).await.map_err(io::Error::other)?;
+                }
             }
         }
         for container in self.0.containers.read().values() {

@@ -56,12 +56,14 @@ impl EmbeddedRuntime {
             state,
         ));
         let _guard = sandbox.changing.lock().await;
+        // Known from the beginning: who gives up on it can remove it, and waits for this guard.
+        self.0.sandboxes.write().insert(id.clone(), sandbox.clone());
         if let Err(status) = self.bring_up(&sandbox).await {
             self.tear_down(&sandbox).await?;
             self.delete_sandbox_files(&sandbox).await?;
+            self.0.sandboxes.write().remove(&id);
             return Err(status);
         }
-        self.0.sandboxes.write().insert(id.clone(), sandbox.clone());
         self.watch(&sandbox);
         self.announce(&id, &id, cri::ContainerEventType::ContainerCreatedEvent);
         self.announce(&id, &id, cri::ContainerEventType::ContainerStartedEvent);
@@ -186,10 +188,15 @@ impl EmbeddedRuntime {
         tokio::spawn(async move {
             let outcome = async {
                 let mut connection = ShimConnection::open(&sandbox.run_dir)?;
+                let Some(inner) = weak.upgrade() else {
+                    return Ok(());
+                };
+                let runtime = EmbeddedRuntime(inner);
+                // What starts after the question is not in the answer, and has not ended.
+                let known = runtime.running_in(&sandbox);
                 let hello = connection.call(&Request::Watch, &[]).await?;
-                if let Some(inner) = weak.upgrade() {
-                    EmbeddedRuntime(inner).compare(&sandbox, &hello);
-                }
+                runtime.compare(&sandbox, &known, &hello);
+                drop(runtime);
                 while let Some(event) = connection.receive().await? {
                     match weak.upgrade() {
                         Some(inner) => EmbeddedRuntime(inner).on_event(event),
@@ -212,7 +219,15 @@ impl EmbeddedRuntime {
             return;
         }
         tracing::warn!(sandbox = sandbox.id, "a pod's shim has ended unexpectedly");
-        if let Err(error) = self.bury(sandbox).await {
+        // The burial comes first: who stops the sandbox may be waiting for its containers to end.
+        let outcome = match self.bury(sandbox).await {
+            Ok(()) => {
+                let _guard = sandbox.changing.lock().await;
+                self.tear_down(sandbox).await
+            }
+            Err(error) => Err(internal(error)),
+        };
+        if let Err(error) = outcome {
             tracing::error!(sandbox = sandbox.id, %error, "cannot clean up after a lost shim");
         }
         self.announce(
@@ -245,6 +260,10 @@ impl EmbeddedRuntime {
             return Ok(());
         };
         let _guard = sandbox.changing.lock().await;
+        if !self.0.sandboxes.read().contains_key(&sandbox.id) {
+            // Its making failed, or another removal was faster.
+            return Ok(());
+        }
         let was_ready = sandbox.state().ready;
         for container in self.containers_of(&sandbox.id) {
             self.stop_container(&container, 0).await?;
@@ -261,7 +280,7 @@ impl EmbeddedRuntime {
     }
 
     /// Takes a pod off the network and ends its shim.
-    async fn tear_down(&self, sandbox: &Arc<Sandbox>) -> Result<(), Status> {
+    pub(super) async fn tear_down(&self, sandbox: &Arc<Sandbox>) -> Result<(), Status> {
         let state = sandbox.state();
         if state.attached {
             let netns = netns(state.shim_pid);
