@@ -57,10 +57,11 @@ impl EmbeddedRuntime {
     async fn resume(&self) -> io::Result<()> {
         let sandboxes: Vec<_> = self.0.sandboxes.read().values().cloned().collect();
         for sandbox in &sandboxes {
-            // What was stopped or never finished goes when it is removed.
             let up = sandbox.state().ready && self.watch(sandbox).await.is_ok();
             if !up {
+                // It was stopped or never finished: only its record stays until it is removed.
                 self.bury(sandbox).await?;
+                self.tear_down(sandbox).await.map_err(io::Error::other)?;
             }
         }
         for container in self.0.containers.read().values() {
