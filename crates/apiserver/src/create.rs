@@ -53,7 +53,10 @@ pub(crate) async fn create_object(
         .as_deref()
         .is_some_and(|version| !version.is_empty() && version != "0")
     {
-        return Err(ApiError::bad_request(
+        // Upstream's store refuses it, which is no API error there: 500 without a reason.
+        return Err(ApiError::new(
+            500,
+            "",
             "resourceVersion should not be set on objects to be created",
         ));
     }

@@ -154,6 +154,13 @@ impl Registry {
             .find(|resource| resource.kind.group == group && resource.kind.version == version)
     }
 
+    /// Whether anything is served under this group, in whatever version.
+    #[must_use]
+    pub fn serves(&self, group: &str) -> bool {
+        let mut resources = self.by_plural.values().flatten();
+        resources.any(|resource| resource.kind.group == group)
+    }
+
     /// A resource in the version that is stored.
     #[must_use]
     pub fn stored(&self, group: &str, plural: &str) -> Option<&Arc<Resource>> {

@@ -13,8 +13,40 @@ use skiff_client::{
 /// (`system:serviceaccount:kube-system:<name>`).
 pub type ClientFactory = Arc<dyn Fn(&str) -> Client + Send + Sync>;
 
+type Sign = dyn Fn(&str, &str, &str, &str) -> Result<String, String> + Send + Sync;
+
+/// Signs the tokens of secrets of type `kubernetes.io/service-account-token`.
+#[derive(Clone)]
+pub struct TokenSigner(Arc<Sign>);
+
+impl TokenSigner {
+    /// `sign` is given namespace, name of the secret, name and uid of the account.
+    #[must_use]
+    pub fn new(
+        sign: impl Fn(&str, &str, &str, &str) -> Result<String, String> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(sign))
+    }
+
+    pub(crate) fn sign(
+        &self,
+        namespace: &str,
+        secret: &str,
+        account: &str,
+        uid: &str,
+    ) -> Result<String, String> {
+        (self.0)(namespace, secret, account, uid)
+    }
+}
+
+impl std::fmt::Debug for TokenSigner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TokenSigner")
+    }
+}
+
 /// Settings of the controllers.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct ControllersConfig {
     /// The range that the nodes' pod ranges are cut from, for example `10.42.0.0/16`; empty: nodes get none.
     pub cluster_cidr: String,
@@ -24,6 +56,20 @@ pub struct ControllersConfig {
     pub root_ca_pem: String,
     /// So many terminated pods are kept; upstream's default is 12500, 0 keeps all.
     pub terminated_pod_threshold: usize,
+    /// Signs the tokens of secrets; without it they are not filled.
+    pub token_signer: Option<TokenSigner>,
+}
+
+impl Default for ControllersConfig {
+    fn default() -> Self {
+        Self {
+            cluster_cidr: String::new(),
+            node_cidr_mask_size: 0,
+            root_ca_pem: String::new(),
+            terminated_pod_threshold: 12500,
+            token_signer: None,
+        }
+    }
 }
 
 /// What every controller is given.
@@ -31,6 +77,8 @@ pub struct ControllersConfig {
 pub struct Context {
     /// The shared caches.
     pub caches: Arc<Caches>,
+    /// The client of the controller manager itself, which the shared caches read with.
+    pub manager: Client,
     /// Clients by controller name.
     pub clients: ClientFactory,
     /// Time.

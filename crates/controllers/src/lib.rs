@@ -4,6 +4,7 @@
 //! Every controller is one file that plans with pure functions and acts through the API with an identity
 //! of its own. [`component`] runs them all.
 
+pub mod cluster_role_aggregation;
 pub mod context;
 pub mod deployment;
 mod deployment_plan;
@@ -15,15 +16,20 @@ pub mod garbage_collector;
 mod garbage_graph;
 pub mod gate;
 pub mod namespace;
+mod node_health;
+pub mod node_ipam;
 pub mod node_lifecycle;
 pub mod ownership;
+pub mod pod_garbage;
 pub mod pods;
 pub mod replica_set;
 mod replicas;
 pub mod root_ca;
 pub mod service_account;
 mod service_endpoints;
+pub mod taint_eviction;
 pub mod template_hash;
+pub mod token_secrets;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -35,12 +41,12 @@ use skiff_base::lifecycle::ComponentError;
 use skiff_base::{Component, Random, SharedClock, Shutdown};
 use skiff_client::Caches;
 
-pub use context::{ClientFactory, Context, ControllersConfig};
+pub use context::{ClientFactory, Context, ControllersConfig, TokenSigner};
 
 type Running = Pin<Box<dyn Future<Output = ()> + Send>>;
 type Start = fn(Context) -> Running;
 
-/// Every controller: its name, which is also that of its service account, and how it starts.
+/// Every controller: its name and how it starts.
 const CONTROLLERS: &[(&str, Start)] = &[
     (replica_set::REPLICA_SET, |c| {
         Box::pin(replica_set::run_replica_sets(c))
@@ -58,9 +64,16 @@ const CONTROLLERS: &[(&str, Start)] = &[
         Box::pin(garbage_collector::run(c))
     }),
     (node_lifecycle::NAME, |c| Box::pin(node_lifecycle::run(c))),
+    (taint_eviction::NAME, |c| Box::pin(taint_eviction::run(c))),
+    (pod_garbage::NAME, |c| Box::pin(pod_garbage::run(c))),
+    (node_ipam::NAME, |c| Box::pin(node_ipam::run(c))),
+    (token_secrets::NAME, |c| Box::pin(token_secrets::run(c))),
+    (cluster_role_aggregation::NAME, |c| {
+        Box::pin(cluster_role_aggregation::run(c))
+    }),
 ];
 
-/// The names of all controllers, which are those of their service accounts in `kube-system`.
+/// The names of all controllers.
 pub fn names() -> impl Iterator<Item = &'static str> {
     CONTROLLERS.iter().map(|(name, _)| *name)
 }
@@ -107,6 +120,7 @@ impl Component for Controllers {
         );
         let context = Context {
             caches: Arc::new(caches),
+            manager: self.client.clone(),
             clients: self.clients.clone(),
             clock: self.clock.clone(),
             random: self.random.clone(),

@@ -1,190 +1,108 @@
-//! Taints nodes by their conditions, so that the scheduler leaves those alone that cannot take pods.
-//!
-//! A node whose kubelet has fallen silent (no lease renewed within the grace period) is Unknown first.
+//! Watches over nodes: one whose kubelet falls silent becomes Unknown, its pods not ready, and taints keep new pods away
+//! and have those that cannot bear it evicted.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Node, NodeCondition, Taint};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod};
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams};
+use parking_lot::Mutex;
 use serde_json::json;
-use skiff_client::{ObjectKey, Outcome, ReconcileError, Reconciler, SharedCache, WatchSpec};
+use skiff_base::SharedClock;
+use skiff_client::{
+    Event, EventRecorder, EventType, ObjectKey, Outcome, ReconcileError, Reconciler, SharedCache,
+    WatchSpec, WorkQueue, is_not_found,
+};
 
-use crate::Context;
+use crate::node_health::{Evicting, Health, Pace, labels, pace, readiness, silent, taints};
+use crate::node_health::{waits_for_eviction, zone};
+use crate::{Context, pods};
 
 /// The name of this controller.
 pub const NAME: &str = "node-controller";
 
 const LEASES: &str = "kube-node-lease";
-/// A kubelet that has not renewed its lease for so long counts as gone; upstream's default.
-const GRACE: Duration = Duration::from_secs(50);
+/// How long to wait before looking again whether a zone may evict.
+const WAIT: Duration = Duration::from_secs(5);
+const WORKERS: usize = 4;
 
-/// (condition, status, taint, effects): which taint a condition's status calls for.
-const TAINTS: &[(&str, &str, &str, &[&str])] = &[
-    (
-        "Ready",
-        "False",
-        "node.kubernetes.io/not-ready",
-        &["NoSchedule", "NoExecute"],
-    ),
-    (
-        "Ready",
-        "Unknown",
-        "node.kubernetes.io/unreachable",
-        &["NoSchedule", "NoExecute"],
-    ),
-    (
-        "MemoryPressure",
-        "True",
-        "node.kubernetes.io/memory-pressure",
-        &["NoSchedule"],
-    ),
-    (
-        "DiskPressure",
-        "True",
-        "node.kubernetes.io/disk-pressure",
-        &["NoSchedule"],
-    ),
-    (
-        "PIDPressure",
-        "True",
-        "node.kubernetes.io/pid-pressure",
-        &["NoSchedule"],
-    ),
-    (
-        "NetworkUnavailable",
-        "True",
-        "node.kubernetes.io/network-unavailable",
-        &["NoSchedule"],
-    ),
-];
-const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
+#[derive(Default)]
+struct Seen {
+    health: HashMap<String, Health>,
+    /// When a node of each zone was last tainted so that its pods are evicted.
+    tainted: HashMap<String, Duration>,
+}
 
 struct Lifecycle {
     client: Client,
     nodes: SharedCache<Node>,
-    leases: SharedCache<Lease>,
-    clock: skiff_base::SharedClock,
+    pods: SharedCache<Pod>,
+    seen: Arc<Mutex<Seen>>,
+    recorder: EventRecorder,
+    clock: SharedClock,
 }
 
 /// Runs the controller.
 pub async fn run(context: Context) {
     let nodes = context.caches.of::<Node>();
+    let pods = context.caches.of::<Pod>();
+    pods::index_nodes(&pods);
     let leases = context
         .caches
         .watch::<Lease>(WatchSpec::in_namespace::<Lease>(LEASES));
     let queue = context.queue();
     nodes.wait_synced().await;
+    pods.wait_synced().await;
     leases.wait_synced().await;
+    let lifecycle = Lifecycle {
+        client: context.client(NAME),
+        nodes: nodes.clone(),
+        pods: pods.clone(),
+        seen: Arc::default(),
+        recorder: context.recorder(NAME, NAME),
+        clock: context.clock.clone(),
+    };
     let _nodes = {
         let queue = queue.clone();
         nodes.on_event(move |event| queue.add(ObjectKey::of(&event.object().metadata)))
     };
-    let reconciler = Lifecycle {
-        client: context.client(NAME),
-        nodes,
-        leases,
-        clock: context.clock.clone(),
+    let _pods = {
+        let (queue, nodes) = (queue.clone(), nodes.clone());
+        pods.on_event(move |event| on_pod(event, &nodes, &queue))
     };
-    context.run(reconciler, queue, 1).await;
-}
-
-/// The taints that the node's conditions call for, as (key, effect).
-fn wanted(node: &Node) -> Vec<(&'static str, &'static str)> {
-    let conditions = node
-        .status
-        .as_ref()
-        .and_then(|status| status.conditions.as_deref())
-        .unwrap_or_default();
-    let mut wanted: Vec<(&str, &str)> = Vec::new();
-    for (kind, status, key, effects) in TAINTS {
-        if conditions
-            .iter()
-            .any(|condition| condition.type_ == *kind && condition.status == *status)
-        {
-            wanted.extend(effects.iter().map(|effect| (*key, *effect)));
-        }
-    }
-    // A node that says nothing of itself yet keeps what it was admitted with.
-    if !conditions
-        .iter()
-        .any(|condition| condition.type_ == "Ready")
-    {
-        wanted.push((TAINTS[0].2, "NoSchedule"));
-    }
-    if node
-        .spec
-        .as_ref()
-        .is_some_and(|spec| spec.unschedulable == Some(true))
-    {
-        wanted.push((UNSCHEDULABLE, "NoSchedule"));
-    }
-    wanted
-}
-
-/// The node's taints as they should be; none when they are so already. Others' taints stay as they are.
-fn plan(node: &Node, now: &Time) -> Option<Vec<Taint>> {
-    let present = node
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.taints.as_deref())
-        .unwrap_or_default();
-    let wanted = wanted(node);
-    let ours = |taint: &&Taint| {
-        taint.key == UNSCHEDULABLE || TAINTS.iter().any(|(_, _, key, _)| *key == taint.key)
-    };
-    let mut taints: Vec<Taint> = present
-        .iter()
-        .filter(|taint| !ours(taint) || wanted.contains(&(&*taint.key, &*taint.effect)))
-        .cloned()
-        .collect();
-    for (key, effect) in wanted {
-        if !taints
-            .iter()
-            .any(|taint| taint.key == key && taint.effect == effect)
-        {
-            let time_added = Some(now.clone());
-            taints.push(Taint {
-                key: key.into(),
-                effect: effect.into(),
-                value: None,
-                time_added,
-            });
-        }
-    }
-    (taints != present).then_some(taints)
-}
-
-/// The conditions of a node whose kubelet has fallen silent; none when they say so already.
-fn silent(node: &Node, now: &Time) -> Option<Vec<NodeCondition>> {
-    let conditions = node
-        .status
-        .as_ref()
-        .and_then(|status| status.conditions.clone())
-        .unwrap_or_default();
-    let kinds = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
-    let unknown: Vec<NodeCondition> = conditions
-        .iter()
-        .filter(|condition| kinds.contains(&&*condition.type_) && condition.status != "Unknown")
-        .map(|condition| NodeCondition {
-            status: "Unknown".into(),
-            reason: Some("NodeStatusUnknown".into()),
-            message: Some("Kubelet stopped posting node status.".into()),
-            last_transition_time: Some(now.clone()),
-            ..condition.clone()
+    let _leases = {
+        let (seen, clock) = (lifecycle.seen.clone(), context.clock.clone());
+        leases.on_event(move |event| {
+            let lease = event.object();
+            let renewed = lease
+                .spec
+                .as_ref()
+                .and_then(|spec| spec.renew_time.as_ref());
+            let name = lease.metadata.name.as_deref().unwrap_or_default();
+            let now = clock.monotonic();
+            if let Some(health) = seen.lock().health.get_mut(name) {
+                health.saw_lease(renewed, now);
+            }
         })
-        .collect();
-    (!unknown.is_empty()).then_some(unknown)
+    };
+    context.run(lifecycle, queue, WORKERS).await;
 }
 
-/// How long ago the lease was renewed; none without a lease or a time in it.
-fn age(lease: Option<&Lease>, now: Timestamp) -> Option<Duration> {
-    let renewed = lease?.spec.as_ref()?.renew_time.as_ref()?.0;
-    Some(Duration::try_from(now - renewed).unwrap_or_default())
+/// A pod that calls itself ready on a node that is not has the node looked at.
+fn on_pod(event: &Event<Pod>, nodes: &SharedCache<Node>, queue: &WorkQueue<ObjectKey>) {
+    let pod = event.object();
+    let node = pods::node_name(pod);
+    if node.is_empty() || matches!(event, Event::Deleted(_)) || !pods::is_ready(pod) {
+        return;
+    }
+    let down = |node: Arc<Node>| matches!(readiness(&node), Some("False" | "Unknown"));
+    if nodes.get_named("", node).is_some_and(down) {
+        queue.add(ObjectKey::new("", node));
+    }
 }
 
 #[async_trait]
@@ -194,95 +112,157 @@ impl Reconciler for Lifecycle {
     }
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
-        let Some(node) = self.nodes.get(key) else {
+        let Some(mut node) = self.nodes.get(key) else {
+            if self.seen.lock().health.remove(key.name()).is_some() {
+                let text = format!("Removing Node {} from Controller", key.name());
+                self.tell_of_node(key.name(), None, "RemovingNode", &text);
+            }
             return Ok(Outcome::Done);
         };
+        let left = self.take_in(&node);
         let api: Api<Node> = Api::all(self.client.clone());
         let now = skiff_client::timestamp(&*self.clock);
-        let lease = self.leases.get_named(LEASES, key.name());
-        let age = age(lease.as_deref(), now.0);
-        if age.is_some_and(|age| age > GRACE)
+        if left.is_zero()
             && let Some(conditions) = silent(&node, &now)
         {
+            let was_ready = readiness(&node) == Some("True");
             let patch = Patch::Strategic(json!({"status": {"conditions": conditions}}));
-            api.patch_status(key.name(), &PatchParams::default(), &patch)
-                .await?;
+            let parameters = PatchParams::default();
+            node = Arc::new(api.patch_status(key.name(), &parameters, &patch).await?);
+            if was_ready {
+                let text = format!("Node {} status is now: NodeNotReady", key.name());
+                let regarding = reference(key.name(), node.metadata.uid.as_deref());
+                self.recorder
+                    .record(regarding, EventType::Normal, "NodeNotReady", text);
+            }
         }
-        if let Some(taints) = plan(&node, &now) {
+        if matches!(readiness(&node), Some("False" | "Unknown")) {
+            self.mark_pods(key.name()).await?;
+        }
+        let evicting = self.evicting(&node);
+        let (taints, labels) = (taints(&node, evicting, &now), labels(&node));
+        if taints.is_some() || !labels.is_empty() {
             // The resource version refuses the patch when the node has changed meanwhile: taints are replaced whole.
-            let patch = Patch::Merge(json!({
-                "metadata": {"resourceVersion": node.metadata.resource_version}, "spec": {"taints": taints}}));
-            api.patch(key.name(), &PatchParams::default(), &patch)
+            let mut patch =
+                json!({"metadata": {"resourceVersion": node.metadata.resource_version}});
+            if let Some(taints) = taints {
+                patch["spec"]["taints"] = json!(taints);
+            }
+            if !labels.is_empty() {
+                patch["metadata"]["labels"] = json!(labels);
+            }
+            api.patch(key.name(), &PatchParams::default(), &Patch::Merge(patch))
                 .await?;
         }
-        // Silence gives no event: the node is looked at again when its lease would be too old.
-        let left = age.map_or(GRACE, |age| GRACE.saturating_sub(age));
-        Ok(Outcome::After(left.max(Duration::from_secs(5))))
+        if evicting != Evicting::Yes && waits_for_eviction(&node) {
+            return Ok(Outcome::After(WAIT));
+        }
+        // Silence gives no event: the node is looked at again when it would be too long.
+        Ok(if left.is_zero() {
+            Outcome::Done
+        } else {
+            Outcome::After(left)
+        })
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+impl Lifecycle {
+    /// Takes the node's signs of life in; answers how long until it counts as silent.
+    fn take_in(&self, node: &Node) -> Duration {
+        let name = node.metadata.name.clone().unwrap_or_default();
+        let now = self.clock.monotonic();
+        let mut seen = self.seen.lock();
+        let new = !seen.health.contains_key(&name);
+        let health = seen
+            .health
+            .entry(name.clone())
+            .or_insert_with(|| Health::met(now));
+        health.saw_status(node, now);
+        let left = health.left(node, now);
+        drop(seen);
+        if new {
+            let text = format!("Registered Node {name} in Controller");
+            self.tell_of_node(&name, node.metadata.uid.as_deref(), "RegisteredNode", &text);
+        }
+        left
+    }
 
-    fn node(conditions: &[(&str, &str)], taints: serde_json::Value) -> Node {
-        let conditions: Vec<_> = conditions
+    fn tell_of_node(&self, name: &str, uid: Option<&str>, reason: &str, text: &str) {
+        let text = format!("Node {name} event: {text}");
+        self.recorder
+            .record(reference(name, uid), EventType::Normal, reason, text);
+    }
+
+    /// Whether the node may be tainted now so that its pods are evicted; a yes for a node that needs it is used up.
+    fn evicting(&self, node: &Node) -> Evicting {
+        if !matches!(readiness(node), Some("False" | "Unknown")) {
+            return Evicting::Yes;
+        }
+        let nodes = self.nodes.list();
+        // What we just wrote of this node may not be in the cache yet.
+        let others = nodes
             .iter()
-            .map(|(kind, status)| json!({"type": kind, "status": status}))
-            .collect();
-        serde_json::from_value(json!({"metadata": {"name": "n"}, "spec": {"taints": taints}, "status": {"conditions": conditions}})).unwrap()
+            .map(|found| &**found)
+            .filter(|found| found.metadata.name != node.metadata.name);
+        let zone = zone(node);
+        let pace = match pace(others.chain([node]), &zone) {
+            Pace::Blind => return Evicting::No,
+            Pace::None => return Evicting::Later,
+            Pace::One(pace) => pace,
+        };
+        if !waits_for_eviction(node) {
+            return Evicting::Yes;
+        }
+        let now = self.clock.monotonic();
+        let mut seen = self.seen.lock();
+        match seen.tainted.get(&zone) {
+            Some(last) if now < *last + pace => Evicting::Later,
+            _ => {
+                seen.tainted.insert(zone, now);
+                Evicting::Yes
+            }
+        }
     }
 
-    fn names(taints: Option<Vec<Taint>>) -> Option<Vec<String>> {
-        taints.map(|taints| {
-            taints
-                .iter()
-                .map(|taint| format!("{}:{}", taint.key, taint.effect))
-                .collect()
-        })
-    }
-
-    #[test]
-    fn taints_follow_conditions_and_others_taints_stay() {
-        let now = Time(Timestamp::UNIX_EPOCH);
-        let admitted = json!([{"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}, {"key": "mine", "effect": "NoExecute"}]);
-        assert_eq!(
-            names(plan(&node(&[("Ready", "True")], admitted.clone()), &now)),
-            Some(vec!["mine:NoExecute".into()])
-        );
-        assert_eq!(plan(&node(&[], admitted.clone()), &now), None);
-        let both = names(plan(
-            &node(&[("Ready", "Unknown"), ("DiskPressure", "True")], json!([])),
-            &now,
-        ))
-        .unwrap();
-        assert_eq!(
-            both,
-            [
-                "node.kubernetes.io/unreachable:NoSchedule",
-                "node.kubernetes.io/unreachable:NoExecute",
-                "node.kubernetes.io/disk-pressure:NoSchedule"
-            ]
-        );
-        assert_eq!(
-            plan(
-                &node(
-                    &[("Ready", "True")],
-                    json!([{"key": "mine", "effect": "NoExecute"}])
+    /// Says of the pods of a node that is not ready that they are not ready either.
+    async fn mark_pods(&self, node: &str) -> Result<(), ReconcileError> {
+        for pod in pods::on_node(&self.pods, node) {
+            if !pods::is_ready(&pod) {
+                continue;
+            }
+            let (namespace, name) = (
+                pod.metadata.namespace.as_deref().unwrap_or_default(),
+                pod.metadata.name.as_deref().unwrap_or_default(),
+            );
+            let condition = json!({"type": "Ready", "status": "False",
+                "lastTransitionTime": skiff_client::timestamp(&*self.clock)});
+            let patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": [condition]}});
+            let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+            let parameters = PatchParams::default();
+            match api
+                .patch_status(name, &parameters, &Patch::Strategic(patch))
+                .await
+            {
+                Ok(pod) => self.recorder.about(
+                    &pod,
+                    EventType::Warning,
+                    "NodeNotReady",
+                    "Node is not ready",
                 ),
-                &now
-            ),
-            None
-        );
+                Err(error) if is_not_found(&error) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
+}
 
-    #[test]
-    fn a_silent_node_is_unknown_once() {
-        let now = Time(Timestamp::UNIX_EPOCH);
-        let mut node = node(&[("Ready", "True"), ("Custom", "True")], json!([]));
-        let conditions = silent(&node, &now).unwrap();
-        assert_eq!((conditions.len(), &*conditions[0].status), (1, "Unknown"));
-        node.status.as_mut().unwrap().conditions = Some(conditions);
-        assert_eq!(silent(&node, &now), None);
+fn reference(node: &str, uid: Option<&str>) -> ObjectReference {
+    ObjectReference {
+        api_version: Some("v1".to_owned()),
+        kind: Some("Node".to_owned()),
+        name: Some(node.to_owned()),
+        uid: uid.map(str::to_owned),
+        ..ObjectReference::default()
     }
 }

@@ -1,8 +1,11 @@
 //! What controllers ask about pods.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodTemplateSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
+use skiff_client::SharedCache;
 
 /// The phase; empty where none is known yet.
 #[must_use]
@@ -88,5 +91,38 @@ pub fn from_template(template: &PodTemplateSpec, owner_name: &str, owner: OwnerR
         },
         spec: template.spec.clone(),
         status: None,
+    }
+}
+
+/// The index of pods by their node.
+const NODE_INDEX: &str = "node";
+
+/// Adds the index that [`on_node`] reads.
+pub fn index_nodes(pods: &SharedCache<Pod>) {
+    pods.add_index(NODE_INDEX, |pod| match node_name(pod) {
+        "" => Vec::new(),
+        node => vec![node.to_owned()],
+    });
+}
+
+/// The pods that are bound to a node. Needs [`index_nodes`].
+#[must_use]
+pub fn on_node(pods: &SharedCache<Pod>, node: &str) -> Vec<Arc<Pod>> {
+    pods.by_index(NODE_INDEX, node)
+}
+
+/// The condition that says why a pod is made to go, as it is to be patched into the pod's status.
+#[must_use]
+pub fn disruption_target(pod: &Pod, reason: &str, message: &str, now: &Time) -> PodCondition {
+    let since = condition(pod, "DisruptionTarget")
+        .filter(|known| known.status == "True")
+        .and_then(|known| known.last_transition_time.clone());
+    PodCondition {
+        type_: "DisruptionTarget".to_owned(),
+        status: "True".to_owned(),
+        reason: Some(reason.to_owned()),
+        message: Some(message.to_owned()),
+        last_transition_time: Some(since.unwrap_or_else(|| now.clone())),
+        ..PodCondition::default()
     }
 }

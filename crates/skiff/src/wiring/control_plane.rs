@@ -9,10 +9,11 @@ use axum::body::Body;
 use futures::TryStreamExt as _;
 use http::{Method, Request, StatusCode};
 use serde_json::Value;
-use skiff_apiserver::authn::{Authentication, Tokens};
+use skiff_apiserver::authn::Authentication;
+use skiff_apiserver::authn::tokens::{Reference, Tokens};
 use skiff_apiserver::authz::Authorization;
 use skiff_apiserver::{ApiServer, ApiServerConfig, UserInfo, bootstrap};
-use skiff_controllers::{ClientFactory, ControllersConfig};
+use skiff_controllers::{ClientFactory, ControllersConfig, TokenSigner};
 use skiff_scheduler::SchedulerConfig;
 use skiff_store::{EmbeddedOptions, EmbeddedStore, MemoryStore, Store};
 use tokio::net::TcpListener;
@@ -33,6 +34,7 @@ pub(crate) const KUBELET_CLIENT: &str = "kube-apiserver-kubelet-client";
 /// The running API server.
 pub(crate) struct ControlPlane {
     pub server: Arc<ApiServer>,
+    tokens: Arc<Tokens>,
 }
 
 impl ControlPlane {
@@ -67,7 +69,7 @@ impl ControlPlane {
             context.clock.clone(),
             true,
         )));
-        server.set_token_issuer(tokens);
+        server.set_token_issuer(tokens.clone());
         let subject = Subject {
             common_name: KUBELET_CLIENT.into(),
             client: true,
@@ -88,7 +90,7 @@ impl ControlPlane {
             "API server at https://{}:{}",
             config.advertise_address, config.api_port
         ));
-        Ok(Self { server })
+        Ok(Self { server, tokens })
     }
 }
 
@@ -265,7 +267,8 @@ pub(crate) fn start_controllers(context: &Context, plane: &ControlPlane, running
         let server = plane.server.clone();
         let clients: ClientFactory =
             Arc::new(move |name| identity::client(&server, identity::kube_system(name)));
-        let settings = controllers_config(config, context.pki.authority_pem.clone());
+        let mut settings = controllers_config(config, context.pki.authority_pem.clone());
+        settings.token_signer = Some(token_signer(plane.tokens.clone()));
         running.start(
             skiff_controllers::component(reader, clients, settings, clock.clone(), random.clone()),
             context,
@@ -278,6 +281,17 @@ pub(crate) fn start_controllers(context: &Context, plane: &ControlPlane, running
             context,
         );
     }
+}
+
+fn token_signer(tokens: Arc<Tokens>) -> TokenSigner {
+    TokenSigner::new(move |namespace, secret, account, uid| {
+        let account = Reference {
+            name: account.to_owned(),
+            uid: uid.to_owned(),
+        };
+        let token = tokens.issue_for_secret(namespace, secret, &account);
+        token.map_err(|error| error.to_string())
+    })
 }
 
 /// The controllers' settings.
