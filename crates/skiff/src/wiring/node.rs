@@ -131,7 +131,16 @@ async fn start_kubelet(
     };
     let leaf = context.pki.leaf("kubelet", &subject, context.clock.now())?;
     let mut kubelet = kubelet_config(config);
-    kubelet.tls = Some(Arc::new(tls::server(&leaf, &context.pki.authority_pem)?));
+    let (server, shown) = tls::server(&leaf, &context.pki.authority_pem)?;
+    kubelet.tls = Some(server);
+    running.add(tls::renew(
+        context.pki.clone(),
+        "kubelet",
+        subject,
+        context.clock.clone(),
+        context.shutdown.child(),
+        move |leaf| shown.show(leaf),
+    ));
     let runtime = Arc::new(runtime);
     running.add(
         super::images::serve(runtime.clone(), &config.data_dir, context.shutdown.child()).await?,

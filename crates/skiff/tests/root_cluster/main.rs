@@ -9,5 +9,6 @@ mod crowd;
 mod image;
 mod images;
 mod kills;
+mod kubectl;
 mod machine;
 mod tour;
