@@ -325,17 +325,17 @@ fn broken_huge_and_malicious_tarballs_are_refused() {
         return;
     }
     let cluster = Cluster::start("tar");
-    import_fails(&cluster, &[], |folder| {
+    import_fails(&cluster, &["cut short"], |folder| {
         busybox_root(folder);
         let archive = docker_archive(folder, "skiff.test/cut:1");
         sh(folder, "truncate -s 400000 image.tar");
         archive
     });
-    import_fails(&cluster, &[], |folder| {
+    import_fails(&cluster, &["not a tar file"], |folder| {
         sh(folder, "head -c 100000 /dev/urandom > noise.tar");
         folder.join("noise.tar")
     });
-    import_fails(&cluster, &[], |folder| {
+    import_fails(&cluster, &["digest mismatch"], |folder| {
         busybox_root(folder);
         docker_archive(folder, "skiff.test/digest:1");
         // Another layer than the configuration names.
@@ -365,6 +365,19 @@ fn broken_huge_and_malicious_tarballs_are_refused() {
         ),
     );
     assert!(!Path::new("/etc/skiff-evil").exists());
+    // A hard link to the host's file, and a terabyte of nothing.
+    import_fails(
+        &cluster,
+        &["refused"],
+        layer(
+            "echo x > root/a; ln root/a root/b; cd root; tar -P --transform='flags=h;s,^a$,../../etc/shadow,' -cf ../layer.tar a b",
+        ),
+    );
+    import_fails(
+        &cluster,
+        &["layer is too large"],
+        layer("truncate -s 1T root/big; tar -S -cf layer.tar -C root big; rm root/big"),
+    );
     let pods = cluster.ask(&["get", "nodes", "-o", "name"]);
     assert!(pods.contains("node/"), "the server lives");
 }

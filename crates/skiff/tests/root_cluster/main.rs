@@ -12,4 +12,5 @@ mod image;
 mod images;
 mod kills;
 mod machine;
+mod registry;
 mod tour;
