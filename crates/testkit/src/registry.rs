@@ -31,11 +31,13 @@ pub enum Fault {
     CutBlobs,
 }
 
+/// By repository and tag or digest: media type and content.
+type Manifests = HashMap<(String, String), (&'static str, Vec<u8>)>;
+
 #[derive(Default)]
 struct Shared {
     blobs: Mutex<HashMap<String, Vec<u8>>>,
-    /// By repository and tag or digest: media type and content.
-    manifests: Mutex<HashMap<(String, String), (&'static str, Vec<u8>)>>,
+    manifests: Mutex<Manifests>,
     fault: Mutex<Fault>,
     /// The value of the header that is asked for.
     wanted: Mutex<Option<String>>,
