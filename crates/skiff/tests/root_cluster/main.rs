@@ -4,11 +4,14 @@
     reason = "the tests drive the program and kubectl as a user does"
 )]
 
+mod bad_days;
 mod cluster;
+mod command_line;
 mod crowd;
 mod image;
 mod images;
 mod kills;
 mod kubectl;
 mod machine;
+mod registry;
 mod tour;
