@@ -14,6 +14,7 @@ pub mod endpoint_slice;
 pub mod endpoints;
 pub mod garbage_collector;
 mod garbage_graph;
+mod garbage_watch;
 pub mod gate;
 pub mod namespace;
 mod node_health;
