@@ -56,8 +56,9 @@ impl World {
     }
 
     async fn set_status(&self, node: &str, ready: &str) {
+        let heartbeat = jiff::Timestamp::try_from(self.clock.now()).unwrap();
         let conditions = json!([{"type": "Ready", "status": ready, "reason": "x", "message": "x",
-            "lastHeartbeatTime": "2026-01-01T00:00:00Z", "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
+            "lastHeartbeatTime": format!("{heartbeat:.0}"), "lastTransitionTime": "2026-01-01T00:00:00Z"}]);
         let patch = Patch::Strategic(json!({"status": {"conditions": conditions}}));
         let parameters = PatchParams::default();
         self.nodes
@@ -248,6 +249,7 @@ async fn pods_of_a_node_that_is_gone_go_and_ranges_are_given() {
     .await;
     assert_eq!(ranges, ["10.42.0.0/24", "10.42.1.0/24"]);
     world.pod("left", "silent", json!([])).await;
+    world.pass(1).await;
     world
         .nodes
         .delete("silent", &DeleteParams::default())
