@@ -154,6 +154,10 @@ fn autoscaler_to_v1(mut hpa: Value) -> Value {
         }
     }
     if let Some(status) = object(&mut hpa, "status") {
+        // v1 has no way to leave these out.
+        for count in ["currentReplicas", "desiredReplicas"] {
+            status.entry(count).or_insert_with(|| 0.into());
+        }
         if let Some(Value::Array(metrics)) = status.remove("currentMetrics") {
             if let Some(metric) = metrics
                 .iter()

@@ -260,6 +260,12 @@ pub struct WriteContext {
     pub now: Timestamp,
     /// The user's name.
     pub user: String,
+    /// The user's uid, often empty.
+    pub uid: String,
+    /// The user's groups.
+    pub groups: Vec<String>,
+    /// What the authenticator knows of the user besides.
+    pub extra: std::collections::BTreeMap<String, Vec<String>>,
     /// The subresource written to, empty for the object itself.
     pub subresource: String,
 }

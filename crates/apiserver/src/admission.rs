@@ -13,6 +13,7 @@ mod namespace_lifecycle;
 mod node_restriction;
 mod priority;
 mod service_account;
+mod storage_object_in_use_protection;
 mod taint_nodes_by_condition;
 
 /// What is done to an object.
@@ -83,6 +84,7 @@ pub(crate) fn plugins() -> Vec<Arc<dyn Admission>> {
         Arc::new(taint_nodes_by_condition::TaintNodesByCondition),
         Arc::new(priority::Priority),
         Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
+        Arc::new(storage_object_in_use_protection::StorageObjectInUseProtection),
     ]
 }
 

@@ -53,7 +53,10 @@ pub(crate) async fn create_object(
         .as_deref()
         .is_some_and(|version| !version.is_empty() && version != "0")
     {
-        return Err(ApiError::bad_request(
+        // Upstream's store refuses it, which is no API error there: 500 without a reason.
+        return Err(ApiError::new(
+            500,
+            "",
             "resourceVersion should not be set on objects to be created",
         ));
     }
@@ -108,7 +111,9 @@ fn generate_name(prefix: &str, suffix: &str) -> String {
 
 async fn create_named(target: &Target<'_>, mut object: Box<dyn Object>) -> ApiResult<Written> {
     let request = target.admission(Operation::Create);
+    crate::fields::record(target, None, &mut *object)?;
     admission::mutate(&request, &mut *object, None).await?;
+    crate::authz::escalation::check(target, &*object, None).await?;
     let allocation = crate::services::allocate(target, &mut *object, None).await?;
     before_create(target, &mut *object)?;
     admission::validate(&request, Some(&*object), None).await?;

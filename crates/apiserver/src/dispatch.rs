@@ -1,6 +1,7 @@
 //! From a resolved request to its handler.
 
 use axum::body::Body;
+use bytes::Bytes;
 use http::Response;
 use skiff_api::{ApiError, ApiResult, Verb};
 
@@ -27,10 +28,19 @@ pub(crate) async fn dispatch(call: Call, body: Body) -> ApiResult<Response<Body>
     }
     let registry = call.server.registry.load_full();
     let info = &call.info;
-    let resource = registry
-        .get(&info.group, &info.version, &info.resource)
-        .ok_or_else(ApiError::no_such_path)?
-        .clone();
+    let Some(resource) = registry.get(&info.group, &info.version, &info.resource) else {
+        if registry.serves(&info.group) {
+            return Err(ApiError::no_such_path());
+        }
+        // Upstream's router knows no such group, and answers before any API machinery.
+        let text = Bytes::from_static(b"404 page not found\n");
+        return Ok(crate::content::response(
+            404,
+            "text/plain; charset=utf-8",
+            text,
+        ));
+    };
+    let resource = resource.clone();
     check_place(&call, &resource)?;
     if !info.subresource.is_empty() {
         return crate::subresource::answer(call, resource, body).await;

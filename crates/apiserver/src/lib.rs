@@ -15,6 +15,7 @@ mod delete;
 mod denied;
 mod dispatch;
 mod documents;
+mod fields;
 mod health;
 mod kubernetes_service;
 mod metrics;

@@ -5,35 +5,50 @@ use bytes::Bytes;
 use http::Response;
 use http::header::CONTENT_TYPE;
 use serde_json::Value;
-use skiff_api::patch::{PatchType, apply_patch, strategic};
-use skiff_api::schema::body::{self, FieldValidation, Format};
+use skiff_api::patch::apply::apply;
+use skiff_api::patch::{PatchType, apply_patch};
+use skiff_api::schema::body::{self, FieldValidation};
 use skiff_api::{ApiError, ApiResult, FieldError, Kind, Object, Path};
 
 use crate::content;
+use crate::fields;
 use crate::query::WriteOptions;
 use crate::registry::Resource;
 use crate::server::Call;
 use crate::write::{
-    self, Current, Part, Target, check_namespace, decode, with_revision, written_response,
+    self, Current, Part, Target, Written, check_namespace, decode, written_response,
 };
+
+/// Whether a request is a server-side apply.
+pub(crate) fn is_apply(call: &Call) -> bool {
+    call.parts.method == http::Method::PATCH && media_type(call) == APPLY
+}
+
+const APPLY: &str = "application/apply-patch+yaml";
+
+fn media_type(call: &Call) -> &str {
+    let header = call.header(CONTENT_TYPE);
+    header.split(';').next().unwrap_or_default().trim()
+}
 
 /// A patch as sent.
 pub(crate) struct Patch {
     /// `None`: apply.
     kind: Option<PatchType>,
     body: Bytes,
+    manager: String,
+    force: bool,
+    validation: FieldValidation,
 }
 
 impl Patch {
-    /// Finds the kind of patch by the content type.
-    pub fn parse(call: &Call, body: &Bytes) -> ApiResult<Self> {
-        let header = call.header(CONTENT_TYPE);
-        let media = header.split(';').next().unwrap_or_default().trim();
-        let kind = match media {
+    /// Finds the kind of patch by the content type, and checks that the options are for it.
+    pub fn parse(call: &Call, body: &Bytes, options: &WriteOptions) -> ApiResult<Self> {
+        let kind = match media_type(call) {
             "application/json-patch+json" => Some(PatchType::Json),
             "application/merge-patch+json" => Some(PatchType::Merge),
             "application/strategic-merge-patch+json" => Some(PatchType::StrategicMerge),
-            "application/apply-patch+yaml" => None,
+            APPLY => None,
             _ => {
                 return Err(ApiError::new(
                     415,
@@ -42,27 +57,36 @@ impl Patch {
                 ));
             }
         };
-        let body = body.clone();
-        Ok(Self { kind, body })
+        let patch = Self {
+            kind,
+            body: body.clone(),
+            manager: fields::manager_name(call, options),
+            force: options.force == Some(true),
+            validation: options.field_validation,
+        };
+        check_options(&patch, options)?;
+        Ok(patch)
     }
 
-    /// The object after the patch, checked against the kind's schema.
+    /// Whether it is an apply.
+    pub const fn is_apply(&self) -> bool {
+        self.kind.is_none()
+    }
+
+    /// An object of `kind` after the patch, checked against the kind's schema. An apply brings the record of owners up
+    /// to date; other patches leave that to the write. `resource` is the resource that the request is for.
     pub fn patched(
         &self,
         call: &Call,
+        resource: &Resource,
         kind: &'static Kind,
         current: &Value,
-        validation: FieldValidation,
     ) -> ApiResult<Value> {
-        let target = body::Target::of(kind)?;
         let Some(patch) = self.kind else {
-            let applied = self.applied(call, kind, validation)?;
-            let Value::Object(applied) = applied else {
-                return Err(ApiError::internal("applied configuration is no object"));
-            };
-            return strategic::merge(target.schema, target.root, current.clone(), applied);
+            return self.applied(call, resource, kind, Some(current));
         };
-        let decoded = apply_patch(&target, patch, current, &self.body, validation)?;
+        let target = body::Target::of(kind)?;
+        let decoded = apply_patch(&target, patch, current, &self.body, self.validation)?;
         decoded
             .warnings
             .into_iter()
@@ -70,20 +94,30 @@ impl Patch {
         Ok(decoded.value)
     }
 
-    /// The configuration of an apply.
+    /// An object after the apply; `None`: it is made.
     fn applied(
         &self,
         call: &Call,
+        resource: &Resource,
         kind: &'static Kind,
-        validation: FieldValidation,
+        current: Option<&Value>,
     ) -> ApiResult<Value> {
         let target = body::Target::of(kind)?;
-        let decoded = body::decode(&target, &self.body, Format::Yaml, validation)?;
-        decoded
-            .warnings
-            .into_iter()
-            .for_each(|text| call.warn(text));
-        Ok(decoded.value)
+        let yaml = body::parse_yaml(&self.body)
+            .map_err(|error| ApiError::bad_request(format!("error decoding YAML: {error}")))?;
+        let api_version = kind.api_version();
+        let subresource = &call.info.subresource;
+        let manager = fields::manager(call, resource, subresource, &self.manager, &api_version);
+        let applied = apply(&target, current, &yaml.value, &manager, self.force)?;
+        match (yaml.duplicate, self.validation) {
+            (Some(duplicate), FieldValidation::Strict) => {
+                let message = format!("error strict decoding YAML: {duplicate}");
+                return Err(ApiError::bad_request(message));
+            }
+            (Some(duplicate), FieldValidation::Warn) => call.warn(duplicate),
+            _ => {}
+        }
+        Ok(applied)
     }
 }
 
@@ -97,8 +131,7 @@ pub(crate) async fn patch(
     content::negotiate(call, false)?;
     let options = WriteOptions::parse(&call.query, "PatchOptions")?;
     let body = crate::server::ApiServer::read_body(body).await?;
-    let patch = Patch::parse(call, &body)?;
-    check_options(&patch, &options)?;
+    let patch = Patch::parse(call, &body, &options)?;
     let namespace = if resource.namespaced() {
         call.info.namespace.as_str()
     } else {
@@ -112,27 +145,45 @@ pub(crate) async fn patch(
         subresource: &call.info.subresource,
         options: &options,
     };
-    if patch.kind.is_none() && part == Part::Main && target.current().await?.is_none() {
-        let value = patch.applied(call, resource.kind, options.field_validation)?;
-        let mut object = decode(resource, value)?;
-        let meta = object.metadata_mut();
-        meta.name.get_or_insert_with(|| call.info.name.clone());
-        crate::update::check_name(&call.info.name, meta.name.as_deref())?;
-        match crate::create::create_object(call, resource, namespace, object, &options).await {
+    if patch.is_apply() && part == Part::Main && target.current().await?.is_none() {
+        match create_by_apply(&target, &patch).await {
             // Someone else made it meanwhile: it is changed.
             Err(error) if error.reason == "AlreadyExists" => {}
             outcome => return written_response(call, resource, &outcome?),
         }
     }
     let mut change = |current: &Current| -> ApiResult<Box<dyn Object>> {
-        let value = resource.served_value(&with_revision(&current.stored, current.revision));
-        let value = patch.patched(call, resource.kind, &value, options.field_validation)?;
+        let value = current.served(resource);
+        let value = patch.patched(call, resource, resource.kind, &value)?;
         let mut object = decode(resource, value)?;
         check_namespace(resource, namespace, object.metadata_mut())?;
+        crate::update::check_name(&call.info.name, object.metadata().name.as_deref())?;
         Ok(object)
     };
     let written = write::update(&target, part, &mut change).await?;
     written_response(call, resource, &written)
+}
+
+/// Makes the object that an apply names and that is not there.
+async fn create_by_apply(target: &Target<'_>, patch: &Patch) -> ApiResult<Written> {
+    let Target {
+        call,
+        resource,
+        namespace,
+        name,
+        ..
+    } = *target;
+    let value = patch.applied(call, resource, resource.kind, None)?;
+    let mut object = decode(resource, value)?;
+    let meta = object.metadata_mut();
+    if let Some(uid) = meta.uid.as_ref().filter(|uid| !uid.is_empty()) {
+        return Err(target.conflict(&format!(
+            "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
+        )));
+    }
+    crate::update::check_name(name, meta.name.as_deref())?;
+    call.server.authorize_create(call).await?;
+    crate::create::create_object(call, resource, namespace, object, target.options).await
 }
 
 /// `fieldManager` is needed for an apply, and `force` is only for it.

@@ -64,7 +64,12 @@ impl Resource {
     /// A stored object as JSON in the served version.
     #[must_use]
     pub fn served_value(&self, bytes: &[u8]) -> Value {
-        let value: Value = serde_json::from_slice(bytes).unwrap_or_default();
+        self.served(serde_json::from_slice(bytes).unwrap_or_default())
+    }
+
+    /// An object as JSON in the served version, from the stored one.
+    #[must_use]
+    pub fn served(&self, value: Value) -> Value {
         match &self.kind.conversion {
             Some(conversion) => (conversion.from_storage)(value),
             None => value,
@@ -147,6 +152,13 @@ impl Registry {
             .get(plural)?
             .iter()
             .find(|resource| resource.kind.group == group && resource.kind.version == version)
+    }
+
+    /// Whether anything is served under this group, in whatever version.
+    #[must_use]
+    pub fn serves(&self, group: &str) -> bool {
+        let mut resources = self.by_plural.values().flatten();
+        resources.any(|resource| resource.kind.group == group)
     }
 
     /// A resource in the version that is stored.

@@ -268,7 +268,7 @@ impl ApiServer {
 
     async fn route(
         self: Arc<Self>,
-        parts: http::request::Parts,
+        mut parts: http::request::Parts,
         body: Body,
         user: Option<Arc<UserInfo>>,
     ) -> Response<Body> {
@@ -279,6 +279,11 @@ impl ApiServer {
                 Ok(user) => user,
                 Err(error) => return content::error_response(&error),
             },
+        };
+        let user = match crate::authn::impersonation::resolve(&self, user, &mut parts.headers).await
+        {
+            Ok(user) => user,
+            Err(error) => return content::error_response(&error),
         };
         let query = Query::parse(parts.uri.query());
         let call = Call {
@@ -323,15 +328,31 @@ impl ApiServer {
         self.authorizer().authorize(attributes).await
     }
 
+    /// Whether the user of an update or apply that makes an object may do that.
+    pub(crate) async fn authorize_create(&self, call: &Call) -> ApiResult<()> {
+        let attributes = Attributes {
+            verb: "create".to_owned(),
+            ..call
+                .info
+                .attributes(call.user.clone(), call.parts.uri.query())
+        };
+        self.check(&attributes).await
+    }
+
     async fn authorize(&self, call: &Call) -> ApiResult<()> {
         let attributes = call
             .info
             .attributes(call.user.clone(), call.parts.uri.query());
-        let decision = self.decide(&attributes).await;
+        self.check(&attributes).await
+    }
+
+    /// The refusal of what a user may not do.
+    pub(crate) async fn check(&self, attributes: &Attributes) -> ApiResult<()> {
+        let decision = self.decide(attributes).await;
         if decision.allowed() {
             return Ok(());
         }
-        Err(crate::denied::denial(&attributes, decision.reason()))
+        Err(crate::denied::denial(attributes, decision.reason()))
     }
 
     /// Reads a request body up to the limit.

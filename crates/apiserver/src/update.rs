@@ -50,6 +50,7 @@ pub(crate) async fn replace(
         {
             return Err(target.not_found());
         }
+        call.server.authorize_create(call).await?;
         let written =
             crate::create::create_object(call, resource, namespace, object, &options).await?;
         return written_response(call, resource, &written);

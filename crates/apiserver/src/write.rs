@@ -12,7 +12,7 @@ use skiff_api::{ApiError, ApiResult, ErrorList, Kind, Object, Path, WriteContext
 use skiff_store::StoreError;
 
 use crate::admission::{self, AdmissionRequest, Operation};
-use crate::cache::{Entry, splice_revision};
+use crate::cache::Entry;
 use crate::content;
 use crate::query::WriteOptions;
 use crate::read::{object_response, store_error};
@@ -42,6 +42,8 @@ pub(crate) struct Current {
     /// The bytes as stored, without resourceVersion.
     pub stored: Bytes,
     pub revision: u64,
+    /// The same as JSON, in the stored version.
+    pub value: Value,
     /// Typed, in the stored version, resourceVersion set.
     pub object: Box<dyn Object>,
 }
@@ -110,6 +112,9 @@ impl Target<'_> {
         WriteContext {
             now: self.call.server.now(),
             user: self.call.user.name.clone(),
+            uid: self.call.user.uid.clone(),
+            groups: self.call.user.groups.clone(),
+            extra: self.call.user.extra.clone(),
             subresource: self.subresource.to_owned(),
         }
     }
@@ -120,13 +125,34 @@ impl Target<'_> {
         let Some(kv) = found.map_err(|error| store_error(&error))? else {
             return Ok(None);
         };
-        let mut object = self.resource.decode_stored(&kv.value)?;
+        let value: Value = serde_json::from_slice(&kv.value).map_err(ApiError::internal)?;
+        let mut object = self
+            .resource
+            .storage
+            .ops
+            .decode(value.clone())
+            .map_err(ApiError::internal)?;
         object.metadata_mut().resource_version = Some(kv.mod_revision.to_string());
         Ok(Some(Current {
             stored: kv.value,
             revision: kv.mod_revision,
+            value,
             object,
         }))
+    }
+}
+
+impl Current {
+    /// The object in the served version, resourceVersion set.
+    pub fn served(&self, resource: &Resource) -> Value {
+        let mut value = self.value.clone();
+        if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.insert(
+                "resourceVersion".to_owned(),
+                self.revision.to_string().into(),
+            );
+        }
+        resource.served(value)
     }
 }
 
@@ -192,6 +218,20 @@ pub(crate) fn encode(object: &mut dyn Object) -> Bytes {
     object.to_bytes().into()
 }
 
+/// An object in the store's form. Where it would differ from the current one in nothing but the times of its record of
+/// owners (`same_record`), the record stays, and nothing is written.
+fn encode_unless_same(new: &mut dyn Object, current: &Current, same_record: bool) -> Bytes {
+    let bytes = encode(new);
+    if !same_record || bytes == current.stored || bytes.len() != current.stored.len() {
+        return bytes;
+    }
+    new.metadata_mut()
+        .managed_fields
+        .clone_from(&current.object.metadata().managed_fields);
+    let same = encode(new);
+    if same == current.stored { same } else { bytes }
+}
+
 fn is_blank(text: Option<&String>) -> bool {
     text.is_none_or(|text| text.is_empty() || text == "0")
 }
@@ -207,12 +247,14 @@ pub(crate) async fn update(
         let current = target.current().await?.ok_or_else(|| target.not_found())?;
         let mut new = change(&current)?;
         check_version(target, part, &current, &mut *new)?;
+        let same_record = crate::fields::record(target, Some(&current), &mut *new)?;
         admission::mutate(
             &target.admission(Operation::Update),
             &mut *new,
             Some(&*current.object),
         )
         .await?;
+        crate::authz::escalation::check(target, &*new, Some(&*current.object)).await?;
         let allocation = match part {
             Part::Main => {
                 crate::services::allocate(target, &mut *new, Some(&*current.object)).await?
@@ -232,7 +274,7 @@ pub(crate) async fn update(
                 None => continue,
             }
         }
-        let bytes = encode(&mut *new);
+        let bytes = encode_unless_same(&mut *new, &current, same_record);
         if bytes == current.stored || target.options.dry_run {
             return Ok(Written {
                 entry: entry(target, &bytes, current.revision)?,
@@ -450,9 +492,4 @@ pub(crate) fn written_response(
     let accepted = content::negotiate(call, false)?;
     let code = if written.created { 201 } else { 200 };
     object_response(call, resource, accepted, code, &written.entry)
-}
-
-/// Bytes with a resourceVersion.
-pub(crate) fn with_revision(bytes: &Bytes, revision: u64) -> Bytes {
-    splice_revision(bytes, revision).unwrap_or_else(|| bytes.clone())
 }

@@ -3,6 +3,7 @@
 //! `<root>/pod<uid>` for guaranteed pods, `<root>/burstable/pod<uid>` and `<root>/besteffort/pod<uid>` for the others. Both
 //! versions of the kernel's interface are served: one tree (v2), or one per controller (v1).
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::fs;
 use std::io;
@@ -19,6 +20,8 @@ pub trait PodCgroups: Send + Sync + Debug {
     fn ensure(&self, pod: &Pod) -> io::Result<()>;
     /// Removes the group of a pod. It is fine when there is none.
     fn remove(&self, pod: &Pod) -> io::Result<()>;
+    /// The UIDs of the pods that have a group.
+    fn uids(&self) -> BTreeSet<String>;
 }
 
 /// No groups at all: for simulations.
@@ -32,6 +35,10 @@ impl PodCgroups for NoCgroups {
 
     fn remove(&self, _: &Pod) -> io::Result<()> {
         Ok(())
+    }
+
+    fn uids(&self) -> BTreeSet<String> {
+        BTreeSet::new()
     }
 }
 
@@ -206,6 +213,21 @@ impl PodCgroups for KernelCgroups {
             }
         }
         Ok(())
+    }
+
+    fn uids(&self) -> BTreeSet<String> {
+        let classes = ["", "/burstable", "/besteffort"];
+        let groups = classes.map(|class| self.directories(&format!("{}{class}", self.root)));
+        let entries = groups
+            .iter()
+            .flatten()
+            .filter_map(|(_, directory)| fs::read_dir(directory).ok())
+            .flatten()
+            .flatten();
+        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        names
+            .filter_map(|name| name.strip_prefix("pod").map(str::to_owned))
+            .collect()
     }
 }
 

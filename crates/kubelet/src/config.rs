@@ -98,4 +98,18 @@ impl KubeletConfig {
         let (namespace, name, uid) = (spec::namespace(pod), spec::name(pod), spec::uid(pod));
         self.log_dir.join(format!("{namespace}_{name}_{uid}"))
     }
+
+    /// Namespace, name and UID of the pods that have a log directory.
+    #[must_use]
+    pub fn logged_pods(&self) -> Vec<(String, String, String)> {
+        let entries = std::fs::read_dir(&self.log_dir).into_iter().flatten();
+        let names = entries
+            .flatten()
+            .map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let parts = names.filter_map(|name| {
+            let mut parts = name.split('_').map(str::to_owned);
+            Some((parts.next()?, parts.next()?, parts.next()?))
+        });
+        parts.collect()
+    }
 }

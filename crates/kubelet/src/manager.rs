@@ -264,23 +264,21 @@ impl Manager {
             .map(|s| &s.labels)
             .chain(containers.iter().map(|c| &c.labels));
         let mut orphans: BTreeMap<String, Pod> = BTreeMap::new();
-        for labels in labels {
-            let Some(uid) = labels.get(POD_UID_LABEL) else {
-                continue;
-            };
-            if self.workers.lock().contains_key(uid) {
-                continue;
+        let labelled = labels.filter_map(|labels| {
+            let uid = labels.get(POD_UID_LABEL)?.clone();
+            let (name, namespace) = (labels.get(POD_NAME_LABEL), labels.get(POD_NAMESPACE_LABEL));
+            Some(orphan(uid, name.cloned(), namespace.cloned()))
+        });
+        // A removal that was interrupted may have left only logs or control groups.
+        let logs = self.context.config.logged_pods().into_iter();
+        let logged = logs.map(|(namespace, name, uid)| orphan(uid, Some(name), Some(namespace)));
+        let grouped = self.context.cgroups.uids().into_iter();
+        let grouped = grouped.map(|uid| orphan(uid, None, None));
+        for pod in labelled.chain(logged).chain(grouped) {
+            let uid = spec::uid(&pod).to_owned();
+            if !self.workers.lock().contains_key(&uid) {
+                orphans.entry(uid).or_insert(pod);
             }
-            orphans.entry(uid.clone()).or_insert_with(|| Pod {
-                metadata: ObjectMeta {
-                    uid: Some(uid.clone()),
-                    name: labels.get(POD_NAME_LABEL).cloned(),
-                    namespace: labels.get(POD_NAMESPACE_LABEL).cloned(),
-                    ..ObjectMeta::default()
-                },
-                spec: Some(PodSpec::default()),
-                ..Pod::default()
-            });
         }
         for (_, pod) in orphans {
             tracing::info!(
@@ -309,5 +307,19 @@ impl Manager {
                 tracing::warn!(uid, %error, "cannot remove the directory of a pod that is gone");
             }
         }
+    }
+}
+
+/// All that is known of a pod that only left traces.
+fn orphan(uid: String, name: Option<String>, namespace: Option<String>) -> Pod {
+    Pod {
+        metadata: ObjectMeta {
+            uid: Some(uid),
+            name,
+            namespace,
+            ..ObjectMeta::default()
+        },
+        spec: Some(PodSpec::default()),
+        ..Pod::default()
     }
 }

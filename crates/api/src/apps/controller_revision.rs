@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Typed};
 use crate::printing;
 
@@ -39,6 +40,14 @@ pub struct ControllerRevisionStrategy;
 
 impl Strategy for ControllerRevisionStrategy {
     type Object = ControllerRevision;
+
+    fn validate_create(object: &ControllerRevision) -> ErrorList {
+        crate::validation::apps::validate_controller_revision(object)
+    }
+
+    fn validate_update(new: &ControllerRevision, old: &ControllerRevision) -> ErrorList {
+        crate::validation::apps::validate_controller_revision_update(new, old)
+    }
 
     fn row(object: &ControllerRevision, now: Timestamp) -> Vec<Value> {
         let controller = object

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Subresource, Typed};
 use crate::printing;
 
@@ -67,6 +68,22 @@ impl Strategy for DaemonSetStrategy {
     }
 
     crate::kind::keep_status!();
+
+    fn validate_create(object: &DaemonSet) -> ErrorList {
+        crate::validation::apps::validate_daemon_set(object)
+    }
+
+    fn validate_update(new: &DaemonSet, old: &DaemonSet) -> ErrorList {
+        crate::validation::apps::validate_daemon_set_update(new, old)
+    }
+
+    fn validate_status_update(new: &DaemonSet, old: &DaemonSet) -> ErrorList {
+        crate::validation::apps::validate_daemon_set_status_update(new, old)
+    }
+
+    fn warnings(new: &DaemonSet, old: Option<&DaemonSet>) -> Vec<String> {
+        crate::validation::apps::warnings_daemon_set(new, old)
+    }
 
     fn row(object: &DaemonSet, now: Timestamp) -> Vec<Value> {
         let status = object.status.as_ref();

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Subresource, Typed};
 use crate::printing;
 
@@ -60,6 +61,22 @@ impl Strategy for StatefulSetStrategy {
     }
 
     crate::kind::keep_status!();
+
+    fn validate_create(object: &StatefulSet) -> ErrorList {
+        crate::validation::apps::validate_stateful_set(object)
+    }
+
+    fn validate_update(new: &StatefulSet, old: &StatefulSet) -> ErrorList {
+        crate::validation::apps::validate_stateful_set_update(new, old)
+    }
+
+    fn validate_status_update(new: &StatefulSet, old: &StatefulSet) -> ErrorList {
+        crate::validation::apps::validate_stateful_set_status_update(new, old)
+    }
+
+    fn warnings(new: &StatefulSet, old: Option<&StatefulSet>) -> Vec<String> {
+        crate::validation::apps::warnings_stateful_set(new, old)
+    }
 
     fn row(object: &StatefulSet, now: Timestamp) -> Vec<Value> {
         let spec = object.spec.as_ref();

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::CronJob;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Subresource, Typed};
 use crate::printing;
 
@@ -62,6 +63,18 @@ impl Strategy for CronJobStrategy {
     }
 
     crate::kind::keep_status!();
+
+    fn validate_create(object: &CronJob) -> ErrorList {
+        crate::validation::batch::validate_cron_job(object)
+    }
+
+    fn validate_update(new: &CronJob, old: &CronJob) -> ErrorList {
+        crate::validation::batch::validate_cron_job_update(new, old)
+    }
+
+    fn warnings(new: &CronJob, old: Option<&CronJob>) -> Vec<String> {
+        crate::validation::batch::warnings_cron_job(new, old)
+    }
 
     fn row(object: &CronJob, now: Timestamp) -> Vec<Value> {
         let spec = Some(&object.spec);

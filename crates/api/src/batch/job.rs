@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Subresource, Typed, WriteContext};
 use crate::printing;
 
@@ -68,6 +69,22 @@ impl Strategy for JobStrategy {
 
     fn default(object: &mut Job) {
         crate::defaults::batch::default_job(object);
+    }
+
+    fn validate_create(object: &Job) -> ErrorList {
+        crate::validation::batch::validate_job(object)
+    }
+
+    fn validate_update(new: &Job, old: &Job) -> ErrorList {
+        crate::validation::batch::validate_job_update(new, old)
+    }
+
+    fn validate_status_update(new: &Job, old: &Job) -> ErrorList {
+        crate::validation::batch::validate_job_status_update(new, old)
+    }
+
+    fn warnings(new: &Job, old: Option<&Job>) -> Vec<String> {
+        crate::validation::batch::warnings_job(new, old)
     }
 
     fn row(object: &Job, now: Timestamp) -> Vec<Value> {

@@ -1,10 +1,15 @@
 //! `CertificateSigningRequest` (certificates.k8s.io/v1): how it is named, stored, selected and printed.
 
 use jiff::Timestamp;
-use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use k8s_openapi::api::certificates::v1::{
+    CertificateSigningRequest, CertificateSigningRequestCondition,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::Value;
 
-use crate::kind::{ALL_VERBS, Column, Kind, STATUS_VERBS, Scope, Strategy, Subresource, Typed};
+use crate::kind::{
+    ALL_VERBS, Column, Kind, STATUS_VERBS, Scope, Strategy, Subresource, Typed, WriteContext,
+};
 use crate::printing;
 
 /// The entry in the table of kinds.
@@ -59,7 +64,42 @@ impl Strategy for CertificateSigningRequestStrategy {
         crate::defaults::other::default_certificate_signing_request(object);
     }
 
-    crate::kind::keep_status!();
+    /// Who asks is said by the server.
+    fn prepare_create(object: &mut CertificateSigningRequest, context: &WriteContext) {
+        object.status = Some(Default::default());
+        let spec = &mut object.spec;
+        spec.username = Some(context.user.clone());
+        spec.uid = Some(context.uid.clone()).filter(|uid| !uid.is_empty());
+        spec.groups = Some(context.groups.clone()).filter(|groups| !groups.is_empty());
+        spec.extra = Some(context.extra.clone()).filter(|extra| !extra.is_empty());
+    }
+
+    /// A request never changes; what becomes of it is said by the subresources.
+    fn prepare_update(
+        new: &mut CertificateSigningRequest,
+        old: &CertificateSigningRequest,
+        _: &WriteContext,
+    ) {
+        new.spec.clone_from(&old.spec);
+        new.status.clone_from(&old.status);
+    }
+
+    fn prepare_status_update(
+        new: &mut CertificateSigningRequest,
+        old: &CertificateSigningRequest,
+        context: &WriteContext,
+    ) {
+        new.spec.clone_from(&old.spec);
+        let before = old.status.as_ref();
+        let before = before.and_then(|status| status.conditions.as_deref());
+        let status = new.status.get_or_insert_default();
+        let conditions = signers_conditions(
+            status.conditions.take().unwrap_or_default(),
+            before.unwrap_or_default(),
+            context.now,
+        );
+        status.conditions = Some(conditions).filter(|list| !list.is_empty());
+    }
 
     fn row(object: &CertificateSigningRequest, now: Timestamp) -> Vec<Value> {
         let signer = Some(&object.spec.signer_name);
@@ -76,6 +116,32 @@ impl Strategy for CertificateSigningRequestStrategy {
             state(object).into(),
         ]
     }
+}
+
+/// The conditions after a signer wrote the status: whether the request is approved or denied is not for it to say.
+fn signers_conditions(
+    new: Vec<CertificateSigningRequestCondition>,
+    old: &[CertificateSigningRequestCondition],
+    now: Timestamp,
+) -> Vec<CertificateSigningRequestCondition> {
+    let verdict = |condition: &CertificateSigningRequestCondition| {
+        matches!(condition.type_.as_str(), "Approved" | "Denied")
+    };
+    let verdicts = old.iter().filter(|condition| verdict(condition)).cloned();
+    let others = new.into_iter().filter(|condition| !verdict(condition));
+    let others = others.map(|mut condition| {
+        let same = old
+            .iter()
+            .find(|other| other.type_ == condition.type_ && other.status == condition.status);
+        condition.last_update_time.get_or_insert(Time(now));
+        if condition.last_transition_time.is_none() {
+            condition.last_transition_time = same
+                .and_then(|same| same.last_transition_time.clone())
+                .or(Some(Time(now)));
+        }
+        condition
+    });
+    verdicts.chain(others).collect()
 }
 
 fn state(request: &CertificateSigningRequest) -> String {

@@ -99,6 +99,10 @@ impl Strategy for PersistentVolumeStrategy {
         }
     }
 
+    fn warnings(new: &PersistentVolume, _old: Option<&PersistentVolume>) -> Vec<String> {
+        crate::validation::core::warnings_persistent_volume(new)
+    }
+
     fn row(object: &PersistentVolume, now: Timestamp) -> Vec<Value> {
         let spec = object.spec.as_ref();
         let status = object.status.as_ref();

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Subresource, Typed, WriteContext};
 use crate::printing;
 
@@ -68,6 +69,25 @@ impl Strategy for PersistentVolumeClaimStrategy {
     }
 
     crate::kind::keep_status!(update);
+
+    fn validate_create(object: &PersistentVolumeClaim) -> ErrorList {
+        crate::validation::core::validate_persistent_volume_claim(object)
+    }
+
+    fn validate_update(new: &PersistentVolumeClaim, old: &PersistentVolumeClaim) -> ErrorList {
+        crate::validation::core::validate_persistent_volume_claim_update(new, old)
+    }
+
+    fn validate_status_update(
+        new: &PersistentVolumeClaim,
+        old: &PersistentVolumeClaim,
+    ) -> ErrorList {
+        crate::validation::core::validate_persistent_volume_claim_status_update(new, old)
+    }
+
+    fn warnings(new: &PersistentVolumeClaim, old: Option<&PersistentVolumeClaim>) -> Vec<String> {
+        crate::validation::core::warnings_persistent_volume_claim(new, old)
+    }
 
     fn row(object: &PersistentVolumeClaim, now: Timestamp) -> Vec<Value> {
         let spec = object.spec.as_ref();

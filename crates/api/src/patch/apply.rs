@@ -3,10 +3,13 @@
 //! [`apply`] merges what a manager wants into an object: what the manager no longer names goes, what others own and
 //! the manager wants otherwise is a conflict. [`record_update`] writes down what any other write changed.
 
+use std::cmp::Ordering;
+
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{FieldsV1, ManagedFieldsEntry, Time};
 use serde_json::{Value, json};
 
-use super::fieldset::{FieldSet, Fields};
+use super::fieldset::{FieldSet, Fields, covers, touches};
 use crate::schema::body::Target;
 use crate::schema::check::check_value;
 use crate::status::{ApiError, ApiResult};
@@ -22,70 +25,96 @@ pub struct Manager<'a> {
     pub subresource: &'a str,
     /// When.
     pub now: Timestamp,
+    /// The places that a write of this kind does not change, whatever it says: they get no owner by it.
+    pub ignored: &'a [&'a [&'a str]],
 }
 
 /// Upstream keeps this many managers of updates apart and throws the oldest together.
 const MAX_UPDATE_MANAGERS: usize = 10;
 const ANCIENT: &str = "ancient-changes";
+/// Who owns what was there before the first apply to an object without a record.
+const BEFORE_FIRST_APPLY: &str = "before-first-apply";
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-/// One entry of `managedFields`.
+/// One entry of `managedFields`. Its fields stay JSON until they must change.
 #[derive(Clone, Debug, PartialEq)]
 struct Entry {
     manager: String,
     applied: bool,
     api_version: String,
     subresource: String,
-    time: Option<String>,
-    set: FieldSet,
+    time: Option<Timestamp>,
+    fields: Value,
 }
 
 impl Entry {
-    fn read(value: &Value) -> Option<Self> {
-        let text = |key: &str| {
-            value
-                .get(key)
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-                .to_owned()
-        };
-        let applied = match value.get("operation")?.as_str()? {
+    fn read(entry: ManagedFieldsEntry) -> Option<Self> {
+        let applied = match entry.operation.as_deref()? {
             "Apply" => true,
             "Update" => false,
             _ => return None,
         };
+        let fields = entry.fields_v1.map(|fields| fields.0);
         Some(Self {
-            manager: text("manager"),
+            manager: entry.manager.unwrap_or_default(),
             applied,
-            api_version: text("apiVersion"),
-            subresource: text("subresource"),
-            time: value.get("time").and_then(Value::as_str).map(str::to_owned),
-            set: FieldSet::from_fields_v1(value.get("fieldsV1").unwrap_or(&Value::Null)),
+            api_version: entry.api_version.unwrap_or_default(),
+            subresource: entry.subresource.unwrap_or_default(),
+            time: entry.time.map(|time| time.0),
+            fields: fields.unwrap_or_else(|| json!({})),
         })
     }
 
-    fn write(&self) -> Value {
-        let mut value = json!({
-            "manager": self.manager,
-            "operation": if self.applied { "Apply" } else { "Update" },
-            "apiVersion": self.api_version,
-            "fieldsType": "FieldsV1",
-            "fieldsV1": self.set.to_fields_v1(),
-        });
-        if let Some(time) = &self.time {
-            value["time"] = time.clone().into();
+    fn write(self) -> ManagedFieldsEntry {
+        ManagedFieldsEntry {
+            manager: Some(self.manager),
+            operation: Some(if self.applied { "Apply" } else { "Update" }.to_owned()),
+            api_version: Some(self.api_version),
+            fields_type: Some("FieldsV1".to_owned()),
+            fields_v1: Some(FieldsV1(self.fields)),
+            time: self.time.map(Time),
+            subresource: Some(self.subresource).filter(|text| !text.is_empty()),
         }
-        if !self.subresource.is_empty() {
-            value["subresource"] = self.subresource.clone().into();
-        }
-        value
     }
 
-    fn is_of(&self, manager: &Manager<'_>, applied: bool) -> bool {
-        self.applied == applied
-            && self.manager == manager.name
-            && self.subresource == manager.subresource
+    fn new(manager: &Manager<'_>, applied: bool) -> Self {
+        Self {
+            manager: if manager.name.is_empty() {
+                "unknown".to_owned()
+            } else {
+                manager.name.to_owned()
+            },
+            applied,
+            api_version: manager.api_version.to_owned(),
+            subresource: manager.subresource.to_owned(),
+            time: None,
+            fields: json!({}),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.fields
+            .as_object()
+            .is_none_or(serde_json::Map::is_empty)
+    }
+
+    fn set(&self) -> FieldSet {
+        if self.is_empty() {
+            return FieldSet::default();
+        }
+        FieldSet::from_fields_v1(&self.fields)
+    }
+
+    fn put(&mut self, set: &FieldSet) {
+        self.fields = set.to_fields_v1();
+    }
+
+    fn same_manager(&self, other: &Self) -> bool {
+        self.applied == other.applied
+            && self.manager == other.manager
+            && self.subresource == other.subresource
             // An applier that changes its version stays the same applier.
-            && (applied || self.api_version == manager.api_version)
+            && (self.applied || self.api_version == other.api_version)
     }
 
     fn shown(&self) -> String {
@@ -97,168 +126,188 @@ impl Entry {
             return text;
         }
         match &self.time {
-            Some(time) => format!("{text} using {} at {time}", self.api_version),
+            Some(time) => format!(
+                "{text} using {} at {}",
+                self.api_version,
+                written_time(*time)
+            ),
             None => format!("{text} using {}", self.api_version),
         }
     }
-}
 
-fn read_entries(object: &Value) -> Vec<Entry> {
-    let entries = object
-        .pointer("/metadata/managedFields")
-        .and_then(Value::as_array);
-    entries
-        .into_iter()
-        .flatten()
-        .filter_map(Entry::read)
-        .collect()
-}
-
-fn write_entries(object: &mut Value, mut entries: Vec<Entry>) {
-    entries.retain(|entry| !entry.set.is_empty());
-    merge_oldest(&mut entries);
-    entries.sort_by(|a, b| {
-        let key = |entry: &Entry| {
-            (
-                !entry.applied,
-                entry.time.clone(),
-                entry.manager.clone(),
-                entry.api_version.clone(),
-                entry.subresource.clone(),
-            )
-        };
-        key(a).cmp(&key(b))
-    });
-    let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) else {
-        return;
-    };
-    metadata.remove("managedFields");
-    if !entries.is_empty() {
-        let entries: Vec<Value> = entries.iter().map(Entry::write).collect();
-        metadata.insert("managedFields".to_owned(), entries.into());
+    fn order(&self, other: &Self) -> Ordering {
+        let key = |entry: &Self| (!entry.applied, entry.time);
+        key(self)
+            .cmp(&key(other))
+            .then_with(|| self.manager.cmp(&other.manager))
+            .then_with(|| self.api_version.cmp(&other.api_version))
+            .then_with(|| self.subresource.cmp(&other.subresource))
     }
 }
 
+fn written_time(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+fn read_entries(entries: Vec<ManagedFieldsEntry>) -> Vec<Entry> {
+    entries.into_iter().filter_map(Entry::read).collect()
+}
+
+fn write_entries(mut entries: Vec<Entry>) -> Vec<ManagedFieldsEntry> {
+    entries.retain(|entry| !entry.is_empty());
+    entries.sort_by(Entry::order);
+    entries.into_iter().map(Entry::write).collect()
+}
+
+/// Throws the oldest updaters of a version together until there are few enough.
 fn merge_oldest(entries: &mut Vec<Entry>) {
     loop {
         let mut updates: Vec<usize> = (0..entries.len())
-            .filter(|index| {
-                entries
-                    .get(*index)
-                    .is_some_and(|entry| !entry.applied && entry.subresource.is_empty())
-            })
+            .filter(|index| entries.get(*index).is_some_and(|entry| !entry.applied))
             .collect();
         if updates.len() <= MAX_UPDATE_MANAGERS {
             return;
         }
-        updates.sort_by_key(|index| entries.get(*index).and_then(|entry| entry.time.clone()));
-        let (Some(&first), Some(&second)) = (updates.first(), updates.get(1)) else {
-            return;
-        };
-        let (low, high) = (first.min(second), first.max(second));
+        updates.sort_by(|a, b| match (entries.get(*a), entries.get(*b)) {
+            (Some(a), Some(b)) => a.order(b),
+            _ => Ordering::Equal,
+        });
+        let version = |index: usize| entries.get(index).map(|entry| entry.api_version.as_str());
+        let pair = updates.iter().enumerate().find_map(|(at, &older)| {
+            let mut rest = updates.iter().skip(at + 1);
+            let newer = rest.find(|&&newer| version(newer) == version(older))?;
+            Some((older, *newer))
+        });
+        let Some((older, newer)) = pair else { return };
+        let (low, high) = (older.min(newer), older.max(newer));
         let (other, mut kept) = (entries.remove(high), entries.remove(low));
-        kept.set = kept.set.union(&other.set);
+        kept.put(&kept.set().union(&other.set()));
         kept.time = kept.time.max(other.time);
         kept.manager = ANCIENT.to_owned();
+        kept.subresource = String::new();
         entries.push(kept);
     }
 }
 
 /// Fields that nobody owns: the server's, and those that say what the object is.
-fn owned_by_none() -> FieldSet {
-    let mut set = FieldSet::default();
-    for name in ["apiVersion", "kind"] {
-        *set.step(format!("f:{name}")) = FieldSet::leaf();
-    }
-    let metadata = set.step("f:metadata".to_owned());
-    let names = [
-        "name",
-        "namespace",
-        "creationTimestamp",
-        "selfLink",
-        "uid",
-        "generation",
-        "managedFields",
-        "resourceVersion",
-    ];
-    for name in names {
-        *metadata.step(format!("f:{name}")) = FieldSet::leaf();
-    }
-    set
+fn owned_by_none() -> &'static FieldSet {
+    static NONE: std::sync::LazyLock<FieldSet> = std::sync::LazyLock::new(|| {
+        let mut set = FieldSet::default();
+        for name in ["apiVersion", "kind"] {
+            *set.step(format!("f:{name}")) = FieldSet::leaf();
+        }
+        let metadata = set.step("f:metadata".to_owned());
+        let names = [
+            "name",
+            "namespace",
+            "creationTimestamp",
+            "selfLink",
+            "uid",
+            "generation",
+            "managedFields",
+            "resourceVersion",
+        ];
+        for name in names {
+            *metadata.step(format!("f:{name}")) = FieldSet::leaf();
+        }
+        set
+    });
+    &NONE
 }
 
-fn without_record(object: &Value) -> Value {
-    let mut object = object.clone();
+/// Takes out the places that the write does not change.
+fn strip(value: &mut Value, ignored: &[&[&str]]) {
+    for path in ignored {
+        let Some((last, parents)) = path.split_last() else {
+            continue;
+        };
+        let parent = parents
+            .iter()
+            .try_fold(&mut *value, |value, name| value.get_mut(*name));
+        if let Some(Value::Object(map)) = parent {
+            map.remove(*last);
+        }
+    }
+}
+
+fn strip_record(object: &mut Value) {
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.remove("managedFields");
     }
-    object
 }
 
-fn now_text(manager: &Manager<'_>) -> String {
-    manager.now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
-}
-
-/// Sets `managedFields` of `new`, which a create, update or patch makes of `old`.
+/// What `managedFields` becomes by a create (`old` is `None`), update or patch that makes `new` of `old`; `entries` is
+/// the record so far. The records within the objects are not looked at. An object whose record was emptied gets none
+/// until it is applied to.
+#[must_use]
 pub fn record_update(
     target: &Target<'_>,
     old: Option<&Value>,
-    new: &mut Value,
+    new: &Value,
+    entries: Vec<ManagedFieldsEntry>,
     manager: &Manager<'_>,
-) {
+) -> Vec<ManagedFieldsEntry> {
+    let mut entries = read_entries(entries);
+    if entries.is_empty() && old.is_some() {
+        return Vec::new();
+    }
     let fields = Fields::new(target.schema, target.root);
-    // A client that sets an empty list wants to start over.
-    let reset = new
-        .pointer("/metadata/managedFields")
-        .and_then(Value::as_array)
-        .is_some_and(Vec::is_empty);
-    let mut entries = if reset {
-        Vec::new()
-    } else {
-        old.map(read_entries).unwrap_or_default()
+    let nothing = match old {
+        Some(_) => Value::Null,
+        None => Value::Object(target.schema.empty(target.root)),
     };
-    let empty = Value::Object(target.schema.empty(target.root));
-    let before = old.map_or(empty, without_record);
-    let (changed, removed) = fields.compare(&before, &without_record(new));
-    let none = owned_by_none();
-    let (changed, removed) = (changed.without_trees(&none), removed.without_trees(&none));
-    if changed.is_empty() && removed.is_empty() && !reset {
-        write_entries(new, entries);
-        return;
-    }
-    for entry in &mut entries {
-        entry.set = entry.set.without_trees(&removed);
-        if !entry.is_of(manager, false) {
-            entry.set = entry.set.difference(&changed);
-        }
-    }
-    if !changed.is_empty() {
-        let mine = entries.iter().position(|entry| entry.is_of(manager, false));
-        let mut entry =
-            mine.map_or_else(|| new_entry(manager, false), |index| entries.remove(index));
-        entry.set = entry.set.union(&changed);
-        entry.time = Some(now_text(manager));
-        entries.push(entry);
-    }
-    write_entries(new, entries);
+    let (changed, removed) = fields.compare(old.unwrap_or(&nothing), new);
+    let ignored = FieldSet::of_paths(manager.ignored);
+    let (changed, removed) = (
+        changed.without_trees(&ignored),
+        removed.without_trees(&ignored),
+    );
+    update_entries(&mut entries, &changed, &removed, manager);
+    write_entries(entries)
 }
 
-fn new_entry(manager: &Manager<'_>, applied: bool) -> Entry {
-    Entry {
-        manager: manager.name.to_owned(),
-        applied,
-        api_version: manager.api_version.to_owned(),
-        subresource: manager.subresource.to_owned(),
-        time: None,
-        set: FieldSet::default(),
+fn update_entries(
+    entries: &mut Vec<Entry>,
+    changed: &FieldSet,
+    removed: &FieldSet,
+    manager: &Manager<'_>,
+) {
+    let none = owned_by_none();
+    let (changed, removed) = (changed.without_trees(none), removed.without_trees(none));
+    if changed.is_empty() && removed.is_empty() {
+        return;
     }
+    let mut mine = Entry::new(manager, false);
+    for entry in &mut *entries {
+        let theirs = !entry.same_manager(&mine);
+        if touches(&removed, &entry.fields, true) {
+            entry.put(&entry.set().without_trees(&removed));
+        }
+        if theirs && touches(&changed, &entry.fields, false) {
+            entry.put(&entry.set().difference(&changed));
+        }
+    }
+    if changed.is_empty() {
+        return;
+    }
+    let had = entries.iter().position(|entry| entry.same_manager(&mine));
+    if let Some(index) = had {
+        mine = entries.remove(index);
+    }
+    if !covers(&mine.fields, &changed) {
+        mine.put(&mine.set().union(&changed));
+    }
+    mine.time = Some(manager.now);
+    entries.push(mine);
+    merge_oldest(entries);
 }
 
 /// The object after `config` was applied to `live` (`None`: it is made), `managedFields` included. Where nothing
 /// changes, the record's times stay, so that the result equals `live`.
 ///
 /// # Errors
-/// 400: `config` has `managedFields`, or is no object of the kind; 409: others own what it changes, unless `force`.
+/// 400: `config` has `managedFields`, or is of another kind; 409: others own what it changes, unless `force`; 500, as
+/// upstream has it: `config` does not fit the kind's schema.
 pub fn apply(
     target: &Target<'_>,
     live: Option<&Value>,
@@ -266,89 +315,221 @@ pub fn apply(
     manager: &Manager<'_>,
     force: bool,
 ) -> ApiResult<Value> {
+    let (config, applied) = checked_config(target, config, manager)?;
+    let empty = json!({"apiVersion": manager.api_version, "kind": target.kind, "metadata": {}});
+    let mut before = live.cloned().unwrap_or(empty);
+    let record = before
+        .pointer_mut("/metadata/managedFields")
+        .map(Value::take);
+    strip_record(&mut before);
+    let record: Vec<ManagedFieldsEntry> = record
+        .and_then(|record| serde_json::from_value(record).ok())
+        .unwrap_or_default();
+    let mut entries = read_entries(record);
+    let fields = Fields::new(target.schema, target.root);
+    if entries.is_empty() && live.is_some() {
+        let first = Manager {
+            name: BEFORE_FIRST_APPLY,
+            ..*manager
+        };
+        let nothing = Value::Object(target.schema.empty(target.root));
+        let (all, _) = fields.compare(&nothing, &before);
+        update_entries(&mut entries, &all, &FieldSet::default(), &first);
+    }
+    let mut merge = Merge {
+        fields,
+        before,
+        config,
+        entries,
+    };
+    let mut result = merge.run(target, manager, force)?;
+    if manager.name == "kubectl"
+        && let Some(text) = result
+            .pointer_mut("/metadata/annotations")
+            .and_then(|annotations| annotations.get_mut(LAST_APPLIED))
+    {
+        *text = last_applied(&applied).into();
+    }
+    let mut entry = Entry::new(manager, true);
+    let wanted = merge
+        .fields
+        .of(&merge.config)
+        .without_trees(owned_by_none());
+    let had = merge
+        .entries
+        .iter()
+        .position(|other| other.same_manager(&entry));
+    let last = had.map(|index| merge.entries.remove(index));
+    let same = last
+        .as_ref()
+        .is_some_and(|last| last.api_version == entry.api_version && last.set() == wanted);
+    entry.put(&wanted);
+    entry.time = match last {
+        Some(last) if same && live.is_some() && merge.before == result => last.time,
+        _ => Some(manager.now),
+    };
+    merge.entries.push(entry);
+    let record = write_entries(merge.entries);
+    if !record.is_empty()
+        && let Some(metadata) = result.get_mut("metadata").and_then(Value::as_object_mut)
+    {
+        let record = serde_json::to_value(record).map_err(ApiError::internal)?;
+        metadata.insert("managedFields".to_owned(), record);
+    }
+    Ok(result)
+}
+
+/// The configuration without what it cannot own, and as it was sent.
+fn checked_config(
+    target: &Target<'_>,
+    config: &Value,
+    manager: &Manager<'_>,
+) -> ApiResult<(Value, Value)> {
+    let text = |pointer: &str| {
+        config
+            .pointer(pointer)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+    };
+    let (version, kind) = (text("/apiVersion"), text("/kind"));
+    if version != manager.api_version || kind != target.kind {
+        return Err(ApiError::bad_request(format!(
+            "invalid object type: {version}, Kind={kind}"
+        )));
+    }
     if config
         .pointer("/metadata/managedFields")
         .is_some_and(|fields| !fields.is_null())
     {
         return Err(ApiError::bad_request("metadata.managedFields must be nil"));
     }
-    let unusable = |message: &str| {
-        let text = |pointer: &str| {
-            config
-                .pointer(pointer)
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-        };
-        ApiError::bad_request(format!(
+    // Checked for its types and unknown fields only: applied are the fields as they were given.
+    let checked = check_value(config.clone(), target.schema, target.root)
+        .map_err(|error| unusable(target, config, &error.to_string()))?;
+    if let Some(unknown) = checked.strict.first() {
+        let path = unknown.split('"').nth(1).unwrap_or_default();
+        let message = format!(".{path}: field not declared in schema");
+        return Err(unusable(target, config, &message));
+    }
+    let mut stripped = without_nulls(config);
+    strip(&mut stripped, manager.ignored);
+    Ok((stripped, config.clone()))
+}
+
+/// Upstream answers these as an unexpected error of its own.
+fn unusable(target: &Target<'_>, config: &Value, message: &str) -> ApiError {
+    let text = |pointer: &str| {
+        config
+            .pointer(pointer)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+    };
+    ApiError::new(
+        500,
+        "",
+        format!(
             "failed to create typed patch object ({}/{}; {}, Kind={}): {message}",
             text("/metadata/namespace"),
             text("/metadata/name"),
-            manager.api_version,
+            text("/apiVersion"),
             target.kind
-        ))
-    };
-    // Checked for its types and unknown fields only: applied are the fields as they were given.
-    let checked = check_value(config.clone(), target.schema, target.root)
-        .map_err(|error| unusable(&error.to_string()))?;
-    if let Some(unknown) = checked.strict.first() {
-        let path = unknown.split('"').nth(1).unwrap_or_default();
-        return Err(unusable(&format!(".{path}: field not declared in schema")));
-    }
-    let config = without_nulls(config);
-    let fields = Fields::new(target.schema, target.root);
-    let none = owned_by_none();
-    let empty = json!({"apiVersion": manager.api_version, "kind": target.kind, "metadata": {}});
-    let before = live.map_or(empty, without_record);
-    let mut entries = live.map(read_entries).unwrap_or_default();
-    let wanted = fields.of(&config).without_trees(&none);
+        ),
+    )
+}
 
-    let merged = fields.merge(&before, &config);
-    let (changed, _) = fields.compare(&before, &merged);
-    let mine = entries.iter().position(|entry| entry.is_of(manager, true));
-    let last = mine.map(|index| entries.remove(index));
-    let mut conflicts: Vec<(String, Vec<String>)> = Vec::new();
-    for entry in &mut entries {
-        let both = entry.set.intersection(&changed);
-        if both.is_empty() {
-            continue;
-        }
-        if force {
-            entry.set = entry.set.difference(&both);
-        } else {
-            conflicts.push((entry.shown(), both.paths()));
-        }
+/// The text of the annotation that client-side apply goes by.
+fn last_applied(config: &Value) -> String {
+    let mut config = config.clone();
+    if let Some(annotations) = config
+        .pointer_mut("/metadata/annotations")
+        .and_then(Value::as_object_mut)
+    {
+        annotations.remove(LAST_APPLIED);
     }
-    if !conflicts.is_empty() {
-        return Err(conflict(&conflicts));
-    }
-    // What was applied before, is not any more, and belongs to no other.
-    let kept = entries
-        .iter()
-        .fold(wanted.clone(), |kept, entry| kept.union(&entry.set));
-    let last_set = last
-        .as_ref()
-        .map(|last| last.set.clone())
-        .unwrap_or_default();
-    let gone = last_set.difference(&kept).unless_above(&kept);
-    let merged = fields.without(&merged, &gone);
-    let merged = check_value(merged, target.schema, target.root)
-        .map_err(|error| unusable(&error.to_string()))?;
-    let mut result = merged.value;
-    result["apiVersion"] = manager.api_version.into();
-    result["kind"] = target.kind.into();
+    format!("{config}\n")
+}
 
-    let mut entry = new_entry(manager, true);
-    entry.set = wanted;
-    let same = last
-        .as_ref()
-        .is_some_and(|last| last.set == entry.set && last.api_version == entry.api_version);
-    entry.time = match last {
-        Some(last) if same && live.is_some_and(|live| without_record(live) == result) => last.time,
-        _ => Some(now_text(manager)),
-    };
-    entries.push(entry);
-    write_entries(&mut result, entries);
-    Ok(result)
+/// An apply under way.
+struct Merge<'s> {
+    fields: Fields<'s>,
+    /// The live object without its record.
+    before: Value,
+    config: Value,
+    entries: Vec<Entry>,
+}
+
+impl Merge<'_> {
+    /// The object after the apply; the entries of others lose what they are forced to give.
+    fn run(&mut self, target: &Target<'_>, manager: &Manager<'_>, force: bool) -> ApiResult<Value> {
+        let wanted = self.fields.of(&self.config).without_trees(owned_by_none());
+        let merged = self.fields.merge(&self.before, &self.config);
+        let (changed, _) = self.fields.compare(&self.before, &merged);
+        let mine = Entry::new(manager, true);
+        self.settle(&changed, &mine, force)?;
+        // What was applied before, is not any more, and belongs to no other.
+        let mut last = FieldSet::default();
+        let mut kept = wanted;
+        for entry in &self.entries {
+            if entry.same_manager(&mine) {
+                last = entry.set();
+            } else {
+                kept = kept.union(&entry.set());
+            }
+        }
+        let gone = last.difference(&kept).unless_above(&kept);
+        let merged = self.fields.without(&merged, &gone);
+        let checked = check_value(merged, target.schema, target.root)
+            .map_err(|error| unusable(target, &self.config, &error.to_string()))?;
+        let mut result = checked.value;
+        result["apiVersion"] = manager.api_version.into();
+        result["kind"] = target.kind.into();
+        Ok(result)
+    }
+
+    /// Finds what others own of the changes: refuses it, or takes it over.
+    fn settle(&mut self, changed: &FieldSet, mine: &Entry, force: bool) -> ApiResult<()> {
+        let mut conflicts: Vec<(usize, FieldSet)> = Vec::new();
+        for (index, entry) in self.entries.iter().enumerate() {
+            if !entry.same_manager(mine) && touches(changed, &entry.fields, false) {
+                conflicts.push((index, entry.set().intersection(changed)));
+            }
+        }
+        if !force && !conflicts.is_empty() {
+            let allowed = (mine.manager == "kubectl")
+                .then(|| self.client_side_applied(mine))
+                .flatten()
+                .unwrap_or_default();
+            let refused: Vec<(String, Vec<String>)> = conflicts
+                .iter()
+                .map(|(index, both)| (index, both.difference(&allowed)))
+                .filter(|(_, both)| !both.is_empty())
+                .filter_map(|(index, both)| Some((self.entries.get(*index)?.shown(), both.paths())))
+                .collect();
+            if !refused.is_empty() {
+                return Err(conflict(&refused));
+            }
+        }
+        for (index, both) in conflicts {
+            if let Some(entry) = self.entries.get_mut(index) {
+                entry.put(&entry.set().difference(&both));
+            }
+        }
+        Ok(())
+    }
+
+    /// What kubectl's client-side apply set and nobody changed since: kubectl's server-side apply takes it over.
+    fn client_side_applied(&self, mine: &Entry) -> Option<FieldSet> {
+        let annotations = self.before.pointer("/metadata/annotations")?;
+        let text = annotations.get(LAST_APPLIED)?.as_str()?;
+        let last: Value = serde_json::from_str(text).ok()?;
+        if last.get("apiVersion")?.as_str()? != mine.api_version {
+            return None;
+        }
+        let last = without_nulls(&last);
+        let (changed, removed) = self.fields.compare(&last, &self.before);
+        let set = self.fields.of(&last);
+        Some(set.difference(&changed).without_trees(&removed))
+    }
 }
 
 fn without_nulls(value: &Value) -> Value {

@@ -19,7 +19,15 @@ fn manager(name: &str) -> Manager<'_> {
         api_version: "v1",
         subresource: "",
         now: "2026-01-02T03:04:05Z".parse().unwrap(),
+        ignored: &[],
     }
+}
+
+fn record_update(target: &Target<'_>, old: Option<&Value>, new: &mut Value, manager: &Manager<'_>) {
+    let had = new["metadata"]["managedFields"].take();
+    let entries = serde_json::from_value(had).unwrap_or_default();
+    let record = super::record_update(target, old, new, entries, manager);
+    new["metadata"]["managedFields"] = serde_json::to_value(record).unwrap();
 }
 
 fn pod(labels: Value, containers: Value) -> Value {
@@ -184,7 +192,8 @@ fn updates_are_recorded_and_take_ownership() {
 #[test]
 fn many_updaters_are_thrown_together() {
     let target = target();
-    let mut live = pod(json!({}), json!([]));
+    let mut live = pod(json!({"first": "x"}), json!([]));
+    record_update(&target, None, &mut live, &manager("m"));
     for i in 0..15 {
         let mut next = live.clone();
         next["metadata"]["labels"][format!("l{i}")] = "x".into();
@@ -232,7 +241,122 @@ fn any_pod() -> impl Strategy<Value = Value> {
     })
 }
 
+#[test]
+fn what_is_always_there_is_owned_with_what_holds_it() {
+    let target = target();
+    let container = |resources: Value| json!([{"name": "c", "resources": resources}]);
+    let mut live = pod(json!({}), container(json!({})));
+    record_update(&target, None, &mut live, &manager("a"));
+    let mine = |object: &Value, name| {
+        let step = r#"/f:spec/f:containers/k:{"name":"c"}/f:resources"#;
+        owned(object, name).pointer(step).cloned()
+    };
+    assert_eq!(mine(&live, "a"), Some(json!({})));
+    let mut next = pod(json!({}), container(json!({"limits": {"cpu": "1"}})));
+    next["metadata"]["managedFields"] = live["metadata"]["managedFields"].clone();
+    record_update(&target, Some(&live), &mut next, &manager("b"));
+    assert_eq!(
+        mine(&next, "b"),
+        Some(json!({"f:limits": {".": {}, "f:cpu": {}}}))
+    );
+}
+
+#[test]
+fn an_emptied_record_stays_empty_until_an_apply() {
+    let target = target();
+    let live = pod(json!({"a": "1"}), json!([]));
+    let mut next = pod(json!({"a": "2"}), json!([]));
+    record_update(&target, Some(&live), &mut next, &manager("m"));
+    assert_eq!(next["metadata"]["managedFields"], json!([]));
+    let config = pod(json!({"a": "3"}), json!([]));
+    let error = apply(&target, Some(&next), &config, &manager("me"), false).unwrap_err();
+    assert_eq!(
+        error.message,
+        "Apply failed with 1 conflict: conflict with \"before-first-apply\" using v1 at 2026-01-02T03:04:05Z: .metadata.labels.a"
+    );
+}
+
+#[test]
+fn what_a_write_cannot_change_gets_no_owner() {
+    let target = target();
+    let of_status = Manager {
+        subresource: "status",
+        ignored: &[&["spec"], &["metadata", "labels"]],
+        ..manager("kubelet")
+    };
+    let live = apply(
+        &target,
+        None,
+        &pod(json!({}), json!([])),
+        &manager("me"),
+        false,
+    )
+    .unwrap();
+    let mut config = pod(json!({"a": "1"}), json!([{"name": "c", "image": "i"}]));
+    config["status"] = json!({"phase": "Running"});
+    let result = apply(&target, Some(&live), &config, &of_status, false).unwrap();
+    assert_eq!(
+        owned(&result, "kubelet"),
+        json!({"f:status": {"f:phase": {}}})
+    );
+    let mut updated = live.clone();
+    updated["status"] = json!({"phase": "Running"});
+    updated["spec"]["nodeName"] = "n".into();
+    record_update(&target, Some(&live), &mut updated, &of_status);
+    assert_eq!(
+        owned(&updated, "kubelet"),
+        json!({"f:status": {"f:phase": {}}})
+    );
+}
+
+#[test]
+fn kubectl_takes_over_what_its_client_side_apply_set() {
+    let target = target();
+    let config = pod(json!({"a": "1"}), json!([]));
+    let mut live = config.clone();
+    live["metadata"]["annotations"] =
+        json!({"kubectl.kubernetes.io/last-applied-configuration": config.to_string()});
+    record_update(
+        &target,
+        None,
+        &mut live,
+        &manager("kubectl-client-side-apply"),
+    );
+    let wanted = pod(json!({"a": "2"}), json!([]));
+    let error = apply(&target, Some(&live), &wanted, &manager("me"), false).unwrap_err();
+    assert_eq!(error.code, 409);
+    let result = apply(&target, Some(&live), &wanted, &manager("kubectl"), false).unwrap();
+    assert_eq!(result["metadata"]["labels"]["a"], "2");
+    let text =
+        result["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied-configuration"]
+            .as_str()
+            .unwrap();
+    assert_eq!(serde_json::from_str::<Value>(text).unwrap(), wanted);
+    // What was changed since is no longer kubectl's.
+    live["metadata"]["labels"]["a"] = "x".into();
+    let error = apply(&target, Some(&live), &wanted, &manager("kubectl"), false).unwrap_err();
+    assert_eq!(error.code, 409);
+}
+
 proptest! {
+    #[test]
+    fn owners_converge(configs in proptest::collection::vec(any_pod(), 1..4)) {
+        let target = target();
+        let names = ["a", "b", "c"];
+        let mut live = apply(&target, None, &configs[0], &manager("a"), true).unwrap();
+        for _ in 0..2 {
+            for (config, name) in configs.iter().zip(names) {
+                live = apply(&target, Some(&live), config, &manager(name), true).unwrap();
+            }
+        }
+        // Whatever was forced before, one more round changes nothing but who was last.
+        let mut again = live.clone();
+        for (config, name) in configs.iter().zip(names) {
+            again = apply(&target, Some(&again), config, &manager(name), true).unwrap();
+        }
+        prop_assert_eq!(live, again);
+    }
+
     #[test]
     fn applying_twice_changes_nothing(first in any_pod(), second in any_pod()) {
         let target = target();

@@ -25,6 +25,19 @@ impl FieldSet {
         }
     }
 
+    /// A set of fields by their names from the root on.
+    #[must_use]
+    pub fn of_paths(paths: &[&[&str]]) -> Self {
+        let mut set = Self::default();
+        for path in paths {
+            let place = path
+                .iter()
+                .fold(&mut set, |place, name| place.step(format!("f:{name}")));
+            place.own = true;
+        }
+        set
+    }
+
     /// Whether nothing is in the set.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -160,6 +173,35 @@ impl FieldSet {
             child.collect_paths(&format!("{prefix}{}", shown_step(step)), paths);
         }
     }
+}
+
+/// Whether `fieldsV1` names all places of a set.
+#[must_use]
+pub fn covers(fields: &Value, set: &FieldSet) -> bool {
+    let Value::Object(map) = fields else {
+        return set.is_empty();
+    };
+    if set.own && !map.is_empty() && !map.contains_key(".") {
+        return false;
+    }
+    let mut children = set.children.iter().filter(|(_, child)| !child.is_empty());
+    children.all(|(step, child)| map.get(step).is_some_and(|fields| covers(fields, child)))
+}
+
+/// Whether `fieldsV1` names a place of a set, or (`trees`) one under a place of the set.
+#[must_use]
+pub fn touches(set: &FieldSet, fields: &Value, trees: bool) -> bool {
+    let Value::Object(map) = fields else {
+        return false;
+    };
+    if set.own && (trees || map.is_empty() || map.contains_key(".")) {
+        return true;
+    }
+    let mut children = set.children.iter();
+    children.any(|(step, child)| {
+        map.get(step)
+            .is_some_and(|fields| touches(child, fields, trees))
+    })
 }
 
 fn shown_step(step: &str) -> String {
@@ -321,19 +363,20 @@ impl<'s> Fields<'s> {
         let (mut changed, mut removed) = (FieldSet::default(), FieldSet::default());
         self.diff(
             self.root(),
-            Some(old),
-            Some(new),
+            (Some(old), Some(new)),
+            false,
             &mut changed,
             &mut removed,
         );
         (changed, removed)
     }
 
+    /// `fresh`: what holds the place is new itself.
     fn diff(
         &self,
         place: Place<'_>,
-        old: Option<&Value>,
-        new: Option<&Value>,
+        (old, new): (Option<&Value>, Option<&Value>),
+        fresh: bool,
         changed: &mut FieldSet,
         removed: &mut FieldSet,
     ) {
@@ -342,11 +385,13 @@ impl<'s> Fields<'s> {
         }
         let shape = self.shape(place);
         // What is always written is there for upstream even in an empty object.
-        let always = place
-            .field
-            .is_none_or(|field| field.always || field.embedded);
+        let always = !fresh
+            && place
+                .field
+                .is_none_or(|field| field.always || field.embedded);
+        let fresh = old.is_none() && !always;
         match (old, new) {
-            (None, Some(_)) => changed.own |= !always || matches!(shape, Shape::Leaf),
+            (None, Some(_)) => changed.own |= fresh || matches!(shape, Shape::Leaf),
             (Some(_), None) => removed.own = true,
             _ => changed.own |= matches!(shape, Shape::Leaf),
         }
@@ -354,23 +399,26 @@ impl<'s> Fields<'s> {
             Shape::Leaf => {}
             Shape::Fields => {
                 let none = Map::new();
-                let fields = |value: Option<&Value>| {
-                    value.and_then(Value::as_object).unwrap_or(&none).clone()
-                };
-                let (old, new) = (fields(old), fields(new));
+                let (old, new) = (
+                    old.and_then(Value::as_object).unwrap_or(&none),
+                    new.and_then(Value::as_object).unwrap_or(&none),
+                );
                 for name in old
                     .keys()
                     .chain(new.keys().filter(|name| !old.contains_key(*name)))
                 {
                     let (old, new) = (old.get(name), new.get(name));
+                    if old == new {
+                        continue;
+                    }
                     let step = format!("f:{name}");
                     let Some(place) = self.under(place, name) else {
                         continue;
                     };
                     self.diff(
                         place,
-                        old,
-                        new,
+                        (old, new),
+                        fresh,
                         changed.step(step.clone()),
                         removed.step(step),
                     );
@@ -396,8 +444,8 @@ impl<'s> Fields<'s> {
                         };
                         self.diff(
                             place,
-                            before,
-                            Some(value),
+                            (before, Some(value)),
+                            before.is_none(),
                             child,
                             removed.step(step.clone()),
                         );

@@ -5,6 +5,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Subresource, Typed};
 use crate::printing;
 
@@ -61,6 +62,18 @@ impl Strategy for PodDisruptionBudgetStrategy {
     }
 
     crate::kind::keep_status!();
+
+    fn validate_create(object: &PodDisruptionBudget) -> ErrorList {
+        crate::validation::policy::validate_pod_disruption_budget(object)
+    }
+
+    fn validate_update(new: &PodDisruptionBudget, old: &PodDisruptionBudget) -> ErrorList {
+        crate::validation::policy::validate_pod_disruption_budget_update(new, old)
+    }
+
+    fn validate_status_update(new: &PodDisruptionBudget, old: &PodDisruptionBudget) -> ErrorList {
+        crate::validation::policy::validate_pod_disruption_budget_status_update(new, old)
+    }
 
     fn row(object: &PodDisruptionBudget, now: Timestamp) -> Vec<Value> {
         let spec = object.spec.as_ref();

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Typed};
 use crate::printing;
 
@@ -52,6 +53,14 @@ impl Strategy for PriorityClassStrategy {
 
     fn default(object: &mut PriorityClass) {
         crate::defaults::other::default_priority_class(object);
+    }
+
+    fn validate_create(object: &PriorityClass) -> ErrorList {
+        crate::validation::policy::validate_priority_class(object)
+    }
+
+    fn validate_update(new: &PriorityClass, old: &PriorityClass) -> ErrorList {
+        crate::validation::policy::validate_priority_class_update(new, old)
     }
 
     fn row(object: &PriorityClass, now: Timestamp) -> Vec<Value> {

@@ -1,5 +1,7 @@
 //! Decodes request bodies, JSON or YAML, into the checked JSON of a kind, with upstream's errors and warnings.
 
+use std::borrow::Cow;
+
 use serde::Deserialize;
 use serde_json::Value;
 use serde_saphyr::options::DuplicateKeyPolicy;
@@ -287,32 +289,73 @@ pub fn parse_yaml(text: &[u8]) -> Result<Yaml, String> {
     };
     let text =
         std::str::from_utf8(text).map_err(|_| "yaml: invalid leading UTF-8 octet".to_owned())?;
-    match serde_saphyr::from_str_with_options::<Value>(text, options(DuplicateKeyPolicy::Error)) {
-        Ok(value) => Ok(Yaml {
-            value,
-            duplicate: None,
-        }),
-        Err(error) => {
-            let value = serde_saphyr::from_str_with_options::<Value>(
-                text,
-                options(DuplicateKeyPolicy::LastWins),
-            )
-            .map_err(|error| yaml_message(&error))?;
-            // It was the policy that the first reading failed by.
-            Ok(Yaml {
-                value,
-                duplicate: Some(yaml_message(&error)),
-            })
+    let mut text = Cow::Borrowed(text);
+    let mut again = REINDENTED / text.len().max(1);
+    loop {
+        let message = |error| yaml_message(&error, &text);
+        let error = match serde_saphyr::from_str_with_options::<Value>(
+            &text,
+            options(DuplicateKeyPolicy::Error),
+        ) {
+            Ok(value) => {
+                let duplicate = None;
+                return Ok(Yaml { value, duplicate });
+            }
+            Err(error) => error,
+        };
+        if let Some(indented) = reindented(&text, &error).filter(|_| again > 0) {
+            text = Cow::Owned(indented);
+            again -= 1;
+            continue;
         }
+        let value = serde_saphyr::from_str_with_options::<Value>(
+            &text,
+            options(DuplicateKeyPolicy::LastWins),
+        )
+        .map_err(message)?;
+        // It was the policy that the first reading failed by.
+        return Ok(Yaml {
+            value,
+            duplicate: Some(message(error)),
+        });
     }
 }
 
-fn yaml_message(error: &serde_saphyr::Error) -> String {
+/// How many bytes may be read anew because a line of a quoted scalar had to be indented.
+const REINDENTED: usize = 8 << 20;
+
+/// The text with the offending line indented, if that is what is wrong with it.
+///
+/// Upstream's parser takes a quoted scalar's further lines however little they are indented; ours is strict. The
+/// blanks before such a line are no part of the value.
+fn reindented(text: &str, error: &serde_saphyr::Error) -> Option<String> {
+    if !error.to_string().contains(UNDERINDENTED) {
+        return None;
+    }
+    let line = usize::try_from(error.location()?.line()).ok()?;
+    let start = match line.checked_sub(1)? {
+        0 => 0,
+        before => text.match_indices('\n').nth(before - 1)?.0 + 1,
+    };
+    let (head, tail) = text.split_at(start);
+    Some(format!("{head}{INDENT}{tail}"))
+}
+
+const UNDERINDENTED: &str = "invalid indentation in multiline quoted scalar";
+/// Deeper than any block that the parser would accept is wide.
+const INDENT: &str = "                                                                ";
+
+fn yaml_message(error: &serde_saphyr::Error, text: &str) -> String {
     let line = error.location().map(|location| location.line());
     match (error, line) {
         (serde_saphyr::Error::DuplicateMappingKey { key, .. }, Some(line)) => {
             let key = key.clone().unwrap_or_default();
             format!("yaml: unmarshal errors:\n  line {line}: key {key:?} already set in map")
+        }
+        // Upstream's parser complains where the text ends.
+        _ if error.to_string().starts_with("unclosed quote") => {
+            let line = text.lines().count() + usize::from(text.ends_with('\n'));
+            format!("yaml: line {line}: found unexpected end of stream")
         }
         (_, Some(line)) => {
             let message = error.to_string();

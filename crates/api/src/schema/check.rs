@@ -611,7 +611,8 @@ fn is_kept(field: &Field, value: &Value) -> bool {
     }
     match value {
         Value::Null => false,
-        Value::Array(list) => !list.is_empty(),
+        // An empty record of owners says that it starts over.
+        Value::Array(list) => !list.is_empty() || field.name == "managedFields",
         Value::Object(map) => !(map.is_empty() && matches!(field.ty, Type::Map(_))),
         Value::Bool(value) => field.pointer || *value,
         // A number or string of these types is an object in Go, which is never empty.

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::storage::v1::StorageClass;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Typed};
 use crate::printing;
 
@@ -52,6 +53,14 @@ impl Strategy for StorageClassStrategy {
 
     fn default(object: &mut StorageClass) {
         crate::defaults::storage::default_storage_class(object);
+    }
+
+    fn validate_create(object: &StorageClass) -> ErrorList {
+        crate::validation::storage::validate_storage_class(object)
+    }
+
+    fn validate_update(new: &StorageClass, old: &StorageClass) -> ErrorList {
+        crate::validation::storage::validate_storage_class_update(new, old)
     }
 
     fn row(object: &StorageClass, now: Timestamp) -> Vec<Value> {

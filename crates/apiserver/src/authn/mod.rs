@@ -1,6 +1,7 @@
 //! Who makes a request: client certificates, service-account and bootstrap tokens, else anonymous.
 
 pub mod bootstrap_token;
+pub(crate) mod impersonation;
 pub mod tokens;
 pub mod x509;
 

@@ -1,5 +1,6 @@
 //! Who may do what: `system:masters`, the node authorizer, RBAC, in that order.
 
+pub(crate) mod escalation;
 pub mod node;
 pub mod rbac;
 

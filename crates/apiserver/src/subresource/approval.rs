@@ -43,6 +43,10 @@ pub(crate) async fn change(
             .metadata
             .resource_version
             .clone_from(&wanted.metadata.resource_version);
+        request
+            .metadata
+            .managed_fields
+            .clone_from(&wanted.metadata.managed_fields);
         let mut conditions = wanted
             .status
             .as_ref()

@@ -12,8 +12,7 @@ use crate::registry::Resource;
 use crate::server::{ApiServer, Call};
 use crate::update::check_name;
 use crate::write::{
-    self, Current, Part, Target, check_namespace, decode, parse_body, with_revision,
-    written_response,
+    self, Current, Part, Target, check_namespace, decode, parse_body, written_response,
 };
 
 /// Takes the part from what the client sent into the stored pod; says what is wrong with it.
@@ -40,10 +39,10 @@ pub(crate) fn changed_body<'a>(
         check_name(&call.info.name, object.metadata().name.as_deref())?;
         return Ok(Box::new(move |_| Ok(object.clone_box())));
     }
-    let patch = Patch::parse(call, body)?;
+    let patch = Patch::parse(call, body, options)?;
     Ok(Box::new(move |current| {
-        let value = resource.served_value(&with_revision(&current.stored, current.revision));
-        let value = patch.patched(call, resource.kind, &value, options.field_validation)?;
+        let value = current.served(resource);
+        let value = patch.patched(call, resource, resource.kind, &value)?;
         let mut object = decode(resource, value)?;
         check_namespace(resource, namespace, object.metadata_mut())?;
         Ok(object)
@@ -79,6 +78,9 @@ pub(crate) async fn change(
         pod.metadata
             .resource_version
             .clone_from(&wanted.metadata.resource_version);
+        pod.metadata
+            .managed_fields
+            .clone_from(&wanted.metadata.managed_fields);
         let errors = keep(pod, wanted);
         if !errors.is_empty() {
             return Err(target.invalid(&errors));

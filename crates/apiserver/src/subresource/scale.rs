@@ -5,7 +5,10 @@ use http::{Method, Response};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::autoscaling::v1::{Scale, ScaleSpec, ScaleStatus};
 use k8s_openapi::api::core::v1::ReplicationController;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
+    FieldsV1, LabelSelector, ManagedFieldsEntry, ObjectMeta,
+};
+use serde_json::json;
 use skiff_api::{ApiError, ApiResult, FieldError, Object, ObjectExt, Path};
 
 use super::{kind_of, object_answer, selector_text};
@@ -61,7 +64,7 @@ async fn change(call: &Call, resource: &Resource, body: Body) -> ApiResult<Respo
         check_name(&call.info.name, scale.metadata.name.as_deref())?;
         (Some(scale), None)
     } else {
-        (None, Some(Patch::parse(call, &body)?))
+        (None, Some(Patch::parse(call, &body, &options)?))
     };
     let target = Target {
         call,
@@ -72,12 +75,17 @@ async fn change(call: &Call, resource: &Resource, body: Body) -> ApiResult<Respo
         options: &options,
     };
     let mut change = |current: &Current| {
-        let old = scale_of(&*current.object)?;
+        let mut old = scale_of(&*current.object)?;
+        let parent = current.object.metadata().managed_fields.as_deref();
+        let applies = patch.as_ref().is_some_and(Patch::is_apply);
+        if applies {
+            old.metadata.managed_fields = Some(scale_record(parent.unwrap_or_default()));
+        }
         let wanted = match (&put, &patch) {
             (Some(scale), _) => scale.clone(),
             (None, Some(patch)) => typed(decode_kind(
                 kind,
-                patch.patched(call, kind, &old.to_value(), options.field_validation)?,
+                patch.patched(call, resource, kind, &old.to_value())?,
             )?)?,
             (None, None) => old,
         };
@@ -98,7 +106,13 @@ async fn change(call: &Call, resource: &Resource, body: Body) -> ApiResult<Respo
         }
         let mut object = current.object.clone_box();
         set_replicas(&mut *object, replicas);
-        object.metadata_mut().resource_version = wanted.metadata.resource_version;
+        let meta = object.metadata_mut();
+        meta.resource_version = wanted.metadata.resource_version;
+        if applies {
+            let record = wanted.metadata.managed_fields.unwrap_or_default();
+            let record = parent_record(parent.unwrap_or_default(), record, resource);
+            meta.managed_fields = Some(record);
+        }
         Ok::<Box<dyn Object>, ApiError>(object)
     };
     let written = write::update(&target, Part::Main, &mut change).await?;
@@ -107,6 +121,61 @@ async fn change(call: &Call, resource: &Resource, body: Body) -> ApiResult<Respo
         200,
         &scale_of(&*resource.decode_stored(&written.entry.bytes)?)?,
     )
+}
+
+/// Whether an entry of the record owns the number of replicas.
+fn owns_replicas(entry: &ManagedFieldsEntry) -> bool {
+    let fields = entry.fields_v1.as_ref();
+    fields.is_some_and(|fields| fields.0.pointer("/f:spec/f:replicas").is_some())
+}
+
+/// The record of owners as the scale shows it: those of the number of replicas.
+fn scale_record(parent: &[ManagedFieldsEntry]) -> Vec<ManagedFieldsEntry> {
+    let owners = parent.iter().filter(|entry| owns_replicas(entry));
+    let of_scale = |entry: &ManagedFieldsEntry| ManagedFieldsEntry {
+        api_version: Some("autoscaling/v1".to_owned()),
+        fields_v1: Some(FieldsV1(json!({"f:spec": {"f:replicas": {}}}))),
+        ..entry.clone()
+    };
+    owners.map(of_scale).collect()
+}
+
+/// The record of owners of the object itself, after its scale was applied to.
+fn parent_record(
+    parent: &[ManagedFieldsEntry],
+    scale: Vec<ManagedFieldsEntry>,
+    resource: &Resource,
+) -> Vec<ManagedFieldsEntry> {
+    let same = |a: &ManagedFieldsEntry, b: &ManagedFieldsEntry| {
+        a.manager == b.manager && a.operation == b.operation && a.subresource == b.subresource
+    };
+    let mut record = parent.to_vec();
+    for entry in &mut record {
+        if owns_replicas(entry) && !scale.iter().any(|other| same(entry, other)) {
+            let spec = entry
+                .fields_v1
+                .as_mut()
+                .and_then(|fields| fields.0.get_mut("f:spec")?.as_object_mut());
+            if let Some(spec) = spec {
+                spec.remove("f:replicas");
+            }
+        }
+    }
+    record.retain(|entry| {
+        let fields = entry.fields_v1.as_ref();
+        fields.is_some_and(|fields| fields.0 != json!({"f:spec": {}}))
+    });
+    let own = resource.kind.api_version();
+    for entry in scale.into_iter().filter(owns_replicas) {
+        match record.iter_mut().find(|other| same(other, &entry)) {
+            Some(other) => other.time = entry.time,
+            None => record.push(ManagedFieldsEntry {
+                api_version: Some(own.clone()),
+                ..entry
+            }),
+        }
+    }
+    record
 }
 
 fn set_replicas(object: &mut dyn Object, replicas: i32) {

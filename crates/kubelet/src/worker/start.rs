@@ -159,6 +159,11 @@ impl Execution {
                     tracing::warn!(pod = spec::display(pod), %status, "cannot remove container");
                 }
             }
+            Step::RemoveSandbox { id } => {
+                if let Err(status) = context.runtime.remove_sandbox(id).await {
+                    tracing::warn!(pod = spec::display(pod), %status, "cannot remove sandbox");
+                }
+            }
             Step::CreateSandbox { .. } | Step::Start { .. } | Step::Resize { .. } => {}
         }
     }

@@ -1,5 +1,6 @@
 //! Containers: making, starting, stopping and removing them.
 
+use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,6 +33,8 @@ impl EmbeddedRuntime {
         let config = request
             .config
             .ok_or_else(|| Status::invalid_argument("a container needs a configuration"))?;
+        // Who stops the sandbox waits, and finds the container.
+        let _guard = sandbox.changing.lock().await;
         if !sandbox.state().ready {
             return Err(Status::failed_precondition(format!(
                 "sandbox container {:?} is not running",
@@ -133,6 +136,7 @@ impl EmbeddedRuntime {
             )));
         }
         let sandbox = self.sandbox(&container.facts.sandbox_id)?;
+        let _sandbox_guard = sandbox.changing.lock().await;
         if !sandbox.state().ready {
             return Err(Status::failed_precondition(format!(
                 "sandbox container {:?} is not running",
@@ -222,8 +226,15 @@ impl EmbeddedRuntime {
         }
     }
 
-    /// Compares what is known with what a shim says runs.
-    pub(super) fn compare(&self, sandbox: &Sandbox, hello: &Reply) {
+    /// The containers of a pod that run as far as is known.
+    pub(super) fn running_in(&self, sandbox: &Sandbox) -> HashSet<String> {
+        let containers = self.containers_of(&sandbox.id).into_iter();
+        let running = containers.filter(|container| container.state().phase == Phase::Running);
+        running.map(|container| container.id.clone()).collect()
+    }
+
+    /// Compares what was known before a shim was asked with what it says runs.
+    pub(super) fn compare(&self, sandbox: &Sandbox, known: &HashSet<String>, hello: &Reply) {
         let Reply::Hello { running, .. } = hello else {
             return;
         };
@@ -239,7 +250,9 @@ impl EmbeddedRuntime {
                         state.started_at = self.now();
                     })
                     .map(drop),
-                (None, Phase::Running) => self.settle(&container, None),
+                (None, Phase::Running) if known.contains(&container.id) => {
+                    self.settle(&container, None)
+                }
                 _ => Ok(()),
             };
             if let Err(error) = outcome {

@@ -17,6 +17,8 @@ mod service;
 mod shim_client;
 mod stats;
 mod status;
+#[cfg(test)]
+mod watch_tests;
 
 use std::collections::{HashMap, HashSet};
 use std::io;

@@ -57,15 +57,11 @@ impl EmbeddedRuntime {
     async fn resume(&self) -> io::Result<()> {
         let sandboxes: Vec<_> = self.0.sandboxes.read().values().cloned().collect();
         for sandbox in &sandboxes {
-            let state = sandbox.state();
-            let hello = shim_client::call(&sandbox.run_dir, &Request::Hello).await;
-            match hello {
-                Ok(hello) if state.ready => {
-                    self.compare(sandbox, &hello);
-                    self.watch(sandbox);
-                }
-                // It was stopped or never finished: what there is of it goes when it is removed.
-                _ => self.bury(sandbox).await?,
+            let up = sandbox.state().ready && self.watch(sandbox).await.is_ok();
+            if !up {
+                // It was stopped or never finished: only its record stays until it is removed.
+                self.bury(sandbox).await?;
+                self.tear_down(sandbox).await.map_err(io::Error::other)?;
             }
         }
         for container in self.0.containers.read().values() {

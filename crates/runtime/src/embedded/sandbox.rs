@@ -56,13 +56,18 @@ impl EmbeddedRuntime {
             state,
         ));
         let _guard = sandbox.changing.lock().await;
-        if let Err(status) = self.bring_up(&sandbox).await {
+        // Known from the beginning: who gives up on it can remove it, and waits for this guard.
+        self.0.sandboxes.write().insert(id.clone(), sandbox.clone());
+        let up = match self.bring_up(&sandbox).await {
+            Ok(()) => self.watch(&sandbox).await.map_err(internal),
+            Err(status) => Err(status),
+        };
+        if let Err(status) = up {
             self.tear_down(&sandbox).await?;
             self.delete_sandbox_files(&sandbox).await?;
+            self.0.sandboxes.write().remove(&id);
             return Err(status);
         }
-        self.0.sandboxes.write().insert(id.clone(), sandbox.clone());
-        self.watch(&sandbox);
         self.announce(&id, &id, cri::ContainerEventType::ContainerCreatedEvent);
         self.announce(&id, &id, cri::ContainerEventType::ContainerStartedEvent);
         Ok(id)
@@ -180,31 +185,36 @@ impl EmbeddedRuntime {
     }
 
     /// Hears of what happens in a pod, for as long as its shim lives.
-    pub(super) fn watch(&self, sandbox: &Arc<Sandbox>) {
+    ///
+    /// It returns when the shim has answered: a container that is started later cannot be missing from that answer,
+    /// and its end cannot go unheard.
+    pub(super) async fn watch(&self, sandbox: &Arc<Sandbox>) -> io::Result<()> {
+        let mut connection = ShimConnection::open(&sandbox.run_dir)?;
+        // What starts after the question is not in the answer, and has not ended.
+        let known = self.running_in(sandbox);
+        let hello = connection.call(&Request::Watch, &[]).await?;
+        self.compare(sandbox, &known, &hello);
         let weak = Arc::downgrade(&self.0);
         let sandbox = sandbox.clone();
         tokio::spawn(async move {
-            let outcome = async {
-                let mut connection = ShimConnection::open(&sandbox.run_dir)?;
-                let hello = connection.call(&Request::Watch, &[]).await?;
-                if let Some(inner) = weak.upgrade() {
-                    EmbeddedRuntime(inner).compare(&sandbox, &hello);
-                }
-                while let Some(event) = connection.receive().await? {
-                    match weak.upgrade() {
+            loop {
+                match connection.receive().await {
+                    Ok(Some(event)) => match weak.upgrade() {
                         Some(inner) => EmbeddedRuntime(inner).on_event(event),
-                        None => return Ok(()),
+                        None => return,
+                    },
+                    Ok(None) => break,
+                    Err(error) => {
+                        tracing::debug!(sandbox = sandbox.id, %error, "lost the connection to a shim");
+                        break;
                     }
                 }
-                io::Result::Ok(())
-            };
-            if let Err(error) = outcome.await {
-                tracing::debug!(sandbox = sandbox.id, %error, "lost the connection to a shim");
             }
             if let Some(inner) = weak.upgrade() {
                 EmbeddedRuntime(inner).on_shim_gone(&sandbox).await;
             }
         });
+        Ok(())
     }
 
     async fn on_shim_gone(&self, sandbox: &Arc<Sandbox>) {
@@ -212,7 +222,15 @@ impl EmbeddedRuntime {
             return;
         }
         tracing::warn!(sandbox = sandbox.id, "a pod's shim has ended unexpectedly");
-        if let Err(error) = self.bury(sandbox).await {
+        // The burial comes first: who stops the sandbox may be waiting for its containers to end.
+        let outcome = match self.bury(sandbox).await {
+            Ok(()) => {
+                let _guard = sandbox.changing.lock().await;
+                self.tear_down(sandbox).await
+            }
+            Err(error) => Err(internal(error)),
+        };
+        if let Err(error) = outcome {
             tracing::error!(sandbox = sandbox.id, %error, "cannot clean up after a lost shim");
         }
         self.announce(
@@ -245,6 +263,10 @@ impl EmbeddedRuntime {
             return Ok(());
         };
         let _guard = sandbox.changing.lock().await;
+        if !self.0.sandboxes.read().contains_key(&sandbox.id) {
+            // Its making failed, or another removal was faster.
+            return Ok(());
+        }
         let was_ready = sandbox.state().ready;
         for container in self.containers_of(&sandbox.id) {
             self.stop_container(&container, 0).await?;
@@ -261,7 +283,7 @@ impl EmbeddedRuntime {
     }
 
     /// Takes a pod off the network and ends its shim.
-    async fn tear_down(&self, sandbox: &Arc<Sandbox>) -> Result<(), Status> {
+    pub(super) async fn tear_down(&self, sandbox: &Arc<Sandbox>) -> Result<(), Status> {
         let state = sandbox.state();
         if state.attached {
             let netns = netns(state.shim_pid);

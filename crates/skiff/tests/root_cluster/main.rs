@@ -5,6 +5,9 @@
 )]
 
 mod cluster;
+mod crowd;
 mod image;
 mod images;
+mod kills;
+mod machine;
 mod tour;

@@ -4,6 +4,7 @@ mod config;
 mod endpoints;
 mod namespace;
 mod node;
+mod persistent_volume;
 mod persistent_volume_claim;
 pub(crate) mod persistent_volume_claim_spec;
 pub mod pod;
@@ -23,6 +24,7 @@ pub use namespace::{
     validate_namespace_update, validate_service_account, warnings_service_account,
 };
 pub use node::{validate_node, validate_node_status_update, validate_node_update, warnings_node};
+pub use persistent_volume::warnings_persistent_volume;
 pub use persistent_volume_claim::{
     validate_persistent_volume_claim, validate_persistent_volume_claim_status_update,
     validate_persistent_volume_claim_update, warnings_persistent_volume_claim,

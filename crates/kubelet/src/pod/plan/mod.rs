@@ -128,6 +128,11 @@ pub enum Step {
         /// The runtime's id.
         id: String,
     },
+    /// Remove a sandbox that another one has replaced.
+    RemoveSandbox {
+        /// The runtime's id.
+        id: String,
+    },
 }
 
 /// What to do next for a pod.
@@ -598,6 +603,14 @@ impl Planner<'_> {
             if ended && (surplus || !known) {
                 let id = container.id.clone();
                 self.plan.steps.push(Step::Remove { id });
+            }
+        }
+        // A sandbox stays as long as a container of it does.
+        for sandbox in self.observed.sandboxes.iter().skip(1) {
+            let mut containers = self.observed.containers.iter();
+            if !sandbox.ready && !containers.any(|c| c.sandbox_id == sandbox.id) {
+                let id = sandbox.id.clone();
+                self.plan.steps.push(Step::RemoveSandbox { id });
             }
         }
     }

@@ -89,6 +89,7 @@ fn short(step: &Step) -> String {
             attempt,
         } => format!("start {kind:?}[{index}]#{attempt}"),
         Step::Remove { id } => format!("rm {id}"),
+        Step::RemoveSandbox { id } => format!("rm sandbox {id}"),
         Step::Resize { name, .. } => format!("resize {name}"),
     }
 }
@@ -477,6 +478,7 @@ fn apply(pod: &Pod, observed: &mut ObservedPod, plan: &PodPlan, clock: &mut i64)
                 observed.containers.push(new);
             }
             Step::Remove { id } => observed.containers.retain(|c| c.id != *id),
+            Step::RemoveSandbox { id } => observed.sandboxes.retain(|s| s.id != *id),
             Step::Resize { .. } => {}
         }
         observed.sort();
@@ -547,4 +549,23 @@ fn deletion_is_not_the_plans_business() {
     let mut pod = pod("Always", vec![], vec![container("a")]);
     pod.metadata.deletion_timestamp = Some(Time(at(5)));
     assert_eq!(termination_order(&pod, &world(vec![])).len(), 0);
+}
+
+#[test]
+fn a_replaced_sandbox_goes_when_nothing_of_it_is_left() {
+    let old = ObservedSandbox {
+        id: "old".into(),
+        ready: false,
+        created_at: at(0),
+        ..Default::default()
+    };
+    let pod = pod("Always", vec![], vec![container("a")]);
+    let mut observed = world(vec![seen("a", 1, State::Running, 0)]);
+    observed.sandboxes.push(old);
+    assert_eq!(steps(&planned(&pod, &observed)), ["rm sandbox old"]);
+    observed.containers.push(ObservedContainer {
+        sandbox_id: "old".into(),
+        ..seen("a", 0, State::Exited, 1)
+    });
+    assert!(steps(&planned(&pod, &observed)).is_empty());
 }
