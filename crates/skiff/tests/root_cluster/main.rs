@@ -11,3 +11,4 @@ mod images;
 mod kills;
 mod machine;
 mod tour;
+mod workloads;
