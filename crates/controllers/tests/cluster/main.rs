@@ -1,6 +1,7 @@
 //! The controllers against the real API server in process: what comes about, not which calls were made.
 
 mod accounts;
+mod endpoints;
 mod garbage;
 mod nodes;
 mod rollout;
