@@ -237,8 +237,80 @@ fn pods_serve_while_they_are_ready_and_stay_where_they_are_tolerated() {
     eventually("one replica", || count(ready()) == 1);
     assert_eq!(cluster.path("rc/old", "{.status.readyReplicas}"), "1");
 
+    what_controllers_write(&cluster);
     evictions(&cluster);
     waits_for_a_node(&cluster);
+}
+
+const WRITTEN: &str = r#"
+apiVersion: v1
+kind: Secret
+metadata: {name: robot, annotations: {kubernetes.io/service-account.name: default}}
+type: kubernetes.io/service-account-token
+---
+apiVersion: v1
+kind: Service
+metadata: {name: outside}
+spec: {ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Endpoints
+metadata: {name: outside}
+subsets: [{addresses: [{ip: 192.0.2.77}], ports: [{port: 80}]}]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: more-view, labels: {rbac.authorization.k8s.io/aggregate-to-view: "true"}}
+rules: [{apiGroups: [example.com], resources: [boats], verbs: [get]}]
+"#;
+
+/// What is written by controllers under identities of their own, which have no more rights than they need.
+fn what_controllers_write(cluster: &Cluster) {
+    cluster.apply(WRITTEN);
+    eventually("the token", || {
+        !cluster.path("secret/robot", "{.data.token}").is_empty()
+    });
+    let token = cluster.ask(&[
+        "get",
+        "secret",
+        "robot",
+        "-o",
+        "go-template={{.data.token | base64decode}}",
+    ]);
+    let whoami = [
+        "auth",
+        "whoami",
+        "--token",
+        &token,
+        "-o",
+        "jsonpath={.status.userInfo.username}",
+    ];
+    // The administrator's certificate would win over the token.
+    let config = cluster.data().join("token.kubeconfig");
+    let admin = std::fs::read_to_string(cluster.data().join("admin.kubeconfig")).unwrap();
+    let plain = admin.lines().filter(|line| {
+        !line.contains("client-certificate-data") && !line.contains("client-key-data")
+    });
+    std::fs::write(&config, plain.collect::<Vec<_>>().join("\n")).unwrap();
+    let config = format!("--kubeconfig={}", config.display());
+    let name = cluster.ask(&[&whoami[..], &[&config]].concat());
+    assert_eq!(name, "system:serviceaccount:default:default");
+    eventually("the mirror", || {
+        let selector = "kubernetes.io/service-name=outside";
+        let path = "jsonpath={.items[*].endpoints[*].addresses[0]}";
+        cluster.ask(&["get", "endpointslices", "-l", selector, "-o", path]) == "192.0.2.77"
+    });
+    eventually("the aggregated rule", || {
+        cluster
+            .path("clusterrole/view", "{.rules[*].resources}")
+            .contains("boats")
+    });
+    let range = cluster.path("nodes", "{.items[0].spec.podCIDR}");
+    let address = cluster.path("pod/tool", "{.status.podIP}");
+    let network = range.strip_suffix(".0/24").unwrap();
+    assert!(address.starts_with(network), "{address} {range}");
+    let log = std::fs::read_to_string(cluster.data().join("server.log")).unwrap();
+    assert!(!log.contains("forbidden"), "{log}");
 }
 
 fn pod(name: &str, more: &str) -> String {
