@@ -277,23 +277,19 @@ fn what_controllers_write(cluster: &Cluster) {
         "-o",
         "go-template={{.data.token | base64decode}}",
     ]);
-    let whoami = [
-        "auth",
-        "whoami",
-        "--token",
-        &token,
-        "-o",
-        "jsonpath={.status.userInfo.username}",
-    ];
-    // The administrator's certificate would win over the token.
+    // The administrator's certificate would win over the token: a configuration without one.
     let config = cluster.data().join("token.kubeconfig");
-    let admin = std::fs::read_to_string(cluster.data().join("admin.kubeconfig")).unwrap();
-    let plain = admin.lines().filter(|line| {
-        !line.contains("client-certificate-data") && !line.contains("client-key-data")
-    });
-    std::fs::write(&config, plain.collect::<Vec<_>>().join("\n")).unwrap();
+    let path = "jsonpath={.clusters[0].cluster}";
+    let known = cluster.ask(&["config", "view", "--raw", "-o", path]);
+    let document = format!(
+        r#"{{"apiVersion": "v1", "kind": "Config", "current-context": "c", "users": [{{"name": "u", "user": {{"token": "{token}"}}}}],
+        "clusters": [{{"name": "c", "cluster": {known}}}],
+        "contexts": [{{"name": "c", "context": {{"cluster": "c", "user": "u"}}}}]}}"#
+    );
+    std::fs::write(&config, document).unwrap();
     let config = format!("--kubeconfig={}", config.display());
-    let name = cluster.ask(&[&whoami[..], &[&config]].concat());
+    let path = "jsonpath={.status.userInfo.username}";
+    let name = cluster.ask(&["auth", "whoami", "-o", path, &config]);
     assert_eq!(name, "system:serviceaccount:default:default");
     eventually("the mirror", || {
         let selector = "kubernetes.io/service-name=outside";
