@@ -15,3 +15,4 @@ mod kubectl;
 mod machine;
 mod registry;
 mod tour;
+mod workloads;
