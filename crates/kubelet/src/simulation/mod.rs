@@ -4,6 +4,7 @@ mod api_server;
 mod fake_cluster;
 mod fake_runtime;
 mod scenarios;
+mod scenarios_clock;
 mod scenarios_volumes;
 mod serving;
 mod whole_kubelet;
