@@ -77,6 +77,8 @@ pub struct Worker {
     /// When volumes must be set up again (monotonic).
     refresh_at: Option<Duration>,
     volumes_ready: bool,
+    /// The pod as its volumes show it.
+    shown: Arc<Pod>,
     references: BTreeSet<(environment::RefKind, String)>,
     told_backoffs: BTreeSet<(String, String)>,
 }
@@ -116,6 +118,7 @@ impl Worker {
             objects_seen: 0,
             refresh_at: None,
             volumes_ready: false,
+            shown: pod,
             references: BTreeSet::new(),
             told_backoffs: BTreeSet::new(),
         }
@@ -298,6 +301,13 @@ impl Worker {
                 self.books.held.remove(&name);
             }
             self.refresh_at = self.volumes_ready.then_some(Duration::ZERO);
+        }
+        if !Arc::ptr_eq(&self.shown, pod) {
+            let (old, new) = (&self.shown.metadata, &pod.metadata);
+            if old.labels != new.labels || old.annotations != new.annotations {
+                self.refresh_at = self.volumes_ready.then_some(Duration::ZERO);
+            }
+            self.shown = pod.clone();
         }
         self.note_resources(pod, observed);
         let mut pause = self.refresh_volumes(pod, observed).await;
