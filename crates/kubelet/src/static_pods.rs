@@ -57,7 +57,7 @@ pub async fn run(manager: Arc<Manager>, shutdown: Shutdown) {
         mirror(&manager).await;
         tokio::select! {
             Some(()) = news.recv() => clock.sleep(SETTLE).await,
-            () = manager.static_pod_gone() => {}
+            () = manager.statics_changed() => {}
             () = clock.sleep(LOOK) => {}
             () = shutdown.triggered() => return,
         }

@@ -95,6 +95,8 @@ pub struct Worker {
     /// When volumes must be set up again.
     refresh: Option<Refresh>,
     volumes_ready: bool,
+    /// The pod as its volumes show it.
+    shown: Arc<Pod>,
     references: BTreeSet<(environment::RefKind, String)>,
     told_backoffs: BTreeSet<(String, String)>,
 }
@@ -134,6 +136,7 @@ impl Worker {
             objects_seen: 0,
             refresh: None,
             volumes_ready: false,
+            shown: pod,
             references: BTreeSet::new(),
             told_backoffs: BTreeSet::new(),
         }
@@ -316,6 +319,13 @@ impl Worker {
             if self.volumes_ready {
                 self.refresh_in(Some(Duration::ZERO));
             }
+        }
+        if !Arc::ptr_eq(&self.shown, pod) {
+            let (old, new) = (&self.shown.metadata, &pod.metadata);
+            if old.labels != new.labels || old.annotations != new.annotations {
+                self.refresh_at = self.volumes_ready.then_some(Duration::ZERO);
+            }
+            self.shown = pod.clone();
         }
         self.note_resources(pod, observed);
         let mut pause = self.refresh_volumes(pod, observed).await;

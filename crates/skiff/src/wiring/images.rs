@@ -1,4 +1,4 @@
-//! The node's images over a unix socket that only root can open: what `skiff image` talks to.
+//! The node over a unix socket that only root can open: `skiff image` finds its images there, `skiff down` stops its pods.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use axum::{Json, Router};
 use futures::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
 use skiff_base::Shutdown;
+use skiff_kubelet::Drain;
 use skiff_runtime::EmbeddedRuntime;
 use skiff_runtime::image::{Credentials, ImageError, ImageReference, Registries, StoredImage};
 use tokio::net::UnixListener;
@@ -55,6 +56,7 @@ pub enum PullLine {
 /// Serves until `shutdown`.
 pub async fn serve(
     runtime: Arc<EmbeddedRuntime>,
+    drain: Drain,
     data_dir: &Path,
     shutdown: Shutdown,
 ) -> Result<impl Future<Output = ()> + Send + 'static> {
@@ -73,6 +75,10 @@ pub async fn serve(
         .route("/import", post(import))
         .route("/pull", post(pull))
         .route("/export", get(export))
+        .route(
+            "/stop-pods",
+            post(move |Query(wanted): Query<StopPods>| stop_pods(drain, wanted)),
+        )
         .with_state(runtime);
     Ok(async move {
         if let Err(error) = axum::serve(listener, router)
@@ -82,6 +88,19 @@ pub async fn serve(
             tracing::error!(%error, "the image socket failed");
         }
     })
+}
+
+/// How long pods get to end by themselves.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StopPods {
+    /// The longest time, in seconds.
+    pub seconds: u64,
+}
+
+/// Stops the pods; answers how many there were.
+async fn stop_pods(drain: Drain, wanted: StopPods) -> String {
+    let limit = Duration::from_secs(wanted.seconds);
+    drain.stop_pods(limit).await.to_string()
 }
 
 type Runtime = State<Arc<EmbeddedRuntime>>;

@@ -179,7 +179,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        let output = self.skiff(&["down", "--no-kubeconfig"]);
+        let output = self.skiff(&["down", "--no-kubeconfig", "--grace-period", "0"]);
         if !output.status.success() {
             eprintln!("skiff down: {}", text(&output));
         }
