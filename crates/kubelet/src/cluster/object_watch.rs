@@ -16,6 +16,9 @@ use crate::container::environment::RefKind;
 
 type Key = (RefKind, String, String);
 
+/// The uids of the pods that refer to an object. Its lock is the innermost: a subscription takes it while it tells.
+type Users = Arc<Mutex<BTreeSet<String>>>;
+
 enum Cache {
     ConfigMap(SharedCache<ConfigMap>),
     Secret(SharedCache<Secret>),
@@ -23,7 +26,7 @@ enum Cache {
 
 struct Watch {
     cache: Cache,
-    users: BTreeSet<String>,
+    users: Users,
     shutdown: Shutdown,
     _subscription: Subscription,
 }
@@ -40,7 +43,7 @@ pub struct ObjectWatches {
     clock: SharedClock,
     random: Random,
     shutdown: Shutdown,
-    watches: Arc<Mutex<HashMap<Key, Watch>>>,
+    watches: Mutex<HashMap<Key, Watch>>,
     changed: mpsc::UnboundedSender<String>,
 }
 
@@ -59,29 +62,35 @@ impl ObjectWatches {
             clock,
             random,
             shutdown,
-            watches: Arc::default(),
+            watches: Mutex::default(),
             changed,
         }
     }
 
     /// Sets what a pod refers to.
     pub fn set(&self, pod_uid: &str, namespace: &str, wanted: &BTreeSet<(RefKind, String)>) {
-        let mut ended = Vec::new();
         let mut watches = self.watches.lock();
-        watches.retain(|(kind, of, name), watch| {
-            let still = of == namespace && wanted.contains(&(*kind, name.clone()));
-            if !still {
-                watch.users.remove(pod_uid);
+        let is_wanted =
+            |(kind, of, name): &Key| of == namespace && wanted.contains(&(*kind, name.clone()));
+        let mut unused = Vec::new();
+        for (key, watch) in watches.iter().filter(|(key, _)| !is_wanted(key)) {
+            let mut users = watch.users.lock();
+            users.remove(pod_uid);
+            if users.is_empty() {
+                unused.push(key.clone());
             }
-            !watch.users.is_empty()
-        });
+        }
+        let ended: Vec<_> = unused
+            .iter()
+            .filter_map(|key| watches.remove(key))
+            .collect();
         for (kind, name) in wanted {
             let key = (*kind, namespace.to_owned(), name.clone());
-            if let Some(watch) = watches.get_mut(&key) {
-                watch.users.insert(pod_uid.to_owned());
+            if let Some(watch) = watches.get(&key) {
+                watch.users.lock().insert(pod_uid.to_owned());
             } else {
                 let watch = self.start(&key, pod_uid);
-                ended.extend(watches.insert(key, watch));
+                watches.insert(key, watch);
             }
         }
         // Watches end outside of the lock: their subscriptions may be telling right now.
@@ -94,20 +103,14 @@ impl ObjectWatches {
         let shutdown = self.shutdown.child();
         let selector = format!("metadata.name={name}");
         let (clock, random) = (self.clock.clone(), self.random.clone());
+        let users: Users = Arc::new(Mutex::new(BTreeSet::from([pod_uid.to_owned()])));
         let tell = {
-            let (watches, changed, key) = (
-                Arc::downgrade(&self.watches),
-                self.changed.clone(),
-                key.clone(),
-            );
+            let (users, changed) = (users.clone(), self.changed.clone());
+            // It is called at once if the object has come already.
             move || {
-                let Some(watches) = watches.upgrade() else {
-                    return;
-                };
-                let users = watches.lock().get(&key).map(|w| w.users.clone());
-                for uid in users.into_iter().flatten() {
+                for uid in users.lock().iter() {
                     // The receiver ends with the kubelet.
-                    let _ = changed.send(uid);
+                    let _ = changed.send(uid.clone());
                 }
             }
         };
@@ -128,7 +131,7 @@ impl ObjectWatches {
         };
         Watch {
             cache,
-            users: BTreeSet::from([pod_uid.to_owned()]),
+            users,
             shutdown,
             _subscription: subscription,
         }
@@ -152,5 +155,55 @@ impl ObjectWatches {
             Cache::Secret(cache) => Some(cache.clone()),
             Cache::ConfigMap(_) => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::json;
+    use skiff_base::SystemClock;
+
+    use super::*;
+    use crate::simulation::api_server::ApiServer;
+
+    /// The list of a new watch comes from another thread, before, while or after the watch is subscribed to.
+    #[test]
+    fn objects_that_come_at_once_are_told_and_nothing_is_stuck() {
+        let server = ApiServer::new();
+        server.put("configmaps", json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m", "namespace": "n"}}));
+        let (done, is_done) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let mut runtime = tokio::runtime::Builder::new_multi_thread();
+            let runtime = runtime.worker_threads(4).enable_all().build().unwrap();
+            runtime.block_on(async {
+                let (changed, mut told) = mpsc::unbounded_channel();
+                let watches = Arc::new(ObjectWatches::new(
+                    server.client(),
+                    SystemClock::shared(),
+                    Random::seeded(1),
+                    Shutdown::new(),
+                    changed,
+                ));
+                let wanted = BTreeSet::from([(RefKind::ConfigMap, "m".to_owned())]);
+                for round in 0..3000 {
+                    let sets = ["a", "b"].map(|pod| {
+                        let (watches, wanted) = (watches.clone(), wanted.clone());
+                        tokio::spawn(async move { watches.set(pod, "n", &wanted) })
+                    });
+                    for set in sets {
+                        set.await.unwrap();
+                    }
+                    let uid = told.recv().await.unwrap();
+                    assert!(["a", "b"].contains(&&*uid), "{uid} in round {round}");
+                    for pod in ["a", "b"] {
+                        watches.set(pod, "n", &BTreeSet::new());
+                    }
+                }
+            });
+            done.send(()).unwrap();
+        });
+        is_done.recv_timeout(Duration::from_secs(30)).unwrap();
     }
 }
