@@ -279,7 +279,7 @@ fn outside(world: &World) {
     assert_eq!(world.addresses(OUTSIDE_NAME), one(&address));
     assert_eq!(
         data(&world.ask_tcp(OUTSIDE_NAME, RecordType::A)),
-        [address.clone()]
+        std::slice::from_ref(&address)
     );
     world.no_such_name("nosuch.example.");
     let alias = world.ask("elsewhere.default.svc.cluster.local.", RecordType::A);
