@@ -16,13 +16,14 @@ use crate::container::environment::RefKind;
 
 type Key = (RefKind, String, String);
 
-/// The uids of the pods that refer to an object. Its lock is the innermost: a subscription takes it while it tells.
-type Users = Arc<Mutex<BTreeSet<String>>>;
-
 enum Cache {
     ConfigMap(SharedCache<ConfigMap>),
     Secret(SharedCache<Secret>),
 }
+
+/// The uids of the pods that refer to an object. A lock of its own, held for nothing but a look or a change: the watch
+/// takes it while it tells, when it holds its cache's lock, and a watch that begins or ends takes that one too.
+type Users = Arc<Mutex<BTreeSet<String>>>;
 
 struct Watch {
     cache: Cache,
@@ -70,19 +71,16 @@ impl ObjectWatches {
     /// Sets what a pod refers to.
     pub fn set(&self, pod_uid: &str, namespace: &str, wanted: &BTreeSet<(RefKind, String)>) {
         let mut watches = self.watches.lock();
-        let is_wanted =
-            |(kind, of, name): &Key| of == namespace && wanted.contains(&(*kind, name.clone()));
-        let mut unused = Vec::new();
-        for (key, watch) in watches.iter().filter(|(key, _)| !is_wanted(key)) {
+        let leaves = |(kind, of, name): &Key, watch: &mut Watch| {
+            if of == namespace && wanted.contains(&(*kind, name.clone())) {
+                return false;
+            }
             let mut users = watch.users.lock();
             users.remove(pod_uid);
-            if users.is_empty() {
-                unused.push(key.clone());
-            }
-        }
-        let ended: Vec<_> = unused
-            .iter()
-            .filter_map(|key| watches.remove(key))
+            users.is_empty()
+        };
+        let ended: Vec<(Key, Watch)> = watches
+            .extract_if(|key, watch| leaves(key, watch))
             .collect();
         for (kind, name) in wanted {
             let key = (*kind, namespace.to_owned(), name.clone());
@@ -93,8 +91,8 @@ impl ObjectWatches {
                 watches.insert(key, watch);
             }
         }
-        // Watches end outside of the lock: their subscriptions may be telling right now.
         drop(watches);
+        // Their subscriptions end outside of the lock: they may be telling right now.
         drop(ended);
     }
 
@@ -106,11 +104,11 @@ impl ObjectWatches {
         let users: Users = Arc::new(Mutex::new(BTreeSet::from([pod_uid.to_owned()])));
         let tell = {
             let (users, changed) = (users.clone(), self.changed.clone());
-            // It is called at once if the object has come already.
             move || {
-                for uid in users.lock().iter() {
+                let users = users.lock().clone();
+                for uid in users {
                     // The receiver ends with the kubelet.
-                    let _ = changed.send(uid.clone());
+                    let _ = changed.send(uid);
                 }
             }
         };
@@ -168,42 +166,63 @@ mod tests {
     use super::*;
     use crate::simulation::api_server::ApiServer;
 
-    /// The list of a new watch comes from another thread, before, while or after the watch is subscribed to.
+    /// Pods come and go while what they refer to changes: watches begin and end in the middle of telling.
     #[test]
-    fn objects_that_come_at_once_are_told_and_nothing_is_stuck() {
-        let server = ApiServer::new();
-        server.put("configmaps", json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m", "namespace": "n"}}));
-        let (done, is_done) = std::sync::mpsc::channel();
+    fn watches_that_begin_and_end_while_others_tell() {
+        const POD: usize = 4;
+        let (done, finished) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
-            let mut runtime = tokio::runtime::Builder::new_multi_thread();
-            let runtime = runtime.worker_threads(4).enable_all().build().unwrap();
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(4)
+                .enable_all()
+                .build()
+                .unwrap();
             runtime.block_on(async {
+                let api = ApiServer::new();
                 let (changed, mut told) = mpsc::unbounded_channel();
                 let watches = Arc::new(ObjectWatches::new(
-                    server.client(),
+                    api.client(),
                     SystemClock::shared(),
                     Random::seeded(1),
                     Shutdown::new(),
                     changed,
                 ));
-                let wanted = BTreeSet::from([(RefKind::ConfigMap, "m".to_owned())]);
-                for round in 0..3000 {
-                    let sets = ["a", "b"].map(|pod| {
-                        let (watches, wanted) = (watches.clone(), wanted.clone());
-                        tokio::spawn(async move { watches.set(pod, "n", &wanted) })
-                    });
-                    for set in sets {
-                        set.await.unwrap();
+                let map = |round: usize| json!({"metadata": {"name": "m", "namespace": "ns"}, "data": {"k": round.to_string()}});
+                api.put("configmaps", map(0));
+                let pods = (0..POD).map(|pod| {
+                    let watches = watches.clone();
+                    tokio::spawn(async move {
+                        let wanted = BTreeSet::from([(RefKind::ConfigMap, "m".to_owned())]);
+                        for round in 0..300 {
+                            watches.set(&format!("uid-{pod}"), "ns", &wanted);
+                            // Now and then long enough for the list to come.
+                            for _ in 0..round % 50 {
+                                tokio::task::yield_now().await;
+                            }
+                            watches.set(&format!("uid-{pod}"), "ns", &BTreeSet::new());
+                        }
+                    })
+                });
+                let pods: Vec<_> = pods.collect();
+                let writer = tokio::spawn(async move {
+                    for round in 0..2000 {
+                        api.put("configmaps", map(round));
+                        tokio::task::yield_now().await;
                     }
-                    let uid = told.recv().await.unwrap();
-                    assert!(["a", "b"].contains(&&*uid), "{uid} in round {round}");
-                    for pod in ["a", "b"] {
-                        watches.set(pod, "n", &BTreeSet::new());
-                    }
+                });
+                for task in pods.into_iter().chain([writer]) {
+                    task.await.unwrap();
                 }
+                assert!(watches.watches.lock().is_empty());
+                // A pod that is there now is told of what there is already.
+                while told.try_recv().is_ok() {}
+                let wanted = BTreeSet::from([(RefKind::ConfigMap, "m".to_owned())]);
+                watches.set("late", "ns", &wanted);
+                assert_eq!(told.recv().await.as_deref(), Some("late"));
             });
             done.send(()).unwrap();
         });
-        is_done.recv_timeout(Duration::from_secs(30)).unwrap();
+        let outcome = finished.recv_timeout(Duration::from_secs(60));
+        assert!(outcome.is_ok(), "the watches wait for each other");
     }
 }
