@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use axum::body::{Body, Bytes};
@@ -121,6 +122,9 @@ async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// How long the rest of an archive that was refused may come in.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 async fn import(
     State(runtime): Runtime,
     Query(wanted): Query<Wanted>,
@@ -133,11 +137,20 @@ async fn import(
         Some(parsed.map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()).into_response())?)
     };
     let reader = StreamReader::new(body.into_data_stream().map_err(std::io::Error::other));
-    let reader = SyncIoBridge::new(Box::pin(reader));
+    let mut reader = SyncIoBridge::new(Box::pin(reader));
     blocking(move || {
-        runtime
+        let outcome = runtime
             .images()
-            .import(reader, name.as_ref(), &runtime.layers_in_use())
+            .import(&mut reader, name.as_ref(), &runtime.layers_in_use());
+        if outcome.is_err() {
+            // A connection that is closed on a sender tells it "broken pipe" and not why: the answer goes out while the
+            // rest still comes in. The sender that has read it stops.
+            let mut rest = reader.into_inner();
+            tokio::spawn(tokio::time::timeout(PATIENCE, async move {
+                tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
+            }));
+        }
+        outcome
     })
     .await
     .map(Json)
