@@ -293,7 +293,7 @@ pub(crate) fn dns_config(config: &Config) -> DnsConfig {
             "lo".to_owned()
         }),
         domain: config.cluster_domain.clone(),
-        resolvers: Resolvers::default(),
+        resolvers: Resolvers::File(config.resolv_conf.clone()),
     }
 }
 
@@ -305,6 +305,7 @@ fn kubelet_config(config: &Config) -> KubeletConfig {
         &root,
     );
     kubelet.static_pod_dir = Some(config.static_pod_dir.clone());
+    kubelet.resolv_conf.clone_from(&config.resolv_conf);
     kubelet.cluster_dns.servers = vec![config.cluster_dns.to_string()];
     kubelet
         .cluster_dns

@@ -99,6 +99,11 @@ impl Cluster {
         &self.name
     }
 
+    /// What keeps this cluster's ports and ranges apart from those of others.
+    pub fn number(&self) -> u8 {
+        self.number
+    }
+
     pub fn data(&self) -> &Path {
         self.data.path()
     }
