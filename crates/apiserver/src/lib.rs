@@ -31,6 +31,7 @@ mod server;
 pub mod services;
 mod subresource;
 mod table;
+mod unread;
 mod update;
 mod watch;
 mod write;
