@@ -10,4 +10,5 @@ mod image;
 mod images;
 mod kills;
 mod machine;
+mod manifests;
 mod tour;
