@@ -15,8 +15,8 @@ use crate::server::Call;
 /// Bodies from this size on are compressed for clients that accept it, as upstream does.
 const GZIP_FROM: usize = 128 << 10;
 
-/// Kubernetes' own encoding: read, never written; clients that send it take JSON as well.
-const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+/// Kubernetes' own encoding.
+const PROTOBUF: &str = skiff_api::protobuf::MEDIA_TYPE;
 
 /// How an answer is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub enum Encoding {
     Json,
     /// `application/yaml`
     Yaml,
+    /// `application/vnd.kubernetes.protobuf`
+    Protobuf,
 }
 
 /// What an answer shows of objects.
@@ -66,7 +68,7 @@ pub fn negotiate(call: &Call, list: bool) -> ApiResult<Accepted> {
         ApiError::new(
             406,
             "NotAcceptable",
-            "only the following media types are accepted: application/json, application/yaml",
+            "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf",
         )
     })?;
     Ok(Accepted { pretty, ..accepted })
@@ -102,6 +104,7 @@ fn accept(clause: &str, list: bool) -> Option<Accepted> {
     let encoding = match media {
         "application/json" | "*/*" | "application/*" => Encoding::Json,
         "application/yaml" => Encoding::Yaml,
+        PROTOBUF => Encoding::Protobuf,
         _ => return None,
     };
     let mut shape = Shape::Object;
@@ -129,6 +132,10 @@ fn accept(clause: &str, list: bool) -> Option<Accepted> {
             }
             _ => return None,
         };
+    }
+    // Tables have no protobuf form.
+    if encoding == Encoding::Protobuf && matches!(shape, Shape::Table(_)) {
+        return None;
     }
     Some(Accepted {
         encoding,
@@ -192,6 +199,11 @@ pub fn json_response(call: &Call, accepted: Accepted, code: u16, json: Bytes) ->
                 serde_saphyr::to_string(&value).unwrap_or_default().into(),
             )
         }
+        (Encoding::Protobuf, _) => match protobuf(&json) {
+            Some(bytes) => (PROTOBUF, bytes.into()),
+            // Custom resources have none; clients find out by the media type.
+            None => ("application/json", json),
+        },
     };
     let gzip = bytes.len() >= GZIP_FROM && accepts_gzip(call);
     let mut response = response(code, media, if gzip { compress(&bytes) } else { bytes });
@@ -201,6 +213,11 @@ pub fn json_response(call: &Call, accepted: Accepted, code: u16, json: Bytes) ->
         headers.insert(VARY, HeaderValue::from_static("Accept-Encoding"));
     }
     response
+}
+
+/// An object or list in JSON text as protobuf, if it has such a form.
+pub fn protobuf(json: &[u8]) -> Option<Vec<u8>> {
+    skiff_api::protobuf::encode(&serde_json::from_slice(json).ok()?)
 }
 
 /// Whether the client takes gzip.
@@ -302,9 +319,13 @@ mod tests {
             (
                 "application/vnd.kubernetes.protobuf, application/json",
                 false,
-                Some((Encoding::Json, Shape::Object)),
+                Some((Encoding::Protobuf, Shape::Object)),
             ),
-            ("application/vnd.kubernetes.protobuf", false, None),
+            (
+                "application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io",
+                true,
+                None,
+            ),
             (
                 "application/json;as=Table;v=v1;g=meta.k8s.io,application/json",
                 true,

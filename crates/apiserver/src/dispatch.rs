@@ -61,6 +61,10 @@ pub(crate) async fn dispatch(call: Call, body: Body) -> ApiResult<Response<Body>
     if misplaced || !resource.allows(verb) {
         return Err(method_not_allowed());
     }
+    if !resource.kind.is_stored() && matches!(verb, Verb::Get | Verb::List) {
+        let name = (verb == Verb::Get).then_some(call.info.name.as_str());
+        return crate::component_status::answer(&call, &resource, name).await;
+    }
     match verb {
         Verb::Get => crate::read::get(&call, &resource).await,
         Verb::List => crate::read::list(&call, &resource).await,

@@ -73,6 +73,8 @@ pub(crate) async fn answer(call: &Call) -> ApiResult<Response<Body>> {
             )
             .await
         }
+        ["openid", "v1", "jwks"] => openid(call, Issued::Keys),
+        [".well-known", "openid-configuration"] => openid(call, Issued::Configuration),
         ["metrics"] => Ok(crate::metrics::answer(&call.server)),
         _ => crate::health::answer(call, &segments).ok_or_else(ApiError::no_such_path),
     }
@@ -89,6 +91,38 @@ pub(crate) enum OpenApi {
     V2,
     V2Protobuf,
     V3(String, String),
+}
+
+/// What those need who check service-account tokens themselves.
+enum Issued {
+    Keys,
+    Configuration,
+}
+
+fn openid(call: &Call, which: Issued) -> ApiResult<Response<Body>> {
+    let issuer = call
+        .server
+        .token_issuer()
+        .ok_or_else(ApiError::no_such_path)?;
+    let (media, document) = match which {
+        Issued::Keys => ("application/jwk-set+json", issuer.key_set()),
+        Issued::Configuration => {
+            let address = match call.server.config.advertise {
+                Some(address) => address.to_string(),
+                None => call.header(http::header::HOST).to_owned(),
+            };
+            let keys = format!("https://{address}/openid/v1/jwks");
+            ("application/json", issuer.openid_configuration(&keys))
+        }
+    };
+    let document = document.ok_or_else(ApiError::no_such_path)?;
+    let bytes = serde_json::to_vec(&document).map_err(ApiError::internal)?;
+    let mut response = content::response(200, media, bytes.into());
+    response.headers_mut().insert(
+        http::header::CACHE_CONTROL,
+        HeaderValue::from_static("public, max-age=3600"),
+    );
+    Ok(response)
 }
 
 fn openapi_index(call: &Call) -> Value {
@@ -234,6 +268,8 @@ fn paths(call: &Call) -> Vec<String> {
         "/version",
         "/openapi/v2",
         "/openapi/v3",
+        "/.well-known/openid-configuration",
+        "/openid/v1/jwks",
         "/metrics",
     ]
     .map(str::to_owned)

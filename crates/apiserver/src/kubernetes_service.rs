@@ -5,42 +5,63 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
+use futures::StreamExt as _;
 use http::{Method, Request, StatusCode};
 use serde_json::{Value, json};
+use skiff_store::WatchItem;
 
 use crate::request::UserInfo;
 use crate::server::ApiServer;
 
-const INTERVAL: Duration = Duration::from_secs(10);
+/// When something failed (the namespace is not there yet, the store is full), it is tried again after this time.
+const RETRY: Duration = Duration::from_millis(100);
+/// Where the objects lie in the store.
+const KEYS: [&str; 4] = [
+    "/registry/servicecidrs/kubernetes",
+    "/registry/services/specs/default/kubernetes",
+    "/registry/services/endpoints/default/kubernetes",
+    "/registry/endpointslices/default/kubernetes",
+];
 
 /// Makes the service and its endpoints, and makes them again when someone changes them.
 pub(crate) async fn keep(server: Arc<ApiServer>, advertise: SocketAddr) {
     let user = Arc::new(UserInfo::new("system:apiserver", &["system:masters"]));
     loop {
+        let changes = changes(&server).await;
+        let mut failed = false;
         for (path, object) in objects(&server, advertise) {
             if let Err(error) = reconcile(&server, &user, path, &object).await {
                 // The namespace may not be there yet.
                 tracing::debug!(error, path, "the service kubernetes could not be written");
+                failed = true;
             }
         }
-        let settled = call(
-            &server,
-            &user,
-            Method::GET,
-            "/api/v1/namespaces/default/services/kubernetes",
-            None,
-        )
-        .await;
-        let pause = if settled.0 == StatusCode::OK {
-            INTERVAL
-        } else {
-            Duration::from_millis(100)
+        let pause = async {
+            match changes {
+                // A watch that breaks off is begun anew.
+                Some(mut changes) if !failed => drop(changes.next().await),
+                _ => server.clock.sleep(RETRY).await,
+            }
         };
         tokio::select! {
-            () = server.clock.sleep(pause) => {}
+            () = pause => {}
             () = server.shutdown.triggered() => return,
         }
     }
+}
+
+/// Changes of the objects from now on.
+async fn changes(server: &ApiServer) -> Option<impl futures::Stream<Item = ()> + Unpin + use<>> {
+    let revision = server.store.revision().await.ok()?;
+    let mut watches = Vec::new();
+    for key in KEYS {
+        watches.push(server.store.watch(key, revision).await.ok()?);
+    }
+    let changes = futures::stream::select_all(watches);
+    Some(Box::pin(changes.filter_map(async |item| {
+        let progress = matches!(item, Ok(WatchItem::Progress(_)));
+        (!progress).then_some(())
+    })))
 }
 
 /// Collections and the objects that shall be there.

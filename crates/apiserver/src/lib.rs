@@ -8,6 +8,7 @@ pub mod authn;
 pub mod authz;
 pub mod bootstrap;
 pub mod cache;
+mod component_status;
 mod connect;
 mod content;
 mod create;

@@ -52,6 +52,13 @@ pub(crate) fn store_error(error: &StoreError) -> ApiError {
             ApiError::gone("The resourceVersion for the provided list is too old.")
         }
         StoreError::Future(current) => too_large(None, *current),
+        // What upstream says when its database is full, for those who look for it.
+        StoreError::NoSpace => {
+            tracing::warn!(
+                "the disk of the database is full: writes are refused until there is room"
+            );
+            ApiError::new(500, "", "etcdserver: mvcc: database space exceeded")
+        }
         other => {
             tracing::error!(error = %other, "the store failed");
             ApiError::internal(other)

@@ -164,4 +164,14 @@ pub struct IssuedToken {
 pub trait TokenIssuer: Send + Sync + 'static {
     /// Signs a token.
     async fn issue(&self, request: &TokenRequestParams) -> ApiResult<IssuedToken>;
+
+    /// The public keys, for `/openid/v1/jwks`; `None`: they are not served.
+    fn key_set(&self) -> Option<serde_json::Value> {
+        None
+    }
+
+    /// What `/.well-known/openid-configuration` says; `None`: it is not served.
+    fn openid_configuration(&self, _jwks_uri: &str) -> Option<serde_json::Value> {
+        None
+    }
 }

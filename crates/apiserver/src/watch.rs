@@ -12,7 +12,7 @@ use serde_json::json;
 use skiff_api::{ApiError, ApiResult};
 
 use crate::cache::{CacheEvent, Entry, ResourceCache, Since, Subscription, Trigger};
-use crate::content::{self, Accepted, Shape};
+use crate::content::{self, Accepted, Encoding, Shape};
 use crate::query::{Freshness, ListOptions};
 use crate::read::selected_prefix;
 use crate::registry::Resource;
@@ -117,14 +117,18 @@ pub(crate) async fn watch(call: Call, resource: Arc<Resource>) -> ApiResult<Resp
         let piece = watcher.next().await?;
         Some((Ok::<_, std::convert::Infallible>(piece), watcher))
     });
-    Ok(streaming(Body::from_stream(body)))
+    Ok(streaming(accepted.encoding, Body::from_stream(body)))
 }
 
-fn streaming(body: Body) -> Response<Body> {
+fn streaming(encoding: Encoding, body: Body) -> Response<Body> {
+    let media = match encoding {
+        Encoding::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+        Encoding::Json | Encoding::Yaml => "application/json",
+    };
     let mut response = Response::new(body);
     response
         .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        .insert(CONTENT_TYPE, HeaderValue::from_static(media));
     response
         .headers_mut()
         .insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
@@ -137,7 +141,7 @@ fn too_old(revision: u64, oldest: u64) -> Response<Body> {
     let mut line = serde_json::to_vec(&json!({"type": "ERROR", "object": error.to_status()}))
         .unwrap_or_default();
     line.push(b'\n');
-    streaming(Body::from(line))
+    streaming(Encoding::Json, Body::from(line))
 }
 
 fn trigger(resource: &Resource, prefix: &str, filter: &Filter) -> Trigger {
@@ -280,20 +284,38 @@ impl Watcher {
 
     fn write(&mut self, out: &mut BytesMut, kind: &str, bytes: &Bytes, revision: u64) {
         match self.accepted.shape {
-            Shape::Object if self.resource.is_storage() => write_line(out, kind, bytes),
-            Shape::Object => write_line(out, kind, &self.resource.served_bytes(bytes)),
-            Shape::Metadata => write_line(out, kind, &table::partial_metadata(bytes)),
+            Shape::Object if self.resource.is_storage() => {
+                write_line(out, self.accepted.encoding, kind, bytes)
+            }
+            Shape::Object => write_line(
+                out,
+                self.accepted.encoding,
+                kind,
+                &self.resource.served_bytes(bytes),
+            ),
+            Shape::Metadata => write_line(
+                out,
+                self.accepted.encoding,
+                kind,
+                &table::partial_metadata(bytes),
+            ),
             Shape::Table(version) => {
                 match table::rows(&self.call, &self.resource, std::iter::once(bytes)) {
                     Ok(rows) => {
                         let metadata = json!({"resourceVersion": revision.to_string()});
                         let columns = !std::mem::replace(&mut self.header_sent, true);
                         let table = table::table(&self.resource, version, &metadata, rows, columns);
-                        write_line(out, kind, &serde_json::to_vec(&table).unwrap_or_default());
+                        write_line(
+                            out,
+                            self.accepted.encoding,
+                            kind,
+                            &serde_json::to_vec(&table).unwrap_or_default(),
+                        );
                     }
                     Err(error) => {
                         write_line(
                             out,
+                            self.accepted.encoding,
                             "ERROR",
                             &serde_json::to_vec(&error.to_status()).unwrap_or_default(),
                         );
@@ -330,13 +352,20 @@ impl Watcher {
         };
         write_line(
             out,
+            self.accepted.encoding,
             "BOOKMARK",
             &serde_json::to_vec(&object).unwrap_or_default(),
         );
     }
 }
 
-fn write_line(out: &mut BytesMut, kind: &str, object: &[u8]) {
+fn write_line(out: &mut BytesMut, encoding: Encoding, kind: &str, object: &[u8]) {
+    if encoding == Encoding::Protobuf {
+        if let Some(object) = content::protobuf(object) {
+            out.put_slice(&skiff_api::protobuf::watch_frame(kind, &object));
+        }
+        return;
+    }
     out.reserve(object.len() + kind.len() + 24);
     out.put_slice(b"{\"type\":\"");
     out.put_slice(kind.as_bytes());

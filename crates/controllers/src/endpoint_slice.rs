@@ -204,7 +204,7 @@ fn member(
 }
 
 /// Sorted text of ports, by which slices of equal ports are found.
-fn port_key(ports: Option<&Vec<EndpointPort>>) -> String {
+pub(crate) fn port_key(ports: Option<&Vec<EndpointPort>>) -> String {
     let mut all: Vec<String> = ports
         .into_iter()
         .flatten()

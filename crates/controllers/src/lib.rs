@@ -11,9 +11,11 @@ mod deployment_plan;
 mod deployment_status;
 pub mod discovery;
 pub mod endpoint_slice;
+pub mod endpoint_slice_mirroring;
 pub mod endpoints;
 pub mod garbage_collector;
 mod garbage_graph;
+mod garbage_watch;
 pub mod gate;
 pub mod namespace;
 mod node_health;
@@ -55,6 +57,9 @@ const CONTROLLERS: &[(&str, Start)] = &[
         Box::pin(replica_set::run_replication_controllers(c))
     }),
     (endpoint_slice::NAME, |c| Box::pin(endpoint_slice::run(c))),
+    (endpoint_slice_mirroring::NAME, |c| {
+        Box::pin(endpoint_slice_mirroring::run(c))
+    }),
     (endpoints::NAME, |c| Box::pin(endpoints::run(c))),
     (deployment::NAME, |c| Box::pin(deployment::run(c))),
     (namespace::NAME, |c| Box::pin(namespace::run(c))),

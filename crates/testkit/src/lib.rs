@@ -2,6 +2,8 @@
 
 mod certificates;
 mod cluster;
+mod registry;
 
 pub use certificates::TestCertificates;
 pub use cluster::{TestCluster, TestOptions};
+pub use registry::{FakeRegistry, Fault};

@@ -90,5 +90,21 @@ pub fn encode(object: &Value) -> Option<Vec<u8>> {
     Some(out)
 }
 
+/// A frame of a watch: the length in four bytes, then an event with an object as [`encode`] writes it. The event itself
+/// has no envelope.
+#[must_use]
+pub fn watch_frame(event: &str, object: &[u8]) -> Vec<u8> {
+    let mut raw = Vec::with_capacity(object.len() + 8);
+    wire::put_bytes(&mut raw, 1, object);
+    let mut out = vec![0; 4];
+    wire::put_bytes(&mut out, 1, event.as_bytes());
+    wire::put_bytes(&mut out, 2, &raw);
+    let length = u32::try_from(out.len() - 4).unwrap_or(u32::MAX);
+    if let Some(head) = out.get_mut(..4) {
+        head.copy_from_slice(&length.to_be_bytes());
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests;

@@ -478,6 +478,14 @@ impl Tokens {
 
 #[async_trait::async_trait]
 impl TokenIssuer for Tokens {
+    fn key_set(&self) -> Option<Value> {
+        Some(Self::key_set(self))
+    }
+
+    fn openid_configuration(&self, jwks_uri: &str) -> Option<Value> {
+        Some(Self::openid_configuration(self, jwks_uri))
+    }
+
     async fn issue(&self, request: &TokenRequestParams) -> skiff_api::ApiResult<IssuedToken> {
         let mut bound = Bound {
             namespace: request.namespace.clone(),

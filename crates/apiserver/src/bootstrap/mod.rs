@@ -1,5 +1,6 @@
-//! The objects that a new cluster starts with: namespaces, priority classes, RBAC policy.
+//! The objects that a new cluster starts with: namespaces, priority classes, RBAC policy, flow control.
 
+mod flow_control;
 pub mod policy;
 
 use serde_json::{Value, json};
@@ -16,6 +17,7 @@ pub fn objects() -> Vec<Value> {
         .collect();
     objects.extend(policy::objects());
     objects.extend(dns_policy());
+    objects.extend(flow_control::objects());
     objects.push(priority_class("system-cluster-critical", 2_000_000_000, "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."));
     objects.push(priority_class(
         "system-node-critical",

@@ -14,10 +14,10 @@ use super::entry::Entry;
 /// The ring keeps at most so many changes ...
 const RING_EVENTS: usize = 10_000;
 /// ... of at most so many bytes (the newest `RING_KEEP` in any case) ...
-const RING_BYTES: usize = 16 << 20;
-const RING_KEEP: usize = 1000;
-/// ... none older than this.
-const RING_AGE: Duration = Duration::from_secs(300);
+const RING_BYTES: usize = 4 << 20;
+const RING_KEEP: usize = 128;
+/// ... none older than this, as upstream.
+const RING_AGE: Duration = Duration::from_secs(75);
 
 /// One change of one object.
 #[derive(Debug)]

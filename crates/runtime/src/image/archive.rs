@@ -57,6 +57,21 @@ impl Files {
     }
 }
 
+/// What cannot be read as an archive. The bytes that the reader quotes are not for people.
+fn broken(error: &io::Error) -> ImageError {
+    let said = error.to_string();
+    let plain = said.chars().all(|c| c.is_ascii() && !c.is_ascii_control());
+    let why = if plain {
+        said.as_str()
+    } else {
+        "a header makes no sense"
+    };
+    ImageError::Invalid {
+        what: "the archive".into(),
+        reason: format!("it is cut short or not a tar file ({why}); fetch or save it again"),
+    }
+}
+
 impl ImageStore {
     /// Imports all images of an archive: an OCI layout or a Docker archive, plain or compressed.
     /// `name` is given to an image that the archive does not name.
@@ -110,7 +125,7 @@ impl ImageStore {
         let mut tar = tar::Archive::new(HeaderGuard::new(decompress(archive)?));
         let mut left = self.limits().bytes;
         for entry in tar.entries()? {
-            let mut entry = entry?;
+            let mut entry = entry.map_err(|error| broken(&error))?;
             let path = entry.path()?.to_string_lossy().into_owned();
             let path = path.trim_start_matches("./").to_owned();
             match entry.header().entry_type() {

@@ -46,6 +46,9 @@ impl Default for Limits {
     }
 }
 
+/// The disk's room is looked at whenever so many bytes more were written.
+const CHECKED: u64 = 16 << 20;
+
 /// Why a layer was not unpacked.
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
@@ -233,6 +236,7 @@ impl Unpacker {
         name: &OsStr,
         path: &Path,
     ) -> Result<(), UnpackError> {
+        self.foresee(entry.size())?;
         let fd = rustix::fs::openat(
             parent,
             name,
@@ -253,6 +257,24 @@ impl Unpacker {
         }
     }
 
+    /// Refuses a file whose declared size cannot fit before a byte of it is written.
+    fn foresee(&self, size: u64) -> Result<(), UnpackError> {
+        if self.done.bytes.saturating_add(size) > self.limits.bytes {
+            return Err(UnpackError::TooLarge {
+                limit: self.limits.bytes,
+                what: "bytes",
+            });
+        }
+        if size >= CHECKED {
+            let stat = rustix::fs::fstatvfs(&self.root).map_err(io::Error::from)?;
+            let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+            if free.saturating_sub(self.limits.keep_free) < size {
+                return Err(UnpackError::DiskFull(self.limits.keep_free));
+            }
+        }
+        Ok(())
+    }
+
     fn account(&mut self, count: u64) -> Result<(), UnpackError> {
         self.done.bytes += count;
         if self.done.bytes > self.limits.bytes {
@@ -262,7 +284,7 @@ impl Unpacker {
             });
         }
         self.unchecked += count;
-        if self.unchecked >= 16 << 20 {
+        if self.unchecked >= CHECKED {
             self.unchecked = 0;
             let stat = rustix::fs::fstatvfs(&self.root).map_err(io::Error::from)?;
             if stat.f_bavail.saturating_mul(stat.f_frsize) < self.limits.keep_free {

@@ -72,6 +72,8 @@ fn start(config: &Config, options: &Options, saved: &Path) -> Result<()> {
         .arg("--data-dir")
         .arg(&config.data_dir)
         .current_dir("/")
+        // Every thread with a heap of its own would keep what it once needed.
+        .env("MALLOC_ARENA_MAX", "2")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log)

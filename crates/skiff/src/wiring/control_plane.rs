@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use arc_swap::ArcSwap;
 use axum::body::Body;
 use futures::TryStreamExt as _;
 use http::{Method, Request, StatusCode};
@@ -21,7 +22,7 @@ use tower::ServiceExt as _;
 
 use crate::config::{Config, StoreKind};
 use crate::kubeconfig;
-use crate::pki::Subject;
+use crate::pki::{Leaf, Subject};
 
 use super::{Context, Running, identity, tls};
 
@@ -79,13 +80,25 @@ impl ControlPlane {
             .pki
             .leaf("apiserver-kubelet-client", &subject, context.clock.now())?;
         server.set_kubelet_tls(Arc::new(tls::client(&leaf, &context.pki.authority_pem)?));
+        let (speaking, authority) = (server.clone(), context.pki.authority_pem.clone());
+        running.add(tls::renew(
+            context.pki.clone(),
+            "apiserver-kubelet-client",
+            subject,
+            context.clock.clone(),
+            context.shutdown.child(),
+            move |leaf| {
+                speaking.set_kubelet_tls(Arc::new(tls::client(leaf, &authority)?));
+                Ok(())
+            },
+        ));
         make_bootstrap_objects(&server).await?;
         authorization.load().await?;
         running.start(authorization, context);
         context.progress.done("bootstrap objects");
 
         serve(context, &server, running).await?;
-        write_admin_kubeconfig(context)?;
+        write_admin_kubeconfig(context, running)?;
         context.progress.done(&format!(
             "API server at https://{}:{}",
             config.advertise_address, config.api_port
@@ -130,26 +143,23 @@ async fn serve(context: &Context, server: &Arc<ApiServer>, running: &mut Running
     let leaf = context
         .pki
         .leaf("apiserver", &subject, context.clock.now())?;
-    let authority = context.pki.authority_pem.clone();
-    let shared = tls::shared(tls::server(&leaf, &authority)?);
-    let swapped = shared.clone();
+    let (config, shown) = tls::server(&leaf, &context.pki.authority_pem)?;
+    let shared = Arc::new(ArcSwap::new(config));
     running.add(tls::renew(
         context.pki.clone(),
         "apiserver",
         subject,
         context.clock.clone(),
         context.shutdown.child(),
-        move |leaf| {
-            swapped.store(Arc::new(tls::server(leaf, &authority)?));
-            Ok(())
-        },
+        move |leaf| shown.show(leaf),
     ));
     let (server, shutdown) = (server.clone(), context.shutdown.child());
     running.add(async move { server.serve_tls(listener, shared, shutdown).await });
     Ok(())
 }
 
-fn write_admin_kubeconfig(context: &Context) -> Result<()> {
+/// Writes it, and again when its certificate was renewed.
+fn write_admin_kubeconfig(context: &Context, running: &mut Running) -> Result<()> {
     let subject = Subject {
         common_name: "kubernetes-admin".into(),
         organizations: vec!["system:masters".into()],
@@ -158,13 +168,28 @@ fn write_admin_kubeconfig(context: &Context) -> Result<()> {
     };
     let leaf = context.pki.leaf("admin", &subject, context.clock.now())?;
     let config = &context.config;
-    let document = kubeconfig::document(
-        &config.cluster_name,
-        &config.local_server(),
-        &context.pki.authority_pem,
-        &leaf,
+    let (name, address, path) = (
+        config.cluster_name.clone(),
+        config.local_server(),
+        config.admin_kubeconfig(),
     );
-    kubeconfig::write(&config.admin_kubeconfig(), &document)
+    let authority = context.pki.authority_pem.clone();
+    let write = move |leaf: &Leaf| {
+        kubeconfig::write(
+            &path,
+            &kubeconfig::document(&name, &address, &authority, leaf),
+        )
+    };
+    write(&leaf)?;
+    running.add(tls::renew(
+        context.pki.clone(),
+        "admin",
+        subject,
+        context.clock.clone(),
+        context.shutdown.child(),
+        write,
+    ));
+    Ok(())
 }
 
 /// Makes what is missing of the objects that every cluster starts with; changes nothing that exists.

@@ -97,7 +97,8 @@ async fn start_kubelet(
     running: &mut Running,
 ) -> Result<()> {
     let config = &context.config;
-    let network = Network::open(network_config(config)?)
+    let range = assigned_range(plane, config).await?;
+    let network = Network::open(network_config(config, range)?)
         .await
         .context("setting up the pod network")?;
     context.progress.done("pod network");
@@ -131,7 +132,16 @@ async fn start_kubelet(
     };
     let leaf = context.pki.leaf("kubelet", &subject, context.clock.now())?;
     let mut kubelet = kubelet_config(config);
-    kubelet.tls = Some(Arc::new(tls::server(&leaf, &context.pki.authority_pem)?));
+    let (server, shown) = tls::server(&leaf, &context.pki.authority_pem)?;
+    kubelet.tls = Some(server);
+    running.add(tls::renew(
+        context.pki.clone(),
+        "kubelet",
+        subject,
+        context.clock.clone(),
+        context.shutdown.child(),
+        move |leaf| shown.show(leaf),
+    ));
     let runtime = Arc::new(runtime);
     running.add(
         super::images::serve(runtime.clone(), &config.data_dir, context.shutdown.child()).await?,
@@ -173,7 +183,23 @@ fn cidr(range: crate::config::Cidr) -> Cidr {
     Cidr::new(range.base, range.prefix)
 }
 
-/// The first /24 of the pods' range is this node's.
+/// The range that the node has been given; before it is registered, the one that the first node will get.
+async fn assigned_range(plane: &ControlPlane, config: &Config) -> Result<Cidr> {
+    let client = identity::client(&plane.server, identity::node(&config.node_name));
+    let nodes: Api<Node> = Api::all(client);
+    let node = nodes
+        .get_opt(&config.node_name)
+        .await
+        .context("reading this node")?;
+    let range = node
+        .and_then(|node| node.spec)
+        .and_then(|spec| spec.pod_cidr);
+    Ok(range
+        .and_then(|range| range.parse().ok())
+        .unwrap_or_else(|| node_range(config)))
+}
+
+/// The first node's range is the first /24 of the pods', as the controllers cut them.
 fn node_range(config: &Config) -> Cidr {
     Cidr::new(config.pod_cidr.base, config.pod_cidr.prefix.max(24))
 }
@@ -186,13 +212,13 @@ fn bridge(config: &Config) -> String {
     )
 }
 
-fn network_config(config: &Config) -> Result<PodNetworkConfig> {
+fn network_config(config: &Config, range: Cidr) -> Result<PodNetworkConfig> {
     let state_dir = config.data_dir.join("network");
     fs::create_dir_all(&state_dir).with_context(|| format!("making {}", state_dir.display()))?;
     Ok(PodNetworkConfig {
         state_dir,
         bridge: bridge(config),
-        cidr: node_range(config),
+        cidr: range,
         cluster_cidr: cidr(config.pod_cidr),
         service_cidr: Some(cidr(config.service_cidr)),
         mtu: None,
@@ -270,7 +296,7 @@ pub(crate) async fn kubelet(
     clock: SharedClock,
     random: Random,
 ) -> Result<Arc<dyn Component>> {
-    let network = Network::open(network_config(config)?)
+    let network = Network::open(network_config(config, node_range(config))?)
         .await
         .context("setting up the pod network")?;
     let runtime = Arc::new(open_runtime(config, network, clock.clone(), random.clone()).await?);
@@ -327,7 +353,7 @@ async fn node_ready(nodes: Api<Node>, name: &str, looked_after: bool) -> Result<
 /// Removes what a node made: pods, networks, mounts, cgroups.
 pub async fn remove(config: &Config, clock: SharedClock) -> Result<()> {
     if config.runs("kubelet") {
-        let network = Network::open(network_config(config)?)
+        let network = Network::open(network_config(config, node_range(config))?)
             .await
             .context("opening the pod network")?;
         let runtime = open_runtime(config, network.clone(), clock, Random::from_system()).await?;

@@ -8,7 +8,8 @@ use arc_swap::ArcSwap;
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
 use skiff_base::{SharedClock, Shutdown};
 
 use crate::pki::{Leaf, Pki, Subject};
@@ -22,8 +23,35 @@ pub fn use_ring() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
-/// A server's configuration: shows `leaf`, asks clients for certificates of `authority`, takes those without one too.
-pub fn server(leaf: &Leaf, authority: &str) -> Result<rustls::ServerConfig> {
+/// A server's certificate that renewal swaps while connections come in.
+#[derive(Debug)]
+pub struct Renewable(ArcSwap<CertifiedKey>);
+
+impl Renewable {
+    /// Shows another certificate from now on.
+    pub fn show(&self, leaf: &Leaf) -> Result<()> {
+        self.0.store(Arc::new(certified(leaf)?));
+        Ok(())
+    }
+}
+
+impl ResolvesServerCert for Renewable {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.load_full())
+    }
+}
+
+fn certified(leaf: &Leaf) -> Result<CertifiedKey> {
+    let chain = CertificateDer::pem_slice_iter(leaf.certificate.as_bytes())
+        .collect::<Result<Vec<_>, _>>()?;
+    let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes())?;
+    let key = rustls::crypto::ring::sign::any_supported_type(&key)?;
+    Ok(CertifiedKey::new(chain, key))
+}
+
+/// A server's configuration: shows `leaf` until it is renewed, asks clients for certificates of `authority`, takes those
+/// without one too.
+pub fn server(leaf: &Leaf, authority: &str) -> Result<(Arc<rustls::ServerConfig>, Arc<Renewable>)> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(authority.as_bytes()) {
         roots.add(certificate?)?;
@@ -31,15 +59,13 @@ pub fn server(leaf: &Leaf, authority: &str) -> Result<rustls::ServerConfig> {
     let verifier = WebPkiClientVerifier::builder(Arc::new(roots))
         .allow_unauthenticated()
         .build()?;
-    let chain = CertificateDer::pem_slice_iter(leaf.certificate.as_bytes())
-        .collect::<Result<Vec<_>, _>>()?;
-    let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes())?;
+    let certificate = certified(leaf).context("the server's certificate")?;
+    let shown = Arc::new(Renewable(ArcSwap::from_pointee(certificate)));
     let mut config = rustls::ServerConfig::builder()
         .with_client_cert_verifier(verifier)
-        .with_single_cert(chain, key)
-        .context("the server's certificate")?;
+        .with_cert_resolver(shown.clone());
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
+    Ok((Arc::new(config), shown))
 }
 
 /// A client's configuration: trusts `authority` and shows `leaf`.
@@ -90,7 +116,51 @@ pub async fn renew(
     }
 }
 
-/// A configuration that renewal can swap.
-pub fn shared(config: rustls::ServerConfig) -> Arc<ArcSwap<rustls::ServerConfig>> {
-    Arc::new(ArcSwap::from_pointee(config))
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use skiff_base::{Clock as _, SimulatedClock};
+
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+    #[tokio::test]
+    async fn a_server_shows_a_renewed_certificate_without_a_restart() {
+        use_ring();
+        let folder = tempfile::tempdir().unwrap();
+        let clock = SimulatedClock::new(std::time::SystemTime::UNIX_EPOCH + 20_000 * DAY);
+        let pki = Arc::new(Pki::open(folder.path(), clock.now()).unwrap());
+        let subject = Subject {
+            common_name: "kube-apiserver".into(),
+            names: vec!["localhost".into()],
+            ..Subject::default()
+        };
+        let leaf = pki.leaf("apiserver", &subject, clock.now()).unwrap();
+        let (_, shown) = server(&leaf, &pki.authority_pem).unwrap();
+        let first = shown.0.load_full();
+        let (told, mut renewals) = tokio::sync::mpsc::unbounded_channel();
+        let (swapped, shutdown) = (shown.clone(), Shutdown::new());
+        let task = tokio::spawn(renew(
+            pki,
+            "apiserver",
+            subject,
+            clock.clone(),
+            shutdown.clone(),
+            move |leaf| {
+                swapped.show(leaf)?;
+                Ok(told.send(())?)
+            },
+        ));
+        let mut days = 0;
+        while renewals.try_recv().is_err() {
+            assert!(days < 365, "the certificate ran out");
+            clock.advance(DAY);
+            days += 1;
+            tokio::task::yield_now().await;
+            tokio::task::yield_now().await;
+        }
+        assert!(days > 180, "renewed after {days} days already");
+        assert_ne!(shown.0.load_full().cert, first.cert);
+        shutdown.trigger();
+        task.await.unwrap();
+    }
 }

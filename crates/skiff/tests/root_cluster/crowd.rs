@@ -11,7 +11,8 @@ use crate::machine::{Footprint, files_below};
 
 const PODS: usize = 200;
 const ROUNDS: usize = 3;
-/// How much of its memory of the first round the server may have more after the last, in percent.
+/// How much more memory the server may have after the last round than after the one before, in percent. The first round
+/// does not count: the windows of recent changes that watches start from are of bounded size, and fill up in it.
 const GROWTH: u64 = 10;
 
 /// Waits until `good` holds, looking often; two hundred pods may take longer than other things.
@@ -101,6 +102,8 @@ fn two_hundred_pods_three_times_leave_nothing_behind() {
             empty.then_some(()).ok_or(format!("{footprint:#?}"))
         });
         let down = started.elapsed().as_secs_f64();
+        // Events are objects that are kept for an hour; they are not what is measured here.
+        cluster.ask(&["delete", "--raw", "/api/v1/namespaces/default/events"]);
         after.push(memory(&cluster));
         println!(
             "round {round}: {PODS} pods up in {up:.1} s ({:.1}/s), down in {down:.1} s; {full} KiB full, {} KiB empty",
@@ -110,9 +113,9 @@ fn two_hundred_pods_three_times_leave_nothing_behind() {
     }
     let left: Vec<PathBuf> = files(&cluster).difference(&files_before).cloned().collect();
     assert!(left.is_empty(), "files stay: {left:?}");
-    let (first, last) = (after[0], after[ROUNDS - 1]);
+    let (before, last) = (after[ROUNDS - 2], after[ROUNDS - 1]);
     assert!(
-        last <= first + first * GROWTH / 100,
+        last <= before + before * GROWTH / 100,
         "memory grows: {after:?} KiB"
     );
 }

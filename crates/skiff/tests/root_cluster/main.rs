@@ -4,11 +4,16 @@
     reason = "the tests drive the program and kubectl as a user does"
 )]
 
+mod bad_days;
 mod cluster;
+mod command_line;
 mod crowd;
 mod image;
 mod images;
 mod kills;
+mod kubectl;
 mod machine;
 mod manifests;
+mod registry;
 mod tour;
+mod workloads;

@@ -1,63 +1,12 @@
-//! The controllers against the real API server in process: what a Deployment and a namespace bring about.
-
-use std::sync::Arc;
-use std::time::Duration;
+//! What a Deployment and a namespace bring about.
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
-use skiff_base::{Random, Shutdown, SystemClock};
-use skiff_controllers::ControllersConfig;
-use skiff_testkit::TestCluster;
 
-struct Running {
-    cluster: TestCluster,
-    shutdown: Shutdown,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.shutdown.trigger();
-    }
-}
-
-async fn start() -> Running {
-    let cluster = TestCluster::start().await.unwrap();
-    let client = cluster.client();
-    let config = ControllersConfig {
-        root_ca_pem: "PEM".to_owned(),
-        ..ControllersConfig::default()
-    };
-    let own = client.clone();
-    let component = skiff_controllers::component(
-        client,
-        Arc::new(move |_: &str| own.clone()),
-        config,
-        SystemClock::shared(),
-        Random::seeded(1),
-    );
-    let shutdown = Shutdown::new();
-    let signal = shutdown.clone();
-    tokio::spawn(async move { component.run(signal).await });
-    Running { cluster, shutdown }
-}
-
-/// Waits until `check` gives something; the test's own time limit is the limit.
-async fn until<T, F: Future<Output = Option<T>>>(what: &str, check: impl Fn() -> F) -> T {
-    let found = async {
-        loop {
-            if let Some(found) = check().await {
-                return found;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), found)
-        .await
-        .unwrap_or_else(|_| panic!("{what}"))
-}
+use crate::running::{start, until};
 
 fn deployment(image: &str) -> Deployment {
     serde_json::from_value(json!({

@@ -1,0 +1,8 @@
+//! The controllers against the real API server in process: what comes about, not which calls were made.
+
+mod accounts;
+mod endpoints;
+mod garbage;
+mod nodes;
+mod rollout;
+mod running;

@@ -1,0 +1,76 @@
+//! An API server and all controllers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::api::{Api, PostParams};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use skiff_base::{Random, SharedClock, Shutdown, SystemClock};
+use skiff_controllers::{ControllersConfig, TokenSigner};
+use skiff_testkit::TestCluster;
+
+pub struct Running {
+    pub cluster: TestCluster,
+    shutdown: Shutdown,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.shutdown.trigger();
+    }
+}
+
+pub async fn start() -> Running {
+    start_at(SystemClock::shared()).await
+}
+
+/// The controllers go by `clock`, the API server by the machine's.
+pub async fn start_at(clock: SharedClock) -> Running {
+    let cluster = TestCluster::start().await.unwrap();
+    let client = cluster.client();
+    let config = ControllersConfig {
+        root_ca_pem: "PEM".to_owned(),
+        cluster_cidr: "10.42.0.0/16".to_owned(),
+        token_signer: Some(TokenSigner::new(|namespace, secret, account, _| {
+            Ok(format!("token of {account} in {namespace}/{secret}"))
+        })),
+        ..ControllersConfig::default()
+    };
+    let own = client.clone();
+    let component = skiff_controllers::component(
+        client,
+        Arc::new(move |_: &str| own.clone()),
+        config,
+        clock,
+        Random::seeded(1),
+    );
+    let shutdown = Shutdown::new();
+    let signal = shutdown.clone();
+    tokio::spawn(async move { component.run(signal).await });
+    Running { cluster, shutdown }
+}
+
+/// Waits until `check` gives something; the limit only ends a test that has failed.
+pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, check: impl Fn() -> F) -> T {
+    let found = async {
+        loop {
+            if let Some(found) = check().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), found)
+        .await
+        .unwrap_or_else(|_| panic!("{what}"))
+}
+
+/// Makes an object from JSON.
+pub async fn make<K>(api: &Api<K>, object: Value) -> K
+where
+    K: DeserializeOwned + serde::Serialize + Clone + std::fmt::Debug,
+{
+    let object: K = serde_json::from_value(object).unwrap();
+    api.create(&PostParams::default(), &object).await.unwrap()
+}

@@ -1,0 +1,233 @@
+//! The API's fine print: preconditions, collections, kinds of patches, dry runs, field validation, old versions, bookmarks.
+
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use kube::api::{
+    Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions, WatchEvent,
+    WatchParams,
+};
+use serde_json::{Value, json};
+use skiff_testkit::TestCluster;
+
+fn make<T: serde::de::DeserializeOwned>(value: Value) -> T {
+    serde_json::from_value(value).unwrap()
+}
+
+fn map(name: &str, app: &str) -> ConfigMap {
+    make(json!({"metadata": {"name": name, "labels": {"app": app}}, "data": {"a": "b"}}))
+}
+
+fn refusal<T: std::fmt::Debug>(outcome: kube::Result<T>) -> (u16, String) {
+    match outcome.unwrap_err() {
+        kube::Error::Api(status) => (status.code, status.message.clone()),
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test]
+async fn a_delete_meets_its_preconditions_or_nothing_is_deleted() {
+    let cluster = TestCluster::start().await.unwrap();
+    let maps: Api<ConfigMap> = Api::default_namespaced(cluster.client());
+    let made = maps
+        .create(&PostParams::default(), &map("m", "x"))
+        .await
+        .unwrap();
+    let of = |uid: Option<String>, resource_version: Option<String>| {
+        DeleteParams::default().preconditions(Preconditions {
+            uid,
+            resource_version,
+        })
+    };
+    let (code, message) = refusal(maps.delete("m", &of(Some("other".into()), None)).await);
+    assert_eq!(code, 409);
+    assert!(
+        message.contains("the UID in the precondition (other)"),
+        "{message}"
+    );
+    let (code, _) = refusal(maps.delete("m", &of(None, Some("1".into()))).await);
+    assert_eq!(code, 409);
+    let meta = made.metadata;
+    maps.delete("m", &of(meta.uid, meta.resource_version))
+        .await
+        .unwrap();
+    assert_eq!(refusal(maps.get("m").await).0, 404);
+}
+
+#[tokio::test]
+async fn a_collection_is_deleted_as_far_as_it_is_selected() {
+    let cluster = TestCluster::start().await.unwrap();
+    let maps: Api<ConfigMap> = Api::default_namespaced(cluster.client());
+    for (name, app) in [("a", "x"), ("b", "x"), ("c", "y"), ("d", "z")] {
+        maps.create(&PostParams::default(), &map(name, app))
+            .await
+            .unwrap();
+    }
+    let names = |list: kube::core::ObjectList<ConfigMap>| -> Vec<String> {
+        let items = list.items.into_iter();
+        items.filter_map(|map| map.metadata.name).collect()
+    };
+    for (selector, expected) in [
+        ("app=x", vec!["a", "b"]),
+        ("app!=x", vec!["c", "d"]),
+        ("app in (x,y)", vec!["a", "b", "c"]),
+        ("app notin (x,y),app", vec!["d"]),
+        ("!app", vec![]),
+    ] {
+        let params = ListParams::default().labels(selector);
+        assert_eq!(
+            names(maps.list(&params).await.unwrap()),
+            expected,
+            "{selector}"
+        );
+    }
+    let params = ListParams::default().fields("metadata.name=c");
+    assert_eq!(names(maps.list(&params).await.unwrap()), ["c"]);
+    maps.delete_collection(
+        &DeleteParams::default(),
+        &ListParams::default().labels("app=x"),
+    )
+    .await
+    .unwrap();
+    assert_eq!(
+        names(maps.list(&ListParams::default()).await.unwrap()),
+        ["c", "d"]
+    );
+}
+
+#[tokio::test]
+async fn each_kind_of_patch_merges_its_own_way() {
+    let cluster = TestCluster::start().await.unwrap();
+    let pods: Api<Pod> = Api::default_namespaced(cluster.client());
+    let pod: Pod = make(
+        json!({"metadata": {"name": "p", "labels": {"a": "1", "b": "2"}}, "spec": {"containers": [
+            {"name": "x", "image": "one"}, {"name": "y", "image": "two"}]}}),
+    );
+    pods.create(&PostParams::default(), &pod).await.unwrap();
+    let params = PatchParams::default();
+    // Strategic: containers are known by their names.
+    let patch = json!({"metadata": {"labels": {"a": null}}, "spec": {"containers": [{"name": "y", "image": "new"}]}});
+    let patched = pods
+        .patch("p", &params, &Patch::Strategic(&patch))
+        .await
+        .unwrap();
+    let images = |pod: &Pod| -> Vec<String> {
+        let containers = pod.spec.as_ref().unwrap().containers.iter();
+        containers
+            .filter_map(|container| container.image.clone())
+            .collect()
+    };
+    assert_eq!(images(&patched), ["one", "new"]);
+    assert_eq!(patched.metadata.labels, Some(make(json!({"b": "2"}))));
+    // Merge: a list is one value, so that the pod would lose a container.
+    let patch = json!({"spec": {"containers": [{"name": "y", "image": "new"}]}});
+    assert_eq!(
+        refusal(pods.patch("p", &params, &Patch::Merge(&patch)).await).0,
+        422
+    );
+    let operations = json!([
+        {"op": "test", "path": "/metadata/labels/b", "value": "2"},
+        {"op": "replace", "path": "/metadata/labels/b", "value": "3"}]);
+    let send = || {
+        let request = http::Request::patch("/api/v1/namespaces/default/pods/p")
+            .header("Content-Type", "application/json-patch+json")
+            .body(operations.to_string().into_bytes())
+            .unwrap();
+        let client = cluster.client();
+        async move { client.request::<Pod>(request).await }
+    };
+    let patched = send().await.unwrap();
+    assert_eq!(patched.metadata.labels, Some(make(json!({"b": "3"}))));
+    // The test no longer holds.
+    assert_eq!(refusal(send().await).0, 422);
+}
+
+#[tokio::test]
+async fn a_dry_run_answers_and_stores_nothing() {
+    let cluster = TestCluster::start().await.unwrap();
+    let maps: Api<ConfigMap> = Api::default_namespaced(cluster.client());
+    let dry = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    let made = maps.create(&dry, &map("m", "x")).await.unwrap();
+    assert!(made.metadata.uid.is_some());
+    assert_eq!(refusal(maps.get("m").await).0, 404);
+    maps.create(&PostParams::default(), &map("m", "x"))
+        .await
+        .unwrap();
+    maps.delete("m", &DeleteParams::default().dry_run())
+        .await
+        .unwrap();
+    maps.get("m").await.unwrap();
+}
+
+#[tokio::test]
+async fn unknown_fields_are_dropped_warned_of_or_refused() {
+    let cluster = TestCluster::start().await.unwrap();
+    let post = |name: &str, validation: &str| {
+        let body = json!({"metadata": {"name": name}, "dta": {}}).to_string();
+        let path = format!("/api/v1/namespaces/default/configmaps?fieldValidation={validation}");
+        let request = http::Request::post(path)
+            .header("Content-Type", "application/json")
+            .body(kube::client::Body::from(body.into_bytes()))
+            .unwrap();
+        let client = cluster.client();
+        async move { client.send(request).await.unwrap() }
+    };
+    let warned = post("a", "Warn").await;
+    assert_eq!(warned.status(), 201);
+    assert_eq!(
+        warned.headers()["warning"],
+        "299 - \"unknown field \\\"dta\\\"\""
+    );
+    let ignored = post("b", "Ignore").await;
+    assert!(ignored.status() == 201 && !ignored.headers().contains_key("warning"));
+    assert_eq!(post("c", "Strict").await.status(), 400);
+    assert_eq!(post("d", "Other").await.status(), 422);
+}
+
+#[tokio::test]
+async fn a_watch_from_too_long_ago_is_gone_and_bookmarks_end_the_first_state() {
+    let cluster = TestCluster::start().await.unwrap();
+    let maps: Api<ConfigMap> = Api::default_namespaced(cluster.client());
+    for n in 0..3 {
+        maps.create(&PostParams::default(), &map(&format!("m{n}"), "x"))
+            .await
+            .unwrap();
+    }
+    let params = WatchParams {
+        send_initial_events: true,
+        ..WatchParams::default()
+    };
+    let events: Vec<WatchEvent<ConfigMap>> = maps
+        .watch(&params, "0")
+        .await
+        .unwrap()
+        .take(4)
+        .try_collect()
+        .await
+        .unwrap();
+    let added = events
+        .iter()
+        .filter(|event| matches!(event, WatchEvent::Added(_)));
+    assert_eq!(added.count(), 3);
+    let Some(WatchEvent::Bookmark(bookmark)) = events.last() else {
+        panic!("{events:?}")
+    };
+    assert!(
+        bookmark
+            .metadata
+            .annotations
+            .contains_key("k8s.io/initial-events-end")
+    );
+    let revision = cluster.store.revision().await.unwrap();
+    cluster.store.compact(revision).await.unwrap();
+    let old = ListParams::default()
+        .at("1")
+        .matching(kube::api::VersionMatch::Exact);
+    assert_eq!(refusal(maps.list(&old).await).0, 410);
+    let ahead = ListParams::default()
+        .at("999999")
+        .matching(kube::api::VersionMatch::NotOlderThan);
+    assert_eq!(refusal(maps.list(&ahead).await).0, 504);
+}
