@@ -88,10 +88,22 @@ mod tests {
         let beside = |cpu: &str| json!({"name": "c", "restartPolicy": "Always", "resources": {"requests": {"cpu": cpu}}});
         let cases = [
             (json!({"containers": [of("1"), of("500m")]}), "1500m"),
-            (json!({"containers": [of("1")], "initContainers": [of("2"), of("3")]}), "3"),
-            (json!({"containers": [of("1")], "initContainers": [beside("1"), of("3"), beside("1")]}), "4"),
-            (json!({"containers": [of("1")], "initContainers": [of("3"), beside("1")]}), "3"),
-            (json!({"containers": [of("1")], "resources": {"requests": {"cpu": "7"}}}), "7"),
+            (
+                json!({"containers": [of("1")], "initContainers": [of("2"), of("3")]}),
+                "3",
+            ),
+            (
+                json!({"containers": [of("1")], "initContainers": [beside("1"), of("3"), beside("1")]}),
+                "4",
+            ),
+            (
+                json!({"containers": [of("1")], "initContainers": [of("3"), beside("1")]}),
+                "3",
+            ),
+            (
+                json!({"containers": [of("1")], "resources": {"requests": {"cpu": "7"}}}),
+                "7",
+            ),
         ];
         for (spec, sum) in cases {
             assert_eq!(cpu(spec.clone()), sum, "{spec}");

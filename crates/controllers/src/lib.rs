@@ -32,6 +32,7 @@ mod service_endpoints;
 pub mod taint_eviction;
 pub mod template_hash;
 pub mod token_secrets;
+pub mod volume_protection;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -75,6 +76,15 @@ const CONTROLLERS: &[(&str, Start)] = &[
     (token_secrets::NAME, |c| Box::pin(token_secrets::run(c))),
     (cluster_role_aggregation::NAME, |c| {
         Box::pin(cluster_role_aggregation::run(c))
+    }),
+    (volume_protection::CLAIMS, |c| {
+        Box::pin(volume_protection::run_claims(c))
+    }),
+    (volume_protection::VOLUMES, |c| {
+        Box::pin(volume_protection::run_volumes(c))
+    }),
+    (volume_protection::CLASSES, |c| {
+        Box::pin(volume_protection::run_classes(c))
     }),
 ];
 

@@ -89,3 +89,30 @@ impl Admission for DefaultIngressClass {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_newest_default_wins_then_the_first_name() {
+        let class = |name: &str, minute: u8, mark: &str| -> ObjectMeta {
+            serde_json::from_value(json!({"name": name,
+                "creationTimestamp": format!("2026-01-01T00:{minute:02}:00Z"),
+                "annotations": {DEFAULT_STORAGE[1]: mark}}))
+            .unwrap()
+        };
+        let classes = [
+            class("old", 1, "true"),
+            class("z", 2, "true"),
+            class("y", 2, "true"),
+            class("no", 3, "false"),
+        ];
+        let of = |count: usize| newest(classes[..count].iter().cloned(), &DEFAULT_STORAGE);
+        assert_eq!(of(4).as_deref(), Some("y"));
+        assert_eq!(of(2).as_deref(), Some("z"));
+        assert_eq!(of(1).as_deref(), Some("old"));
+        assert_eq!(newest(classes[3..].iter().cloned(), &DEFAULT_STORAGE), None);
+    }
+}

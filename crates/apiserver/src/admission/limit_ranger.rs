@@ -25,9 +25,7 @@ fn concerns(request: &AdmissionRequest<'_>, old: Option<&dyn Object>) -> bool {
         return false;
     }
     match request.operation {
-        Operation::Create => {
-            request.is("", "pods") || request.is("", "persistentvolumeclaims")
-        }
+        Operation::Create => request.is("", "pods") || request.is("", "persistentvolumeclaims"),
         Operation::Update => {
             let kind = request.resource.kind;
             let resize =
@@ -69,7 +67,10 @@ impl Admission for LimitRanger {
         for range in ranges(request).await? {
             let mut found = Vec::new();
             for item in range.spec.iter().flat_map(|spec| &spec.limits) {
-                if let Some(spec) = object.downcast_ref::<Pod>().and_then(|pod| pod.spec.as_ref()) {
+                if let Some(spec) = object
+                    .downcast_ref::<Pod>()
+                    .and_then(|pod| pod.spec.as_ref())
+                {
                     check_pod(spec, item, &mut found);
                 } else if let Some(claim) = object.downcast_ref::<PersistentVolumeClaim>() {
                     check_claim(claim, item, &mut found);
@@ -147,7 +148,11 @@ fn fill_container(
             }
         }
         if !set.is_empty() {
-            notes.push(format!("{} {side} for {what} {}", set.join(", "), container.name));
+            notes.push(format!(
+                "{} {side} for {what} {}",
+                set.join(", "),
+                container.name
+            ));
         }
     }
 }
@@ -156,9 +161,18 @@ fn check_pod(spec: &PodSpec, item: &LimitRangeItem, found: &mut Vec<String>) {
     if item.type_ == "Container" {
         let containers = spec.containers.iter();
         for container in containers.chain(spec.init_containers.iter().flatten()) {
-            let amounts = |pick: fn(&k8s_openapi::api::core::v1::ResourceRequirements) -> Option<&Quantities>| -> Amounts {
-                let list = container.resources.as_ref().and_then(pick).into_iter().flatten();
-                list.map(|(name, quantity)| (name.clone(), Amount::of(quantity))).collect()
+            let amounts = |pick: fn(
+                &k8s_openapi::api::core::v1::ResourceRequirements,
+            ) -> Option<&Quantities>|
+             -> Amounts {
+                let list = container
+                    .resources
+                    .as_ref()
+                    .and_then(pick)
+                    .into_iter()
+                    .flatten();
+                list.map(|(name, quantity)| (name.clone(), Amount::of(quantity)))
+                    .collect()
             };
             let requests = amounts(|resources| resources.requests.as_ref());
             let limits = amounts(|resources| resources.limits.as_ref());
@@ -257,10 +271,15 @@ fn too_far_apart(
     requests: &Amounts,
     limits: &Amounts,
 ) -> Option<String> {
-    let head = format!("{name} max limit to request ratio per {what} is {}", ratio.0);
+    let head = format!(
+        "{name} max limit to request ratio per {what} is {}",
+        ratio.0
+    );
     let there = |list: &Amounts| list.get(name).copied().filter(|amount| !amount.is_zero());
     let Some(request) = there(requests) else {
-        return Some(format!("{head}, but no request is specified or request is 0"));
+        return Some(format!(
+            "{head}, but no request is specified or request is 0"
+        ));
     };
     let Some(limit) = there(limits) else {
         return Some(format!("{head}, but no limit is specified or limit is 0"));
