@@ -21,9 +21,13 @@ enum Cache {
     Secret(SharedCache<Secret>),
 }
 
+/// The uids of the pods that refer to an object. A lock of its own, the innermost: events are told of under the lock of a
+/// cache, which is taken under that of the watches when one starts or ends.
+type Users = Arc<Mutex<BTreeSet<String>>>;
+
 struct Watch {
     cache: Cache,
-    users: BTreeSet<String>,
+    users: Users,
     shutdown: Shutdown,
     _subscription: Subscription,
 }
@@ -40,7 +44,7 @@ pub struct ObjectWatches {
     clock: SharedClock,
     random: Random,
     shutdown: Shutdown,
-    watches: Arc<Mutex<HashMap<Key, Watch>>>,
+    watches: Mutex<HashMap<Key, Watch>>,
     changed: mpsc::UnboundedSender<String>,
 }
 
@@ -59,34 +63,30 @@ impl ObjectWatches {
             clock,
             random,
             shutdown,
-            watches: Arc::default(),
+            watches: Mutex::default(),
             changed,
         }
     }
 
     /// Sets what a pod refers to.
     pub fn set(&self, pod_uid: &str, namespace: &str, wanted: &BTreeSet<(RefKind, String)>) {
-        let mut ended = Vec::new();
         let mut watches = self.watches.lock();
         watches.retain(|(kind, of, name), watch| {
-            let still = of == namespace && wanted.contains(&(*kind, name.clone()));
-            if !still {
-                watch.users.remove(pod_uid);
+            let mut users = watch.users.lock();
+            if of != namespace || !wanted.contains(&(*kind, name.clone())) {
+                users.remove(pod_uid);
             }
-            !watch.users.is_empty()
+            !users.is_empty()
         });
         for (kind, name) in wanted {
             let key = (*kind, namespace.to_owned(), name.clone());
-            if let Some(watch) = watches.get_mut(&key) {
-                watch.users.insert(pod_uid.to_owned());
+            if let Some(watch) = watches.get(&key) {
+                watch.users.lock().insert(pod_uid.to_owned());
             } else {
                 let watch = self.start(&key, pod_uid);
-                ended.extend(watches.insert(key, watch));
+                watches.insert(key, watch);
             }
         }
-        // Watches end outside of the lock: their subscriptions may be telling right now.
-        drop(watches);
-        drop(ended);
     }
 
     fn start(&self, key: &Key, pod_uid: &str) -> Watch {
@@ -94,20 +94,13 @@ impl ObjectWatches {
         let shutdown = self.shutdown.child();
         let selector = format!("metadata.name={name}");
         let (clock, random) = (self.clock.clone(), self.random.clone());
+        let users: Users = Arc::new(Mutex::new(BTreeSet::from([pod_uid.to_owned()])));
         let tell = {
-            let (watches, changed, key) = (
-                Arc::downgrade(&self.watches),
-                self.changed.clone(),
-                key.clone(),
-            );
+            let (users, changed) = (users.clone(), self.changed.clone());
             move || {
-                let Some(watches) = watches.upgrade() else {
-                    return;
-                };
-                let users = watches.lock().get(&key).map(|w| w.users.clone());
-                for uid in users.into_iter().flatten() {
+                for uid in users.lock().iter() {
                     // The receiver ends with the kubelet.
-                    let _ = changed.send(uid);
+                    let _ = changed.send(uid.clone());
                 }
             }
         };
@@ -128,7 +121,7 @@ impl ObjectWatches {
         };
         Watch {
             cache,
-            users: BTreeSet::from([pod_uid.to_owned()]),
+            users,
             shutdown,
             _subscription: subscription,
         }
@@ -152,5 +145,70 @@ impl ObjectWatches {
             Cache::Secret(cache) => Some(cache.clone()),
             Cache::ConfigMap(_) => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http::{Request, Response};
+    use kube::client::Body;
+    use serde_json::json;
+    use skiff_base::SystemClock;
+
+    use super::*;
+
+    /// A server of which every list has one object and no watch ever an event.
+    fn server() -> Client {
+        let service = tower::service_fn(|request: Request<Body>| async move {
+            let query = request.uri().query().unwrap_or_default();
+            if query.contains("watch=") {
+                std::future::pending::<()>().await;
+            }
+            let list = json!({"apiVersion": "v1", "kind": "ConfigMapList", "metadata": {"resourceVersion": "1"},
+                "items": [{"metadata": {"namespace": "a", "name": "m", "resourceVersion": "1"}}]});
+            Ok::<_, std::convert::Infallible>(Response::new(Body::from(
+                list.to_string().into_bytes(),
+            )))
+        });
+        Client::new(service, "default")
+    }
+
+    /// Watches start and end while their caches fill, which tells of the objects at any moment of it.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn watches_come_and_go_while_objects_arrive() {
+        let (changed, mut told) = mpsc::unbounded_channel();
+        let watches = Arc::new(ObjectWatches::new(
+            server(),
+            SystemClock::shared(),
+            Random::seeded(1),
+            Shutdown::new(),
+            changed,
+        ));
+        let wanted: BTreeSet<_> = [(RefKind::ConfigMap, "m".to_owned())].into();
+        let (finished, wait) = std::sync::mpsc::channel();
+        for pod in ["1", "2"] {
+            let (watches, wanted, finished) = (watches.clone(), wanted.clone(), finished.clone());
+            // A thread each: whoever waits for a lock for ever must not take the test's time limit with it.
+            let runtime = tokio::runtime::Handle::current();
+            std::thread::spawn(move || {
+                let _runtime = runtime.enter();
+                for round in 0..1000_u32 {
+                    watches.set(pod, "a", &wanted);
+                    // Now sooner, now later, so that each step of the cache's first list is met.
+                    for _ in 0..round % 200 {
+                        std::thread::yield_now();
+                    }
+                    watches.set(pod, "a", &BTreeSet::new());
+                }
+                let _ = finished.send(());
+            });
+        }
+        for _ in 0..2 {
+            assert_eq!(wait.recv_timeout(Duration::from_secs(60)), Ok(()));
+        }
+        watches.set("3", "a", &wanted);
+        while told.recv().await.unwrap() != "3" {}
     }
 }
