@@ -24,6 +24,7 @@ pub mod networking;
 pub mod node;
 pub mod object;
 pub mod patch;
+pub mod pod_resources;
 pub mod policy;
 pub mod printing;
 pub mod protobuf;

@@ -3,12 +3,16 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use skiff_api::{ApiResult, Object};
+use serde::de::DeserializeOwned;
+use skiff_api::{ApiError, ApiResult, Object};
 
+use crate::query::Freshness;
 use crate::registry::Resource;
 use crate::server::Call;
 
+mod default_class;
 mod default_toleration_seconds;
+mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
 mod priority;
@@ -39,9 +43,9 @@ pub(crate) struct AdmissionRequest<'a> {
 
 impl AdmissionRequest<'_> {
     /// The refusal of a plugin, in upstream's form.
-    pub fn forbidden(&self, why: &str) -> skiff_api::ApiError {
+    pub fn forbidden(&self, why: &str) -> ApiError {
         let kind = self.resource.kind;
-        skiff_api::ApiError::forbidden(kind.group, kind.plural, self.name, why)
+        ApiError::forbidden(kind.group, kind.plural, self.name, why)
     }
 
     /// Whether the write is to this resource of this group, subresource excluded.
@@ -49,6 +53,24 @@ impl AdmissionRequest<'_> {
         self.resource.kind.group == group
             && self.resource.kind.plural == plural
             && self.subresource.is_empty()
+    }
+
+    /// All objects of a stored resource as of now; of one namespace, or of all where it is empty.
+    pub async fn list<T: DeserializeOwned>(
+        &self,
+        group: &str,
+        plural: &str,
+        namespace: &str,
+    ) -> ApiResult<Vec<T>> {
+        let server = &self.call.server;
+        let registry = server.registry.load_full();
+        let resource = registry
+            .stored(group, plural)
+            .ok_or_else(ApiError::no_such_path)?;
+        let cache = server.hub_cache(resource).await?;
+        server.wait_fresh(Freshness::Newest).await?;
+        let (entries, _) = cache.list(&resource.prefix(namespace), None, 0);
+        Ok(entries.iter().filter_map(|entry| entry.decode()).collect())
     }
 }
 
@@ -79,12 +101,15 @@ pub(crate) trait Admission: Send + Sync + 'static {
 pub(crate) fn plugins() -> Vec<Arc<dyn Admission>> {
     vec![
         Arc::new(namespace_lifecycle::NamespaceLifecycle),
+        Arc::new(limit_ranger::LimitRanger),
         Arc::new(service_account::ServiceAccountAdmission),
         Arc::new(node_restriction::NodeRestriction),
         Arc::new(taint_nodes_by_condition::TaintNodesByCondition),
         Arc::new(priority::Priority),
         Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
+        Arc::new(default_class::DefaultStorageClass),
         Arc::new(storage_object_in_use_protection::StorageObjectInUseProtection),
+        Arc::new(default_class::DefaultIngressClass),
     ]
 }
 

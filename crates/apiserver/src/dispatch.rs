@@ -41,6 +41,9 @@ pub(crate) async fn dispatch(call: Call, body: Body) -> ApiResult<Response<Body>
         ));
     };
     let resource = resource.clone();
+    if resource.kind.group.is_empty() && resource.kind.plural == "endpoints" {
+        call.warn("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice");
+    }
     check_place(&call, &resource)?;
     if !info.subresource.is_empty() {
         return crate::subresource::answer(call, resource, body).await;

@@ -50,7 +50,8 @@ pub(crate) async fn answer(call: &Call) -> ApiResult<Response<Body>> {
             discovery_documents::resource_list(&resources(), group, version),
         ),
         ["openapi", "v2"] => {
-            let protobuf = call.header(ACCEPT).contains(V2_PROTOBUF);
+            let accept = call.header(ACCEPT);
+            let protobuf = accept.contains(V2_PROTOBUF_ASKED) || accept.contains(V2_PROTOBUF);
             openapi(
                 call,
                 if protobuf {
@@ -79,7 +80,10 @@ pub(crate) async fn answer(call: &Call) -> ApiResult<Response<Body>> {
     }
 }
 
-const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+/// What clients ask for. It is no media type: the answer's is [`V2_PROTOBUF`], since clients refuse what they cannot parse.
+const V2_PROTOBUF_ASKED: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+
+const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// A document of the API.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -32,6 +32,7 @@ mod server;
 pub mod services;
 mod subresource;
 mod table;
+mod unread;
 mod update;
 mod watch;
 mod write;

@@ -255,9 +255,11 @@ impl ApiServer {
         user: Option<Arc<UserInfo>>,
     ) -> Response<Body> {
         let (parts, body) = request.into_parts();
+        let (body, left) = crate::unread::watched(body);
         let handled = AssertUnwindSafe(self.clone().route(parts, body, user))
             .catch_unwind()
             .await;
+        left.drain().await;
         handled.unwrap_or_else(|_| {
             tracing::error!("a request handler panicked");
             content::error_response(&ApiError::internal(

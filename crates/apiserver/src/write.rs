@@ -369,6 +369,8 @@ fn before_update(
     }
     let generation = old.metadata().generation;
     new.metadata_mut().generation = match part {
+        // Which node a pod runs on is no change of what was asked for.
+        Part::Own if target.subresource == "binding" => generation,
         Part::Main | Part::Own if ops.has_generation() && changes_generation(new, old) => {
             Some(generation.unwrap_or(0) + 1)
         }

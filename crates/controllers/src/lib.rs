@@ -21,6 +21,7 @@ pub mod namespace;
 mod node_health;
 pub mod node_ipam;
 pub mod node_lifecycle;
+pub mod node_ttl;
 pub mod ownership;
 pub mod pod_garbage;
 pub mod pods;
@@ -32,6 +33,7 @@ mod service_endpoints;
 pub mod taint_eviction;
 pub mod template_hash;
 pub mod token_secrets;
+pub mod volume_protection;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -72,9 +74,19 @@ const CONTROLLERS: &[(&str, Start)] = &[
     (taint_eviction::NAME, |c| Box::pin(taint_eviction::run(c))),
     (pod_garbage::NAME, |c| Box::pin(pod_garbage::run(c))),
     (node_ipam::NAME, |c| Box::pin(node_ipam::run(c))),
+    (node_ttl::NAME, |c| Box::pin(node_ttl::run(c))),
     (token_secrets::NAME, |c| Box::pin(token_secrets::run(c))),
     (cluster_role_aggregation::NAME, |c| {
         Box::pin(cluster_role_aggregation::run(c))
+    }),
+    (volume_protection::CLAIMS, |c| {
+        Box::pin(volume_protection::run_claims(c))
+    }),
+    (volume_protection::VOLUMES, |c| {
+        Box::pin(volume_protection::run_volumes(c))
+    }),
+    (volume_protection::CLASSES, |c| {
+        Box::pin(volume_protection::run_classes(c))
     }),
 ];
 

@@ -231,3 +231,92 @@ async fn a_watch_from_too_long_ago_is_gone_and_bookmarks_end_the_first_state() {
         .matching(kube::api::VersionMatch::NotOlderThan);
     assert_eq!(refusal(maps.list(&ahead).await).0, 504);
 }
+
+#[tokio::test]
+async fn binding_is_no_new_generation_and_parts_of_a_pod_are_checked() {
+    let cluster = TestCluster::start().await.unwrap();
+    let pods: Api<Pod> = Api::default_namespaced(cluster.client());
+    let pod: Pod = make(json!({"metadata": {"name": "p"}, "spec": {"containers": [
+        {"name": "c", "image": "i", "resources": {"requests": {"cpu": "1"}}}]}}));
+    pods.create(&PostParams::default(), &pod).await.unwrap();
+    let binding = json!({"metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n"}});
+    let params = PostParams::default();
+    let _: Value = pods
+        .create_subresource("binding", "p", &params, &binding)
+        .await
+        .unwrap();
+    let bound = pods.get("p").await.unwrap();
+    assert_eq!(bound.metadata.generation, Some(1));
+    assert_eq!(bound.spec.unwrap().node_name.as_deref(), Some("n"));
+
+    let patch = |part: &'static str, patch: Value| {
+        let pods = pods.clone();
+        async move {
+            let params = PatchParams::default();
+            let patch = Patch::Strategic(patch);
+            pods.patch_subresource(part, "p", &params, &patch).await
+        }
+    };
+    let containers = |value: Value| json!({"spec": {"containers": [value]}});
+    let cpu = |cpu: &str| json!({"name": "c", "resources": {"requests": {"cpu": cpu}}});
+    let resized = patch("resize", containers(cpu("2"))).await.unwrap();
+    assert_eq!(resized.metadata.generation, Some(2));
+    let (code, why) = refusal(patch("resize", containers(cpu("-1"))).await);
+    assert!(
+        code == 422 && why.contains("spec.containers[0].resources.requests[cpu]: Invalid value"),
+        "{why}"
+    );
+    let none = json!({"name": "c", "resources": {"$patch": "replace"}});
+    let (_, why) = refusal(patch("resize", containers(none)).await);
+    assert!(
+        why.contains("Pod QOS Class may not change as a result of resizing"),
+        "{why}"
+    );
+
+    let debugger = |more: Value| {
+        let mut container = json!({"name": "debug", "image": "i"});
+        container
+            .as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        json!({"spec": {"ephemeralContainers": [container]}})
+    };
+    let (_, why) = refusal(
+        patch(
+            "ephemeralcontainers",
+            debugger(json!({"livenessProbe": {"tcpSocket": {"port": 1}}})),
+        )
+        .await,
+    );
+    assert!(
+        why.contains("spec.ephemeralContainers[0].livenessProbe: Forbidden: cannot be set for an Ephemeral Container"),
+        "{why}"
+    );
+    let made = patch("ephemeralcontainers", debugger(json!({})))
+        .await
+        .unwrap();
+    assert_eq!(made.metadata.generation, Some(3));
+    let (_, why) = refusal(patch("ephemeralcontainers", debugger(json!({"tty": true}))).await);
+    assert!(
+        why.contains("existing ephemeral containers \"debug\" may not be changed"),
+        "{why}"
+    );
+}
+
+#[tokio::test]
+async fn deprecated_kinds_are_warned_of() {
+    let cluster = TestCluster::start().await.unwrap();
+    for path in [
+        "/api/v1/endpoints",
+        "/api/v1/namespaces/default/endpoints/kubernetes",
+    ] {
+        let request = http::Request::get(path)
+            .body(kube::client::Body::empty())
+            .unwrap();
+        let answer = cluster.client().send(request).await.unwrap();
+        assert_eq!(
+            answer.headers()["warning"],
+            "299 - \"v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice\""
+        );
+    }
+}

@@ -6,7 +6,6 @@ use k8s_openapi::api::scheduling::v1::PriorityClass;
 use skiff_api::{ApiError, ApiResult, Object, ObjectExt};
 
 use super::{Admission, AdmissionRequest, Operation};
-use crate::query::Freshness;
 
 const PREEMPT: &str = "PreemptLowerPriority";
 
@@ -85,12 +84,10 @@ async fn find(request: &AdmissionRequest<'_>, name: &str) -> ApiResult<Option<Pr
             .await?
             .and_then(|entry| entry.decode()));
     }
-    let cache = server.hub_cache(classes).await?;
-    server.wait_fresh(Freshness::Newest).await?;
-    let (entries, _) = cache.list(&classes.prefix(""), None, 0);
-    let defaults = entries
-        .iter()
-        .filter_map(|entry| entry.decode::<PriorityClass>());
+    let classes: Vec<PriorityClass> = request
+        .list("scheduling.k8s.io", "priorityclasses", "")
+        .await?;
+    let defaults = classes.into_iter();
     Ok(defaults
         .filter(|class| class.global_default == Some(true))
         .min_by_key(|class| class.value))

@@ -121,11 +121,9 @@ fn assign(pod: &mut Pod, binding: &Binding, now: &Time) -> Result<(), String> {
             to.get_or_insert_default().extend(from.clone());
         }
     }
-    let conditions = pod
-        .status
-        .get_or_insert_default()
-        .conditions
-        .get_or_insert_default();
+    let status = pod.status.get_or_insert_default();
+    status.nominated_node_name = None;
+    let conditions = status.conditions.get_or_insert_default();
     conditions.retain(|condition| condition.type_ != "PodScheduled");
     conditions.push(PodCondition {
         type_: "PodScheduled".to_owned(),

@@ -4,7 +4,10 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::{Method, Response};
 use k8s_openapi::api::core::v1::{Container, Pod};
-use skiff_api::{ApiError, ApiResult, FieldError, Object, ObjectExt, Path};
+use skiff_api::validation::core::pod::{
+    validate_pod_ephemeral_containers_update, validate_pod_resize,
+};
+use skiff_api::{ApiError, ApiResult, ErrorList, Object, ObjectExt};
 
 use crate::patch::Patch;
 use crate::query::WriteOptions;
@@ -16,7 +19,7 @@ use crate::write::{
 };
 
 /// Takes the part from what the client sent into the stored pod; says what is wrong with it.
-pub(crate) type Keep = fn(pod: &mut Pod, wanted: &Pod) -> Vec<FieldError>;
+pub(crate) type Keep = fn(pod: &mut Pod, wanted: &Pod) -> ErrorList;
 
 type Make<'a> = Box<dyn Fn(&Current) -> ApiResult<Box<dyn Object>> + Send + Sync + 'a>;
 
@@ -91,124 +94,52 @@ pub(crate) async fn change(
     written_response(call, resource, &written)
 }
 
-/// Ephemeral containers can be added, not changed or removed.
-pub(crate) fn keep_ephemeral_containers(pod: &mut Pod, wanted: &Pod) -> Vec<FieldError> {
-    let path = Path::new("spec").child("ephemeralContainers");
+/// Takes the ephemeral containers; they can be added, not changed or removed.
+pub(crate) fn keep_ephemeral_containers(pod: &mut Pod, wanted: &Pod) -> ErrorList {
+    let old = pod.clone();
     let spec = pod.spec.get_or_insert_default();
-    let new = wanted
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.ephemeral_containers.clone())
-        .unwrap_or_default();
-    let mut errors = Vec::new();
-    for (index, container) in new.iter().enumerate() {
-        let path = path.index(index);
-        if container.name.is_empty() {
-            errors.push(FieldError::required(&path.child("name"), ""));
-        }
-        if container.image.as_deref().unwrap_or_default().is_empty() {
-            errors.push(FieldError::required(&path.child("image"), ""));
-        }
-        let taken = |name: &String| *name == container.name;
-        let twice = new[..index].iter().any(|other| taken(&other.name))
-            || spec.containers.iter().any(|other| taken(&other.name))
-            || spec
-                .init_containers
-                .iter()
-                .flatten()
-                .any(|other| taken(&other.name));
-        if twice {
-            errors.push(FieldError::duplicate(&path.child("name"), &container.name));
-        }
-        for (name, set) in [
-            (
-                "ports",
-                container
-                    .ports
-                    .as_ref()
-                    .is_some_and(|ports| !ports.is_empty()),
-            ),
-            ("livenessProbe", container.liveness_probe.is_some()),
-            ("readinessProbe", container.readiness_probe.is_some()),
-            ("startupProbe", container.startup_probe.is_some()),
-            ("lifecycle", container.lifecycle.is_some()),
-        ] {
-            if set {
-                errors.push(FieldError::forbidden(
-                    &path.child(name),
-                    "cannot be set for an Ephemeral Container",
-                ));
-            }
-        }
-    }
-    for old in spec.ephemeral_containers.iter().flatten() {
-        match new.iter().find(|container| container.name == old.name) {
-            None => errors.push(FieldError::forbidden(
-                &path,
-                &format!(
-                    "existing ephemeral containers {:?} may not be removed\n",
-                    old.name
-                ),
-            )),
-            Some(container) if container != old => errors.push(FieldError::forbidden(
-                &path,
-                &format!(
-                    "existing ephemeral containers {:?} may not be changed\n",
-                    old.name
-                ),
-            )),
-            Some(_) => {}
-        }
-    }
-    if pod
-        .metadata
-        .annotations
-        .as_ref()
-        .is_some_and(|map| map.contains_key("kubernetes.io/config.mirror"))
-    {
-        errors.push(FieldError::forbidden(
-            &Path::new(""),
-            "static pods do not support ephemeral containers",
-        ));
-    }
-    spec.ephemeral_containers = (!new.is_empty()).then_some(new);
-    errors
+    let wanted = wanted.spec.as_ref();
+    spec.ephemeral_containers = wanted.and_then(|spec| spec.ephemeral_containers.clone());
+    validate_pod_ephemeral_containers_update(pod, &old)
 }
 
-/// A resize changes the resources of containers that run, and their resize policy not.
-pub(crate) fn keep_resources(pod: &mut Pod, wanted: &Pod) -> Vec<FieldError> {
-    let path = Path::new("spec");
-    let Some(wanted) = &wanted.spec else {
-        return vec![FieldError::required(&path, "")];
-    };
+/// Takes the resources of the pod and of its containers, and how the containers are resized. Containers that come, go,
+/// or change places are taken as they are, for validation to refuse.
+pub(crate) fn keep_resources(pod: &mut Pod, wanted: &Pod) -> ErrorList {
+    let old = pod.clone();
+    let wanted = wanted.spec.clone().unwrap_or_default();
     let spec = pod.spec.get_or_insert_default();
-    let mut errors = Vec::new();
-    let mut take = |list: &mut [Container], new: &[Container], name: &str| {
-        if list.len() != new.len() {
-            errors.push(FieldError::forbidden(
-                &path.child(name),
-                "containers may not be added or removed on pod resize",
-            ));
-            return;
-        }
-        for (container, wanted) in list.iter_mut().zip(new) {
-            if container.name == wanted.name {
-                container.resources.clone_from(&wanted.resources);
-            } else {
-                errors.push(FieldError::forbidden(
-                    &path.child(name),
-                    "containers may not be renamed or reordered on pod resize",
-                ));
-            }
-        }
-    };
-    take(&mut spec.containers, &wanted.containers, "containers");
-    take(
-        spec.init_containers.as_deref_mut().unwrap_or_default(),
-        wanted.init_containers.as_deref().unwrap_or_default(),
-        "initContainers",
-    );
-    errors
+    let count = |list: &Option<Vec<Container>>| list.as_ref().map_or(0, Vec::len);
+    if spec.containers.len() == wanted.containers.len()
+        && count(&spec.init_containers) == count(&wanted.init_containers)
+    {
+        let own = std::mem::take(&mut spec.containers);
+        spec.containers = resized(own, wanted.containers);
+        let own = spec.init_containers.take();
+        spec.init_containers = own.map(|own| {
+            let wanted = wanted.init_containers.unwrap_or_default();
+            resized(own, wanted)
+        });
+        spec.resources = wanted.resources;
+    } else {
+        *spec = wanted;
+    }
+    validate_pod_resize(pod, &old)
+}
+
+fn resized(mut own: Vec<Container>, wanted: Vec<Container>) -> Vec<Container> {
+    if !own
+        .iter()
+        .map(|container| &container.name)
+        .eq(wanted.iter().map(|container| &container.name))
+    {
+        return wanted;
+    }
+    for (container, wanted) in own.iter_mut().zip(wanted) {
+        container.resources = wanted.resources;
+        container.resize_policy = wanted.resize_policy;
+    }
+    own
 }
 
 #[cfg(test)]
@@ -220,47 +151,63 @@ mod tests {
         serde_json::from_value(json!({"metadata": {"name": "a"}, "spec": spec})).unwrap()
     }
 
-    #[test]
-    fn ephemeral_containers_are_only_added() {
-        let container = |name: &str| json!({"name": name, "image": "x"});
-        let mut stored = pod(
-            json!({"containers": [container("main")], "ephemeralContainers": [container("e")]}),
-        );
-        let wanted =
-            pod(json!({"containers": [], "ephemeralContainers": [container("e"), container("f")]}));
-        assert!(keep_ephemeral_containers(&mut stored, &wanted).is_empty());
-        assert_eq!(
-            stored
-                .spec
-                .as_ref()
-                .unwrap()
-                .ephemeral_containers
-                .as_ref()
-                .unwrap()
-                .len(),
-            2
-        );
-        assert_eq!(stored.spec.as_ref().unwrap().containers.len(), 1);
-        let removed = pod(json!({"containers": [], "ephemeralContainers": [container("main")]}));
-        assert_eq!(
-            keep_ephemeral_containers(&mut stored.clone(), &removed).len(),
-            3
-        );
+    fn complete(name: &str, image: &str, cpu: &str) -> serde_json::Value {
+        json!({"name": name, "image": image, "imagePullPolicy": "Always", "terminationMessagePolicy": "File",
+            "resources": {"requests": {"cpu": cpu}}})
+    }
+
+    fn spec(containers: &[serde_json::Value]) -> serde_json::Value {
+        json!({"containers": containers, "restartPolicy": "Always", "dnsPolicy": "ClusterFirst",
+            "terminationGracePeriodSeconds": 30})
+    }
+
+    fn texts(errors: &ErrorList) -> Vec<String> {
+        errors.iter().map(ToString::to_string).collect()
     }
 
     #[test]
-    fn a_resize_changes_resources_only() {
-        let mut stored = pod(json!({"containers": [{"name": "a", "image": "x"}]}));
-        let wanted = pod(
-            json!({"containers": [{"name": "a", "image": "y", "resources": {"limits": {"cpu": "1"}}}]}),
-        );
-        assert!(keep_resources(&mut stored, &wanted).is_empty());
-        let container = &stored.spec.as_ref().unwrap().containers[0];
-        assert_eq!(container.image.as_deref(), Some("x"));
-        assert!(container.resources.is_some());
+    fn a_resize_takes_resources_only() {
+        let stored = pod(spec(&[complete("a", "x", "1"), complete("b", "x", "1")]));
+        let wanted = pod(spec(&[complete("a", "y", "2"), complete("b", "x", "1")]));
+        let mut changed = stored.clone();
+        assert_eq!(texts(&keep_resources(&mut changed, &wanted)), [""; 0]);
         assert_eq!(
-            keep_resources(&mut stored, &pod(json!({"containers": []}))).len(),
-            1
+            changed,
+            pod(spec(&[complete("a", "x", "2"), complete("b", "x", "1")]))
         );
+        for wanted in [
+            spec(&[complete("a", "x", "1")]),
+            spec(&[complete("b", "x", "1"), complete("a", "x", "1")]),
+        ] {
+            assert!(!keep_resources(&mut stored.clone(), &pod(wanted)).is_empty());
+        }
+    }
+
+    #[test]
+    fn ephemeral_containers_are_only_added() {
+        let debugger = |name: &str, image: &str| {
+            json!({"name": name, "image": image, "imagePullPolicy": "Always",
+            "terminationMessagePolicy": "File"})
+        };
+        let of = |containers: &[serde_json::Value]| {
+            let mut spec = spec(&[complete("a", "x", "1")]);
+            spec["ephemeralContainers"] = json!(containers);
+            pod(spec)
+        };
+        let mut stored = of(&[debugger("e", "x")]);
+        let wanted = of(&[debugger("e", "x"), debugger("f", "x")]);
+        assert_eq!(
+            texts(&keep_ephemeral_containers(&mut stored, &wanted)),
+            [""; 0]
+        );
+        assert_eq!(stored, wanted);
+        for wanted in [
+            of(&[debugger("e", "x")]),
+            of(&[debugger("e", "y"), debugger("f", "x")]),
+            of(&[debugger("e", "x"), debugger("f", "x"), debugger("a", "x")]),
+        ] {
+            let errors = keep_ephemeral_containers(&mut stored.clone(), &wanted);
+            assert_eq!(errors.len(), 1, "{errors:?}");
+        }
     }
 }

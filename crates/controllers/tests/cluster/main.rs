@@ -6,3 +6,4 @@ mod garbage;
 mod nodes;
 mod rollout;
 mod running;
+mod volumes;

@@ -47,6 +47,15 @@ impl World {
                 "renewTime": "2026-01-01T00:00:00.000000Z"}});
             make(&world.leases, lease).await;
             world.set_status(name, "True").await;
+            until("the node is told how long to keep secrets", || async {
+                let node = world.nodes.get(name).await.unwrap();
+                let ttl = node
+                    .metadata
+                    .annotations?
+                    .remove("node.alpha.kubernetes.io/ttl");
+                (ttl.as_deref() == Some("0")).then_some(())
+            })
+            .await;
             until("no taints", || async {
                 world.taints(name).await.is_empty().then_some(())
             })

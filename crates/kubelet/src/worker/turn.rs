@@ -196,6 +196,13 @@ impl Worker {
         left_until(self.books.pod_held?, self.context.cluster.now())
     }
 
+    /// Something that volumes show has changed.
+    fn refresh_now(&mut self) {
+        if self.volumes_ready {
+            self.refresh_in(Some(Duration::ZERO));
+        }
+    }
+
     fn refresh_in(&mut self, after: Option<Duration>) {
         let planned = self.context.cluster.now();
         self.refresh = after.map(|after| Refresh { planned, after });
@@ -316,14 +323,12 @@ impl Worker {
             for name in retry.collect::<Vec<_>>() {
                 self.books.held.remove(&name);
             }
-            if self.volumes_ready {
-                self.refresh_in(Some(Duration::ZERO));
-            }
+            self.refresh_now();
         }
         if !Arc::ptr_eq(&self.shown, pod) {
             let (old, new) = (&self.shown.metadata, &pod.metadata);
             if old.labels != new.labels || old.annotations != new.annotations {
-                self.refresh_at = self.volumes_ready.then_some(Duration::ZERO);
+                self.refresh_now();
             }
             self.shown = pod.clone();
         }

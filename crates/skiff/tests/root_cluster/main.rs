@@ -13,6 +13,7 @@ mod images;
 mod kills;
 mod kubectl;
 mod machine;
+mod manifests;
 mod network;
 mod registry;
 mod tour;
