@@ -267,6 +267,29 @@ fn nothing_is_left_after_removal() {
 }
 
 #[test]
+fn another_range_takes_the_route_of_the_old_one_away() {
+    if !is_root() {
+        return;
+    }
+    let state = tempfile::tempdir().unwrap();
+    let (host, _outside) = host_with_uplink();
+    drop(open(&host, config(state.path())));
+    assert!(host.shell("ip route").contains("unreachable 10.61.3.0/24"));
+    let mut other = config(state.path());
+    other.cidr = "10.61.4.0/24".parse().unwrap();
+    let network = open(&host, other);
+    let routes = host.shell("ip route");
+    assert!(!routes.contains("10.61.3.0/24"), "{routes}");
+    assert!(routes.contains("unreachable 10.61.4.0/24"), "{routes}");
+    assert_eq!(
+        PodNetwork::range_in(state.path()).unwrap().to_string(),
+        "10.61.4.0/24"
+    );
+    within!(host, network.remove_all().await.unwrap());
+    assert!(!host.shell("ip route").contains("10.61."));
+}
+
+#[test]
 fn two_clusters_live_side_by_side() {
     if !is_root() {
         return;

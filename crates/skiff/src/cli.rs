@@ -93,8 +93,8 @@ enum Command {
     Dns(cmd::part::Arguments),
     /// Work on the node's images
     Image(cmd::image::Arguments),
-    /// Print the administrator's kubeconfig
-    Kubeconfig(DataDir),
+    /// Print the administrator's kubeconfig, or one for a part that runs alone
+    Kubeconfig(cmd::kubeconfig::Arguments),
     /// Run kubectl against this cluster (an installed one, for now)
     #[command(disable_help_flag = true)]
     Kubectl {
@@ -154,7 +154,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Proxy(arguments) => cmd::part::run("proxy", arguments),
         Command::Dns(arguments) => cmd::part::run("dns", arguments),
         Command::Image(arguments) => cmd::image::run(arguments),
-        Command::Kubeconfig(data) => cmd::kubeconfig::run(&data.data_dir),
+        Command::Kubeconfig(arguments) => cmd::kubeconfig::run(&arguments),
         Command::Kubectl { arguments } => cmd::kubectl::run(&arguments),
         Command::Version(_) => {
             println!("skiff {}", cmd::version::TEXT);

@@ -10,11 +10,11 @@ use anyhow::{Context as _, Result, anyhow};
 use futures::TryStreamExt as _;
 use k8s_openapi::api::core::v1::{Node, Taint};
 use kube::api::{Api, WatchEvent, WatchParams};
-use skiff_base::{Component, Random, SharedClock};
+use skiff_base::{Component, Random, SharedClock, Shutdown};
 use skiff_kubelet::KubeletConfig;
 use skiff_network::Cidr;
 use skiff_network::dns::Resolvers;
-use skiff_network::pod::PodNetworkConfig;
+use skiff_network::pod::{PodNetwork, PodNetworkConfig};
 use skiff_proxy::{DnsConfig, ProxyConfig};
 use skiff_runtime::image::ImageReference;
 use skiff_runtime::{EmbeddedRuntime, RuntimeConfig};
@@ -22,6 +22,7 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::demo;
+use crate::instance::{Instance, Lock};
 use crate::pki::Subject;
 
 use super::control_plane::{ControlPlane, KUBELET_CLIENT, within};
@@ -97,7 +98,8 @@ async fn start_kubelet(
     running: &mut Running,
 ) -> Result<()> {
     let config = &context.config;
-    let range = assigned_range(plane, config).await?;
+    let client = identity::client(&plane.server, identity::node(&config.node_name));
+    let range = assigned_range(&client, config).await?;
     let network = Network::open(network_config(config, range)?)
         .await
         .context("setting up the pod network")?;
@@ -109,12 +111,7 @@ async fn start_kubelet(
         context.random.clone(),
     )
     .await?;
-    let images = runtime.images().clone();
-    let program = std::env::current_exe().context("finding this program")?;
-    let name: ImageReference = demo::IMAGE.parse()?;
-    tokio::task::spawn_blocking(move || images.build_from_binary(&name, &program, &["demo"]))
-        .await?
-        .context("making the demo image")?;
+    make_demo_image(&runtime).await?;
     context.progress.done("container runtime");
 
     fs::create_dir_all(&config.static_pod_dir)
@@ -146,7 +143,6 @@ async fn start_kubelet(
     running.add(
         super::images::serve(runtime.clone(), &config.data_dir, context.shutdown.child()).await?,
     );
-    let client = identity::client(&plane.server, identity::node(&config.node_name));
     let component = skiff_kubelet::component(
         client,
         runtime.clone(),
@@ -157,6 +153,16 @@ async fn start_kubelet(
         context.random.clone(),
     );
     running.start(component, context);
+    Ok(())
+}
+
+async fn make_demo_image(runtime: &EmbeddedRuntime) -> Result<()> {
+    let images = runtime.images().clone();
+    let program = std::env::current_exe().context("finding this program")?;
+    let name: ImageReference = demo::IMAGE.parse()?;
+    tokio::task::spawn_blocking(move || images.build_from_binary(&name, &program, &["demo"]))
+        .await?
+        .context("making the demo image")?;
     Ok(())
 }
 
@@ -184,9 +190,8 @@ fn cidr(range: crate::config::Cidr) -> Cidr {
 }
 
 /// The range that the node has been given; before it is registered, the one that the first node will get.
-async fn assigned_range(plane: &ControlPlane, config: &Config) -> Result<Cidr> {
-    let client = identity::client(&plane.server, identity::node(&config.node_name));
-    let nodes: Api<Node> = Api::all(client);
+async fn assigned_range(client: &kube::Client, config: &Config) -> Result<Cidr> {
+    let nodes: Api<Node> = Api::all(client.clone());
     let node = nodes
         .get_opt(&config.node_name)
         .await
@@ -290,17 +295,35 @@ fn kubelet_config(config: &Config) -> KubeletConfig {
     kubelet
 }
 
+/// Takes a kubelet's data directory, and writes down whose it is: `skiff status` and `skiff down` work on it.
+pub(crate) fn claim(config: &Config, target: &kube::Config, clock: &SharedClock) -> Result<Lock> {
+    fs::create_dir_all(&config.data_dir)
+        .with_context(|| format!("making {}", config.data_dir.display()))?;
+    let lock = Lock::take(&config.data_dir)?;
+    Instance {
+        server: Some(target.cluster_url.to_string()),
+        ..Instance::new(config, clock.now())
+    }
+    .write()?;
+    Ok(lock)
+}
+
 /// A kubelet alone, with the embedded runtime. It serves nothing: its certificate would have to come from the cluster.
 pub(crate) async fn kubelet(
     config: &Config,
     client: kube::Client,
     clock: SharedClock,
     random: Random,
+    shutdown: &Shutdown,
 ) -> Result<Arc<dyn Component>> {
-    let network = Network::open(network_config(config, node_range(config))?)
+    let range = assigned_range(&client, config).await?;
+    let network = Network::open(network_config(config, range)?)
         .await
         .context("setting up the pod network")?;
     let runtime = Arc::new(open_runtime(config, network, clock.clone(), random.clone()).await?);
+    make_demo_image(&runtime).await?;
+    let images = super::images::serve(runtime.clone(), &config.data_dir, shutdown.child()).await?;
+    tokio::spawn(images);
     fs::create_dir_all(&config.static_pod_dir)
         .with_context(|| format!("making {}", config.static_pod_dir.display()))?;
     Ok(skiff_kubelet::component(
@@ -354,7 +377,9 @@ async fn node_ready(nodes: Api<Node>, name: &str, looked_after: bool) -> Result<
 /// Removes what a node made: pods, networks, mounts, cgroups.
 pub async fn remove(config: &Config, clock: SharedClock) -> Result<()> {
     if config.runs("kubelet") {
-        let network = Network::open(network_config(config, node_range(config))?)
+        let range = PodNetwork::range_in(&config.data_dir.join("network"));
+        let range = range.unwrap_or_else(|| node_range(config));
+        let network = Network::open(network_config(config, range)?)
             .await
             .context("opening the pod network")?;
         let runtime = open_runtime(config, network.clone(), clock, Random::from_system()).await?;

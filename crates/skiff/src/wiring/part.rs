@@ -2,24 +2,21 @@
 
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use skiff_base::{Component, Random, Shutdown, SystemClock, supervise};
-use skiff_controllers::ClientFactory;
 use skiff_scheduler::SchedulerConfig;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Config;
 
-use super::{control_plane, node};
+use super::{accounts, control_plane, node, tls};
 
-/// Runs `part` until TERM or INT. `authority` is the certificate that the API server is verified with.
-pub async fn run(
-    part: &str,
-    config: Config,
-    client: kube::Client,
-    authority: String,
-) -> Result<()> {
+/// Runs `part` against the API server `target` until TERM or INT.
+pub async fn run(part: &str, config: Config, target: kube::Config) -> Result<()> {
     let (clock, random) = (SystemClock::shared(), Random::from_system());
+    let shutdown = Shutdown::new();
+    let client = kube::Client::try_from(target.clone()).context("reading the kubeconfig")?;
+    let mut held = None;
     let component: Arc<dyn Component> = match part {
         "scheduler" => skiff_scheduler::component(
             client,
@@ -28,9 +25,9 @@ pub async fn run(
             random.clone(),
         ),
         "controllers" => {
-            // One kubeconfig, one identity: all controllers share it.
-            let shared = client.clone();
-            let clients: ClientFactory = Arc::new(move |_| shared.clone());
+            let clients = accounts::clients(&target, &client, &clock)?;
+            let authority = target.root_cert.iter().flatten();
+            let authority = authority.map(|der| tls::pem("CERTIFICATE", der)).collect();
             skiff_controllers::component(
                 client,
                 clients,
@@ -51,14 +48,19 @@ pub async fn run(
             clock.clone(),
             random.clone(),
         ),
-        "kubelet" => node::kubelet(&config, client, clock.clone(), random.clone()).await?,
+        "kubelet" => {
+            held = Some(node::claim(&config, &target, &clock)?);
+            let (clock, random) = (clock.clone(), random.clone());
+            node::kubelet(&config, client, clock, random, &shutdown).await?
+        }
         other => bail!("{other:?} is no part"),
     };
-    let shutdown = Shutdown::new();
     let running = tokio::spawn(supervise(component, clock, random, shutdown.clone()));
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
     shutdown.trigger();
-    Ok(running.await?)
+    running.await?;
+    drop(held);
+    Ok(())
 }

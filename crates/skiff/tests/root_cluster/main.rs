@@ -14,6 +14,7 @@ mod kills;
 mod kubectl;
 mod machine;
 mod network;
+mod parts;
 mod registry;
 mod tour;
 mod workloads;
