@@ -242,6 +242,8 @@ impl Links {
             (Ipv4Devconf::SendRedirects, 0),
             (Ipv4Devconf::AcceptRedirects, 0),
             (Ipv4Devconf::RpFilter, 1),
+            // Also where new interfaces are told not to.
+            (Ipv4Devconf::Forwarding, 1),
         ];
         if !record.ports.is_empty() {
             // So that a host port answers on 127.0.0.1; a rule keeps pods away from it.

@@ -120,6 +120,16 @@ pub struct Outside {
     pub address: Ipv4Addr,
     /// The node's address on that cable.
     pub node: Ipv4Addr,
+    cable: String,
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        Place::host().run_async(async {
+            let route = Connection::<Route>::new().unwrap();
+            route.del_link_if_exists(&*self.cable).await.unwrap();
+        });
+    }
 }
 
 impl Outside {
@@ -137,6 +147,8 @@ impl Outside {
         let cable = format!("out{number}");
         Place::host().run_async(async {
             let route = Connection::<Route>::new().unwrap();
+            // Of a test that was killed.
+            route.del_link_if_exists(&*cable).await.unwrap();
             let link = VethLink::new(&cable, "eth0").peer_netns_fd(&place.0);
             route.add_link(link).await.unwrap();
             give(&route, &cable, node).await;
@@ -150,6 +162,7 @@ impl Outside {
             place,
             address,
             node,
+            cable,
         }
     }
 
