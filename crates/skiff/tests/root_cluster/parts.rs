@@ -247,6 +247,51 @@ fn clusters_live_side_by_side() {
     right.ask(&["rollout", "status", "deployment/hello", "--timeout=60s"]);
 }
 
+/// In a network of its own, for a chain that drops everything would cut the machine off.
+#[test]
+fn check_says_what_drops_forwarded_packets() {
+    use nlink::netlink::Nftables;
+    use nlink::netlink::nftables as nf;
+
+    if cannot_run() {
+        return;
+    }
+    let data = tempfile::tempdir().unwrap();
+    let check = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_skiff"));
+        command.args(["check", "--advertise-address", "127.0.0.1", "--data-dir"]);
+        text(&run(command.arg(data.path())))
+    };
+    let (before, after) = Place::alone().run_async(async {
+        let before = check();
+        let connection = nlink::Connection::<Nftables>::new().unwrap();
+        connection
+            .add_table("filter", nf::Family::Ip)
+            .await
+            .unwrap();
+        let hook = nf::BaseChain::filter(nf::FilterHook::Forward, nf::Priority::Filter);
+        let chain = nf::Chain::new("filter", "FORWARD").unwrap();
+        let chain = chain
+            .family(nf::Family::Ip)
+            .base(hook.policy(nf::Policy::Drop));
+        connection.add_chain(chain).await.unwrap();
+        (before, check())
+    });
+    assert!(
+        before.contains("ok") && !before.contains("FORWARD"),
+        "{before}"
+    );
+    let line = after
+        .lines()
+        .find(|line| line.contains("ip filter FORWARD"));
+    let line = line.unwrap_or_else(|| panic!("{after}"));
+    assert!(line.trim_start().starts_with("warning"), "{line}");
+    assert!(
+        line.contains("iptables -I FORWARD -s 10.42.0.0/16 -j ACCEPT"),
+        "{line}"
+    );
+}
+
 const EVERYTHING: &str = "
 dataDir: DATA
 clusterName: NAME
