@@ -15,6 +15,7 @@ mod kubectl;
 mod machine;
 mod manifests;
 mod network;
+mod parts;
 mod registry;
 mod tour;
 mod workloads;
