@@ -14,6 +14,7 @@ pub mod events;
 pub mod meta;
 pub mod names;
 pub mod net;
+pub mod networking;
 pub mod policy;
 pub mod quantity;
 pub mod rbac;
