@@ -209,7 +209,7 @@ mod tests {
                 ],
                 "behavior": {"scaleDown": {"stabilizationWindowSeconds": 5}},
             },
-            "status": {"conditions": [{"type": "AbleToScale", "status": "True"}], "currentMetrics": [
+            "status": {"currentReplicas": 1, "desiredReplicas": 2, "conditions": [{"type": "AbleToScale", "status": "True"}], "currentMetrics": [
                 {"type": "Resource", "resource": {"name": "cpu", "current": {"averageUtilization": 7, "averageValue": "3m"}}}]},
         });
         let served = (AUTOSCALING_V1.from_storage)(hpa.clone());

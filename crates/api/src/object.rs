@@ -1,7 +1,7 @@
 //! A decoded object of any kind.
 
 use std::any::Any;
-use std::fmt::Debug;
+use std::fmt;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 /// A decoded object of any kind: what the write path carries between decoding and encoding.
 /// Code that needs fields downcasts to the kind's own type ([`ObjectExt::downcast_ref`]).
-pub trait Object: Any + Send + Sync + Debug {
+pub trait Object: Any + Send + Sync {
     /// The metadata.
     fn metadata(&self) -> &ObjectMeta;
     /// The metadata, to be changed.
@@ -28,7 +28,7 @@ pub trait Object: Any + Send + Sync + Debug {
 
 impl<T> Object for T
 where
-    T: k8s_openapi::Metadata<Ty = ObjectMeta> + Serialize + Clone + Debug + Send + Sync + 'static,
+    T: k8s_openapi::Metadata<Ty = ObjectMeta> + Serialize + Clone + Send + Sync + 'static,
 {
     fn metadata(&self) -> &ObjectMeta {
         k8s_openapi::Metadata::metadata(self)
@@ -51,6 +51,20 @@ where
     }
     fn as_any_mut(&mut self) -> &mut dyn Any {
         self
+    }
+}
+
+/// An object's name only: showing every field of every kind would be two megabytes of code that nobody reads.
+impl fmt::Debug for dyn Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let meta = self.metadata();
+        let (namespace, name) = (meta.namespace.as_deref(), meta.name.as_deref());
+        write!(
+            f,
+            "{}/{}",
+            namespace.unwrap_or_default(),
+            name.unwrap_or_default()
+        )
     }
 }
 

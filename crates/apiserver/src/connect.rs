@@ -5,6 +5,8 @@ mod kubelet;
 mod log;
 mod proxy;
 
+pub use kubelet::KUBELET_AUTHORITY;
+
 use std::sync::Arc;
 
 use axum::body::Body;

@@ -37,6 +37,7 @@ mod update;
 mod watch;
 mod write;
 
+pub use connect::KUBELET_AUTHORITY;
 pub use request::{Attributes, RequestInfo, UserInfo};
 pub use seam::{
     Authenticator, AuthnError, Authorizer, Decision, IssuedToken, MastersOnly, NonResourceRule,

@@ -1,6 +1,6 @@
 //! Where time comes from.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -58,7 +58,7 @@ impl Clock for SystemClock {
 /// A clock that moves only when told to.
 #[derive(Debug)]
 pub struct SimulatedClock {
-    epoch: SystemTime,
+    epoch: Mutex<SystemTime>,
     elapsed: watch::Sender<Duration>,
 }
 
@@ -67,9 +67,24 @@ impl SimulatedClock {
     #[must_use]
     pub fn new(epoch: SystemTime) -> Arc<Self> {
         Arc::new(Self {
-            epoch,
+            epoch: Mutex::new(epoch),
             elapsed: watch::Sender::new(Duration::ZERO),
         })
+    }
+
+    /// Sets the wall clock forward or back by `seconds`, as somebody who corrects it does; no time passes.
+    pub fn step(&self, seconds: i64) {
+        let by = Duration::from_secs(seconds.unsigned_abs());
+        let mut epoch = self.epoch();
+        *epoch = if seconds < 0 {
+            *epoch - by
+        } else {
+            *epoch + by
+        };
+    }
+
+    fn epoch(&self) -> MutexGuard<'_, SystemTime> {
+        self.epoch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Moves time forward and wakes every sleeper whose time has come.
@@ -81,7 +96,7 @@ impl SimulatedClock {
 #[async_trait]
 impl Clock for SimulatedClock {
     fn now(&self) -> SystemTime {
-        self.epoch + *self.elapsed.borrow()
+        *self.epoch() + *self.elapsed.borrow()
     }
 
     fn monotonic(&self) -> Duration {
@@ -114,5 +129,9 @@ mod tests {
         clock.advance(Duration::from_secs(1));
         sleeper.await.unwrap();
         assert_eq!(clock.now(), SystemTime::UNIX_EPOCH + Duration::from_secs(5));
+        clock.step(3600);
+        clock.step(-3598);
+        assert_eq!(clock.now(), SystemTime::UNIX_EPOCH + Duration::from_secs(7));
+        assert_eq!(clock.monotonic(), Duration::from_secs(5));
     }
 }

@@ -107,7 +107,8 @@ impl Kubelet {
             changed,
         );
         let context = self.context(cluster.clone()).await?;
-        let manager = Manager::new(context.clone(), shutdown.clone());
+        let following = shutdown.child();
+        let manager = Manager::new(context.clone(), following.clone());
         let mut parts: JoinSet<&'static str> = JoinSet::new();
         self.serve(&manager, &mut parts, &shutdown).await?;
         self.start_parts(&manager, &mut parts, &shutdown);
@@ -140,6 +141,14 @@ impl Kubelet {
                         return Ok(());
                     }
                     return Err(format!("a part of the kubelet ended: {ended:?}").into());
+                }
+                limit = self.config.drain.ordered() => {
+                    // The workers leave their pods to us.
+                    following.trigger();
+                    let stopped = manager.stop_all(limit).await;
+                    self.config.drain.finish(stopped);
+                    shutdown.triggered().await;
+                    return Ok(());
                 }
                 () = shutdown.triggered() => return Ok(()),
             }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Pod, Taint};
 
 use crate::container::dns::ClusterDns;
+use crate::drain::Drain;
 use crate::pod::spec;
 
 /// The version that nodes report.
@@ -38,6 +39,8 @@ pub struct KubeletConfig {
     /// Users (common names of client certificates) who may use the kubelet's server without being asked about: the API
     /// server's own name.
     pub trusted_clients: Vec<String>,
+    /// Annotations that the node registers with.
+    pub annotations: BTreeMap<String, String>,
     /// Labels that the node registers with.
     pub labels: BTreeMap<String, String>,
     /// Taints that the node registers with.
@@ -54,6 +57,8 @@ pub struct KubeletConfig {
     pub proc_dir: PathBuf,
     /// Whether the node's own objects (Node, Lease) are written.
     pub register_node: bool,
+    /// How the node is taken down.
+    pub drain: Drain,
 }
 
 impl KubeletConfig {
@@ -75,6 +80,7 @@ impl KubeletConfig {
             listen: std::net::IpAddr::from([0, 0, 0, 0]),
             tls: None,
             trusted_clients: Vec::new(),
+            annotations: BTreeMap::new(),
             labels: BTreeMap::new(),
             taints: Vec::new(),
             max_pods: 110,
@@ -83,6 +89,7 @@ impl KubeletConfig {
             reserved: BTreeMap::new(),
             proc_dir: PathBuf::from("/proc"),
             register_node: true,
+            drain: Drain::default(),
         }
     }
 

@@ -7,6 +7,7 @@ pub mod component;
 pub mod config;
 pub mod container;
 pub mod context;
+pub mod drain;
 pub mod eviction;
 pub mod image_gc;
 pub mod images;
@@ -26,6 +27,7 @@ pub mod worker;
 
 pub use component::{component, remove_everything};
 pub use config::KubeletConfig;
+pub use drain::Drain;
 
 #[cfg(test)]
 mod simulation;

@@ -16,7 +16,7 @@ use crate::context::Context;
 use crate::pod::plan::Waiting;
 use crate::pod::spec;
 use crate::volumes::teardown;
-use crate::worker::{Mailbox, Worker};
+use crate::worker::{Mailbox, Worker, stop};
 
 /// All workers.
 pub struct Manager {
@@ -25,7 +25,7 @@ pub struct Manager {
     workers: Mutex<HashMap<String, Arc<Mailbox>>>,
     /// Mirror pods by `namespace/name`; they may come before or after their static pod.
     mirrors: Mutex<HashMap<String, Arc<Pod>>>,
-    static_gone: Notify,
+    statics_changed: Notify,
 }
 
 fn full_name(pod: &Pod) -> String {
@@ -41,7 +41,7 @@ impl Manager {
             shutdown,
             workers: Mutex::default(),
             mirrors: Mutex::default(),
-            static_gone: Notify::new(),
+            statics_changed: Notify::new(),
         })
     }
 
@@ -104,9 +104,9 @@ impl Manager {
         }
     }
 
-    /// Returns when a static pod is gone, so that another version of it may come.
-    pub async fn static_pod_gone(&self) {
-        self.static_gone.notified().await;
+    /// Returns when a static pod is gone, so that another version of it may come, or its mirror, which is made anew.
+    pub async fn statics_changed(&self) {
+        self.statics_changed.notified().await;
     }
 
     fn mirror_changed(&self, name: &str, mirror: Option<Arc<Pod>>) {
@@ -119,6 +119,9 @@ impl Manager {
             if spec::is_static(&pod) && full_name(&pod) == name {
                 mailbox.update(|mail| mail.mirror.clone_from(&mirror));
             }
+        }
+        if mirror.as_ref().is_none_or(|mirror| spec::deleting(mirror)) {
+            self.statics_changed.notify_one();
         }
     }
 
@@ -180,7 +183,7 @@ impl Manager {
             }
             if !manager.shutdown.is_triggered() {
                 manager.workers.lock().remove(&uid);
-                manager.static_gone.notify_one();
+                manager.statics_changed.notify_one();
             }
         });
     }
@@ -204,6 +207,29 @@ impl Manager {
         if let Some(mailbox) = self.workers.lock().get(uid) {
             mailbox.update(|mail| mail.failure = Some(why));
         }
+    }
+
+    /// Stops what runs of all pods as if they were deleted, each within its own grace period and `limit`; how many
+    /// there were. The workers have left before.
+    pub async fn stop_all(&self, limit: Duration) -> usize {
+        let context = &self.context;
+        let stops = self.pods().into_iter().map(|pod| async move {
+            let directory = context.pod_directory(&pod);
+            let observed = match context.runtime.observe(spec::uid(&pod), &directory).await {
+                Ok(observed) => observed,
+                Err(error) => {
+                    tracing::warn!(pod = spec::display(&pod), %error, "cannot stop a pod");
+                    return false;
+                }
+            };
+            if observed.sandboxes.iter().all(|sandbox| !sandbox.ready) {
+                return false;
+            }
+            let grace = stop::grace_period(&pod).min(limit);
+            stop::stop_and_tell(context, &pod, &observed, grace).await
+        });
+        let stopped = futures::future::join_all(stops).await;
+        stopped.into_iter().filter(|stopped| *stopped).count()
     }
 
     /// All pods that have a worker.

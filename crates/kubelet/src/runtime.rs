@@ -198,7 +198,8 @@ impl Runtime {
     pub async fn stop_container(&self, id: &str, grace: Duration) -> Result<(), Status> {
         let request = Request::new(cri::StopContainerRequest {
             container_id: id.to_owned(),
-            timeout: i64::try_from(grace.as_secs()).unwrap_or(i64::MAX),
+            // Whole seconds, and never less than the grace period.
+            timeout: i64::try_from(grace.as_millis().div_ceil(1000)).unwrap_or(i64::MAX),
         });
         gone_is_fine(self.service.stop_container(request).await)
     }

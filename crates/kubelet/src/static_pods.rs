@@ -57,7 +57,7 @@ pub async fn run(manager: Arc<Manager>, shutdown: Shutdown) {
         mirror(&manager).await;
         tokio::select! {
             Some(()) = news.recv() => clock.sleep(SETTLE).await,
-            () = manager.static_pod_gone() => {}
+            () = manager.statics_changed() => {}
             () = clock.sleep(LOOK) => {}
             () = shutdown.triggered() => return,
         }
@@ -161,7 +161,9 @@ pub fn read_directory(directory: &Path, config: &KubeletConfig, seen: &str) -> V
 
 /// The pod of one manifest, with what a static pod is given.
 pub fn parse(text: &str, path: &Path, config: &KubeletConfig, seen: &str) -> Result<Pod, String> {
-    let mut pod: Pod = serde_saphyr::from_str(text).map_err(|e| e.to_string())?;
+    // By way of a value: YAML straight into a pod would be one more copy of the code that reads each of its fields.
+    let value: serde_json::Value = serde_saphyr::from_str(text).map_err(|e| e.to_string())?;
+    let mut pod: Pod = serde_json::from_value(value).map_err(|e| e.to_string())?;
     let name = spec::name(&pod).to_owned();
     if name.is_empty() || spec::containers(&pod).is_empty() {
         return Err("no name or no containers".to_owned());

@@ -70,6 +70,7 @@ fn pods_reach_each_other_the_host_and_the_outside() {
     tcp_server(&b, 80, "b");
     udp_server(&b, 53, "b");
     tcp_server(&host, 8001, "host");
+    udp_server(&host, 8001, "host");
     tcp_server(&outside, 8002, "outside");
 
     // The receiver sees the sender's own address inside the cluster, and the node's outside.
@@ -78,9 +79,10 @@ fn pods_reach_each_other_the_host_and_the_outside() {
     assert_eq!(ask_udp(&a, 0, "10.61.3.3:53").unwrap(), "b 10.61.3.2");
     assert_eq!(ask_tcp(&a, "10.61.3.2:80").unwrap(), "a 10.61.3.2");
     assert_eq!(ask_tcp(&a, "127.0.0.1:80").unwrap(), "a 127.0.0.1");
-    assert_eq!(ask_tcp(&host, "10.61.3.2:80").unwrap(), "a 10.61.3.1");
+    assert_eq!(ask_tcp(&host, "10.61.3.2:80").unwrap(), "a 192.0.2.2");
     assert_eq!(ask_tcp(&a, "10.61.3.1:8001").unwrap(), "host 10.61.3.2");
     assert_eq!(ask_tcp(&a, "192.0.2.2:8001").unwrap(), "host 10.61.3.2");
+    assert_eq!(ask_udp(&a, 0, "192.0.2.2:8001").unwrap(), "host 10.61.3.2");
     assert_eq!(ask_tcp(&a, "192.0.2.1:8002").unwrap(), "outside 192.0.2.2");
     // The cable takes the uplink's packet size.
     assert!(a.shell("ip link show eth0").contains("mtu 1400"));
@@ -189,12 +191,12 @@ fn host_ports_lead_to_the_pod() {
     );
     assert_eq!(ask_tcp(&outside, "192.0.2.2:8082").unwrap(), "a 192.0.2.1");
     assert!(ask_tcp(&outside, "192.0.2.2:8081").is_err());
-    assert_eq!(ask_tcp(&host, "127.0.0.1:8080").unwrap(), "a 10.61.3.1");
-    assert_eq!(ask_tcp(&host, "127.0.0.1:8081").unwrap(), "a 10.61.3.1");
+    assert_eq!(ask_tcp(&host, "127.0.0.1:8080").unwrap(), "a 192.0.2.2");
+    assert_eq!(ask_tcp(&host, "127.0.0.1:8081").unwrap(), "a 192.0.2.2");
     assert_eq!(ask_tcp(&b, "192.0.2.2:8080").unwrap(), "a 10.61.3.3");
     assert_eq!(ask_tcp(&b, "10.61.3.1:8080").unwrap(), "a 10.61.3.3");
     // To itself: it must see the node, or the answer would not come back.
-    assert_eq!(ask_tcp(&a, "192.0.2.2:8080").unwrap(), "a 10.61.3.1");
+    assert_eq!(ask_tcp(&a, "192.0.2.2:8080").unwrap(), "a 192.0.2.2");
     // Pods do not get at what listens on the host's loopback address only, however hard they try.
     within!(host, {
         let listener = std::net::TcpListener::bind("127.0.0.1:9001").unwrap();
@@ -286,10 +288,10 @@ fn two_clusters_live_side_by_side() {
     attach(&host, &two, &b, "b", vec![]).unwrap();
     tcp_server(&a, 80, "a");
     tcp_server(&b, 80, "b");
-    assert_eq!(ask_tcp(&host, "10.61.3.2:80").unwrap(), "a 10.61.3.1");
-    assert_eq!(ask_tcp(&host, "10.71.0.2:80").unwrap(), "b 10.71.0.1");
+    assert_eq!(ask_tcp(&host, "10.61.3.2:80").unwrap(), "a 192.0.2.2");
+    assert_eq!(ask_tcp(&host, "10.71.0.2:80").unwrap(), "b 192.0.2.2");
     within!(host, one.remove_all().await.unwrap());
-    assert_eq!(ask_tcp(&host, "10.71.0.2:80").unwrap(), "b 10.71.0.1");
+    assert_eq!(ask_tcp(&host, "10.71.0.2:80").unwrap(), "b 192.0.2.2");
 }
 
 #[test]

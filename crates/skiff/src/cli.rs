@@ -63,6 +63,10 @@ enum Command {
         /// Remove the data directory as well: objects, images, certificates
         #[arg(long)]
         purge: bool,
+        /// Longest time in seconds that pods get to end by themselves, however long their grace periods are; 0 ends
+        /// them at once
+        #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+        grace_period: u64,
         /// Leave the user's kubeconfig alone
         #[arg(long)]
         no_kubeconfig: bool,
@@ -139,8 +143,9 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Down {
             data,
             purge,
+            grace_period,
             no_kubeconfig,
-        } => cmd::down::run(&data.data_dir, purge, no_kubeconfig),
+        } => cmd::down::run(&data.data_dir, purge, no_kubeconfig, grace_period),
         Command::Status(data) => cmd::status::run(&data.data_dir),
         Command::Check(server) => cmd::check::run(server),
         Command::Server { server, progress } => cmd::server::run(server, progress),

@@ -48,6 +48,10 @@ pub struct Options {
     /// Domain of the cluster's names [default: cluster.local]
     #[arg(long, value_name = "DOMAIN")]
     pub cluster_domain: Option<String>,
+    /// Names this host's resolvers: the cluster DNS asks them for other names, and pods of the DNS policy Default inherit them
+    /// [default: /etc/resolv.conf]
+    #[arg(long, value_name = "FILE")]
+    pub resolv_conf: Option<PathBuf>,
     /// Where the cluster's state is kept: embedded or memory [default: embedded]
     #[arg(long, value_name = "KIND")]
     pub store: Option<String>,
@@ -92,6 +96,8 @@ pub struct Config {
     pub node_ports: (u16, u16),
     pub cluster_dns: Ipv4Addr,
     pub cluster_domain: String,
+    #[serde(default = "resolv_conf")]
+    pub resolv_conf: PathBuf,
     pub store: StoreKind,
     pub node_name: String,
     pub node_labels: Vec<(String, String)>,
@@ -268,6 +274,7 @@ impl Options {
             cluster_domain: self
                 .cluster_domain
                 .unwrap_or_else(|| "cluster.local".into()),
+            resolv_conf: self.resolv_conf.unwrap_or_else(resolv_conf),
             store: match self.store.as_deref().unwrap_or("embedded") {
                 "embedded" => StoreKind::Embedded,
                 "memory" => StoreKind::Memory,
@@ -292,6 +299,10 @@ impl Options {
             log_level: self.log_level.unwrap_or_else(|| "info".into()),
         })
     }
+}
+
+fn resolv_conf() -> PathBuf {
+    "/etc/resolv.conf".into()
 }
 
 fn parse_ports(text: &str) -> Result<(u16, u16)> {

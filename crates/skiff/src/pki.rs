@@ -20,8 +20,8 @@ use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const LEAF_LIFE: Duration = Duration::from_secs(365 * DAY.as_secs());
 const AUTHORITY_LIFE: Duration = Duration::from_secs(3650 * DAY.as_secs());
-/// Certificates start this long ago, for clients whose clocks are behind.
-const CLOCK_SLACK: Duration = Duration::from_secs(60 * 60);
+/// Certificates start this long ago, for clients whose clocks are behind and for a clock that is set back.
+const CLOCK_SLACK: Duration = DAY;
 
 /// What a leaf certificate says.
 #[derive(Clone, Debug, Default)]

@@ -1,6 +1,11 @@
 //! Where a node's kubelet is, and what it is asked.
 
+use std::sync::Arc;
+
 use k8s_openapi::api::core::v1::{Node, Pod};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::{ClientConfig, RootCertStore};
 use skiff_api::{ApiError, ApiResult};
 
 use super::backend::Endpoint;
@@ -8,6 +13,10 @@ use super::container_of;
 use crate::server::{ApiServer, Call};
 
 const DEFAULT_PORT: u16 = 10250;
+
+/// The annotation in which a node tells the authority of its kubelet's certificate, PEM, where it is not the cluster's own:
+/// a kubelet that was started alone has made one. Only the node itself may write its object.
+pub const KUBELET_AUTHORITY: &str = "skiff.local/kubelet-authority";
 
 /// A node's kubelet.
 pub(crate) async fn endpoint(server: &ApiServer, name: &str) -> ApiResult<Endpoint> {
@@ -20,6 +29,7 @@ pub(crate) async fn endpoint(server: &ApiServer, name: &str) -> ApiResult<Endpoi
     let node: Node = entry
         .decode()
         .ok_or_else(|| ApiError::internal("no node"))?;
+    let authority = authority(&node);
     let status = node.status.unwrap_or_default();
     let addresses = status.addresses.unwrap_or_default();
     let host = [
@@ -46,11 +56,39 @@ pub(crate) async fn endpoint(server: &ApiServer, name: &str) -> ApiResult<Endpoi
     let tls = server
         .kubelet_tls()
         .ok_or_else(|| ApiError::internal("no client configuration for kubelets"))?;
+    let tls = match authority {
+        Some(pem) => trusting(&pem, &tls)?,
+        None => tls,
+    };
     Ok(Endpoint {
         host,
         port,
         tls: Some(tls),
     })
+}
+
+fn authority(node: &Node) -> Option<String> {
+    let annotations = node.metadata.annotations.as_ref()?;
+    annotations.get(KUBELET_AUTHORITY).cloned()
+}
+
+/// A client configuration that shows what `known` shows, and trusts the authority `pem` only.
+fn trusting(pem: &str, known: &ClientConfig) -> ApiResult<Arc<ClientConfig>> {
+    let refused = |error: &dyn std::fmt::Display| {
+        ApiError::internal(format!("the node's {KUBELET_AUTHORITY}: {error}"))
+    };
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        let certificate = certificate.map_err(|error| refused(&error))?;
+        roots.add(certificate).map_err(|error| refused(&error))?;
+    }
+    let mut config = ClientConfig::builder_with_provider(known.crypto_provider().clone())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| refused(&error))?
+        .with_root_certificates(roots)
+        .with_client_cert_resolver(known.client_auth_cert_resolver.clone());
+    config.alpn_protocols.clone_from(&known.alpn_protocols);
+    Ok(Arc::new(config))
 }
 
 /// The kubelet's path and query for exec, attach and port-forward.

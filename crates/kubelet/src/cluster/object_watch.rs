@@ -21,8 +21,8 @@ enum Cache {
     Secret(SharedCache<Secret>),
 }
 
-/// The uids of the pods that refer to an object. A lock of its own, the innermost: events are told of under the lock of a
-/// cache, which is taken under that of the watches when one starts or ends.
+/// The uids of the pods that refer to an object. A lock of its own, held for nothing but a look or a change: the watch
+/// takes it while it tells, when it holds its cache's lock, and a watch that begins or ends takes that one too.
 type Users = Arc<Mutex<BTreeSet<String>>>;
 
 struct Watch {
@@ -71,13 +71,17 @@ impl ObjectWatches {
     /// Sets what a pod refers to.
     pub fn set(&self, pod_uid: &str, namespace: &str, wanted: &BTreeSet<(RefKind, String)>) {
         let mut watches = self.watches.lock();
-        watches.retain(|(kind, of, name), watch| {
-            let mut users = watch.users.lock();
-            if of != namespace || !wanted.contains(&(*kind, name.clone())) {
-                users.remove(pod_uid);
+        let leaves = |(kind, of, name): &Key, watch: &mut Watch| {
+            if of == namespace && wanted.contains(&(*kind, name.clone())) {
+                return false;
             }
-            !users.is_empty()
-        });
+            let mut users = watch.users.lock();
+            users.remove(pod_uid);
+            users.is_empty()
+        };
+        let ended: Vec<(Key, Watch)> = watches
+            .extract_if(|key, watch| leaves(key, watch))
+            .collect();
         for (kind, name) in wanted {
             let key = (*kind, namespace.to_owned(), name.clone());
             if let Some(watch) = watches.get(&key) {
@@ -87,6 +91,9 @@ impl ObjectWatches {
                 watches.insert(key, watch);
             }
         }
+        drop(watches);
+        // Their subscriptions end outside of the lock: they may be telling right now.
+        drop(ended);
     }
 
     fn start(&self, key: &Key, pod_uid: &str) -> Watch {
@@ -98,9 +105,10 @@ impl ObjectWatches {
         let tell = {
             let (users, changed) = (users.clone(), self.changed.clone());
             move || {
-                for uid in users.lock().iter() {
+                let users = users.lock().clone();
+                for uid in users {
                     // The receiver ends with the kubelet.
-                    let _ = changed.send(uid.clone());
+                    let _ = changed.send(uid);
                 }
             }
         };
@@ -152,63 +160,69 @@ impl ObjectWatches {
 mod tests {
     use std::time::Duration;
 
-    use http::{Request, Response};
-    use kube::client::Body;
     use serde_json::json;
     use skiff_base::SystemClock;
 
     use super::*;
+    use crate::simulation::api_server::ApiServer;
 
-    /// A server of which every list has one object and no watch ever an event.
-    fn server() -> Client {
-        let service = tower::service_fn(|request: Request<Body>| async move {
-            let query = request.uri().query().unwrap_or_default();
-            if query.contains("watch=") {
-                std::future::pending::<()>().await;
-            }
-            let list = json!({"apiVersion": "v1", "kind": "ConfigMapList", "metadata": {"resourceVersion": "1"},
-                "items": [{"metadata": {"namespace": "a", "name": "m", "resourceVersion": "1"}}]});
-            Ok::<_, std::convert::Infallible>(Response::new(Body::from(
-                list.to_string().into_bytes(),
-            )))
-        });
-        Client::new(service, "default")
-    }
-
-    /// Watches start and end while their caches fill, which tells of the objects at any moment of it.
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn watches_come_and_go_while_objects_arrive() {
-        let (changed, mut told) = mpsc::unbounded_channel();
-        let watches = Arc::new(ObjectWatches::new(
-            server(),
-            SystemClock::shared(),
-            Random::seeded(1),
-            Shutdown::new(),
-            changed,
-        ));
-        let wanted: BTreeSet<_> = [(RefKind::ConfigMap, "m".to_owned())].into();
-        let (finished, wait) = std::sync::mpsc::channel();
-        for pod in ["1", "2"] {
-            let (watches, wanted, finished) = (watches.clone(), wanted.clone(), finished.clone());
-            // A thread each: whoever waits for a lock for ever must not take the test's time limit with it.
-            let runtime = tokio::runtime::Handle::current();
-            std::thread::spawn(move || {
-                let _runtime = runtime.enter();
-                for round in 0..1000_u32 {
-                    watches.set(pod, "a", &wanted);
-                    // Now sooner, now later, so that each step of the cache's first list is met.
-                    for _ in 0..round % 200 {
-                        std::thread::yield_now();
+    /// Pods come and go while what they refer to changes: watches begin and end in the middle of telling.
+    #[test]
+    fn watches_that_begin_and_end_while_others_tell() {
+        const POD: usize = 4;
+        let (done, finished) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(4)
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let api = ApiServer::new();
+                let (changed, mut told) = mpsc::unbounded_channel();
+                let watches = Arc::new(ObjectWatches::new(
+                    api.client(),
+                    SystemClock::shared(),
+                    Random::seeded(1),
+                    Shutdown::new(),
+                    changed,
+                ));
+                let map = |round: usize| json!({"metadata": {"name": "m", "namespace": "ns"}, "data": {"k": round.to_string()}});
+                api.put("configmaps", map(0));
+                let pods = (0..POD).map(|pod| {
+                    let watches = watches.clone();
+                    tokio::spawn(async move {
+                        let wanted = BTreeSet::from([(RefKind::ConfigMap, "m".to_owned())]);
+                        for round in 0..300 {
+                            watches.set(&format!("uid-{pod}"), "ns", &wanted);
+                            // Now and then long enough for the list to come.
+                            for _ in 0..round % 50 {
+                                tokio::task::yield_now().await;
+                            }
+                            watches.set(&format!("uid-{pod}"), "ns", &BTreeSet::new());
+                        }
+                    })
+                });
+                let pods: Vec<_> = pods.collect();
+                let writer = tokio::spawn(async move {
+                    for round in 0..2000 {
+                        api.put("configmaps", map(round));
+                        tokio::task::yield_now().await;
                     }
-                    watches.set(pod, "a", &BTreeSet::new());
+                });
+                for task in pods.into_iter().chain([writer]) {
+                    task.await.unwrap();
                 }
-                let _ = finished.send(());
+                assert!(watches.watches.lock().is_empty());
+                // A pod that is there now is told of what there is already.
+                while told.try_recv().is_ok() {}
+                let wanted = BTreeSet::from([(RefKind::ConfigMap, "m".to_owned())]);
+                watches.set("late", "ns", &wanted);
+                assert_eq!(told.recv().await.as_deref(), Some("late"));
             });
-        }
-        for _ in 0..2 {
-            assert_eq!(wait.recv_timeout(Duration::from_secs(60)), Ok(()));
-        }
-        watches.set("3", "a", &wanted);
-        while told.recv().await.unwrap() != "3" {}
+            done.send(()).unwrap();
+        });
+        let outcome = finished.recv_timeout(Duration::from_secs(60));
+        assert!(outcome.is_ok(), "the watches wait for each other");
     }
 }

@@ -13,7 +13,7 @@ use crate::container::hosts::{self, HostName};
 use crate::pod::spec;
 use crate::runtime::message_file;
 use crate::volumes::mounter::Mounter;
-use crate::volumes::{VolumeError, subpath};
+use crate::volumes::{self, VolumeError, subpath};
 
 /// Where the termination message goes when the container says nothing.
 pub const MESSAGE_PATH: &str = "/dev/termination-log";
@@ -78,7 +78,7 @@ fn volume_mount(
         name: mount.name.clone(),
     };
     let volume = place.volumes.get(&mount.name).ok_or_else(missing)?;
-    let read_only = mount.read_only == Some(true);
+    let read_only = mount.read_only == Some(true) || managed(place.pod, &mount.name);
     let sub_path = sub_path(place, mount)?;
     let host_path = if sub_path.is_empty() {
         volume.clone()
@@ -89,7 +89,13 @@ fn volume_mount(
             .join(&mount.name)
             .join(&place.container.name)
             .join(index.to_string());
-        subpath::prepare(volume, &sub_path, &target, read_only, place.mounter)?
+        subpath::prepare(volume, &sub_path, &target, place.mounter).map_err(|error| {
+            tracing::warn!(pod = spec::display(place.pod), %error, "a subPath is refused");
+            VolumeError::SubPath {
+                mount: mount.name.clone(),
+                container: place.container.name.clone(),
+            }
+        })?
     };
     let propagation = match mount.mount_propagation.as_deref() {
         Some("HostToContainer") => cri::MountPropagation::PropagationHostToContainer,
@@ -110,6 +116,15 @@ fn volume_mount(
         recursive_read_only: read_only && mount.recursive_read_only.as_deref() == Some("Enabled"),
         ..Default::default()
     })
+}
+
+/// Whether the volume's content is the kubelet's own, so that no container may write it.
+fn managed(pod: &Pod, name: &str) -> bool {
+    let mut volumes = spec::spec(pod).volumes.iter().flatten();
+    let volume = volumes.find(|volume| volume.name == name);
+    volume
+        .and_then(volumes::plugin_of)
+        .is_some_and(|plugin| plugin.read_only())
 }
 
 fn sub_path(place: &Place<'_>, mount: &VolumeMount) -> Result<String, VolumeError> {

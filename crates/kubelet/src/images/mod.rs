@@ -174,7 +174,6 @@ impl Images {
         state.delays.advance(key, now);
         let shown = format!("{reason}: {message}");
         state.failures.insert(key.to_owned(), (now, shown));
-        self.tell(wanted, true, "Failed", &format!("Error: {reason}"));
         Missing {
             waiting: Waiting {
                 reason: reason.to_owned(),

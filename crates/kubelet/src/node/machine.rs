@@ -37,6 +37,12 @@ fn line(path: impl AsRef<Path>) -> String {
     text.lines().next().unwrap_or_default().trim().to_owned()
 }
 
+/// The first of these files that says anything, as cAdvisor looks for it.
+fn first_line(paths: &[&str]) -> String {
+    let mut lines = paths.iter().map(line);
+    lines.find(|line| !line.is_empty()).unwrap_or_default()
+}
+
 impl Machine {
     /// Looks at the machine.
     #[must_use]
@@ -54,7 +60,11 @@ impl Machine {
             memory: total_memory(&memory),
             disk: disk_size(&config.root_dir),
             machine_id: line("/etc/machine-id"),
-            system_uuid: line("/sys/class/dmi/id/product_uuid"),
+            system_uuid: first_line(&[
+                "/sys/class/dmi/id/product_uuid",
+                "/proc/device-tree/vm,uuid",
+                "/etc/machine-id",
+            ]),
             boot_id: line(config.proc_dir.join("sys/kernel/random/boot_id")),
             kernel,
             os_image: pretty_name(&fs::read_to_string("/etc/os-release").unwrap_or_default()),

@@ -64,11 +64,13 @@ pub fn labels(config: &KubeletConfig) -> BTreeMap<String, String> {
 #[must_use]
 pub fn initial(config: &KubeletConfig) -> Node {
     let marked = "volumes.kubernetes.io/controller-managed-attach-detach".to_owned();
+    let mut annotations = config.annotations.clone();
+    annotations.insert(marked, "true".to_owned());
     Node {
         metadata: ObjectMeta {
             name: Some(config.node_name.clone()),
             labels: Some(labels(config)),
-            annotations: Some(BTreeMap::from([(marked, "true".to_owned())])),
+            annotations: Some(annotations),
             ..ObjectMeta::default()
         },
         spec: Some(NodeSpec {

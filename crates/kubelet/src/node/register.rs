@@ -100,7 +100,8 @@ impl NodeKeeper {
             }
             Err(error) if is_already_exists(&error) => {
                 let labels = object::labels(config);
-                let patch = json!({"metadata": {"labels": labels}});
+                let patch =
+                    json!({"metadata": {"labels": labels, "annotations": config.annotations}});
                 let params = PatchParams::default();
                 let name = &config.node_name;
                 let patch = Patch::Strategic(patch);

@@ -113,12 +113,12 @@ impl ObservedPod {
             .any(|c| matches!(c.state, State::Running | State::Unknown))
     }
 
-    /// Sorts newest first, which everything else relies on.
+    /// Sorts newest first, which everything else relies on: by attempt, for the clock may have been set back in between.
     pub fn sort(&mut self) {
         use std::cmp::Reverse;
         self.sandboxes
-            .sort_by_key(|s| Reverse((s.created_at, s.attempt)));
+            .sort_by_key(|s| Reverse((s.attempt, s.created_at)));
         self.containers
-            .sort_by_key(|c| Reverse((c.created_at, c.attempt)));
+            .sort_by_key(|c| Reverse((c.attempt, c.created_at)));
     }
 }

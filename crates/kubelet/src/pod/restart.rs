@@ -95,7 +95,10 @@ impl Delays {
         if elapsed(entry.updated, since) > RESET {
             return None;
         }
-        // A clock that was set back must not hold a container longer than its whole delay.
+        // It happened in the future: the clock was set back, and would hold the container until it has caught up.
+        if now < since {
+            return None;
+        }
         let waited = elapsed(since, now);
         (waited < entry.delay).then(|| (entry.delay, entry.delay - waited))
     }
@@ -126,6 +129,14 @@ impl Delays {
 #[must_use]
 pub fn elapsed(from: Timestamp, to: Timestamp) -> Duration {
     Duration::try_from(to.duration_since(from)).unwrap_or_default()
+}
+
+/// What is left of a wait until `until`, if anything. One that is further off than any delay was set by a clock that has been
+/// set back since, and is over.
+#[must_use]
+pub fn left_until(until: Timestamp, now: Timestamp) -> Option<Duration> {
+    let left = elapsed(now, until);
+    (!left.is_zero() && left <= MAXIMUM).then_some(left)
 }
 
 /// A delay as upstream's messages write it (`10s`, `2m40s`, `5m0s`).
@@ -168,6 +179,25 @@ mod tests {
         assert_eq!(delays.pending("c", later, later), None);
         delays.advance("c", later);
         assert_eq!(delays.pending("c", later, later).unwrap().0, INITIAL);
+    }
+
+    #[test]
+    fn a_clock_that_steps_by_an_hour_holds_nothing() {
+        const HOUR: i64 = 3600;
+        assert_eq!(
+            left_until(at(HOUR + 10), at(HOUR)),
+            Some(Duration::from_secs(10))
+        );
+        assert_eq!(left_until(at(HOUR + 10), at(2 * HOUR)), None);
+        assert_eq!(left_until(at(HOUR + 10), at(0)), None);
+        let mut delays = Delays::default();
+        delays.advance("c", at(HOUR));
+        assert!(delays.pending("c", at(HOUR), at(HOUR)).is_some());
+        assert_eq!(delays.pending("c", at(HOUR), at(0)), None);
+        assert_eq!(delays.pending("c", at(HOUR), at(2 * HOUR)), None);
+        // The next failure, by the clock that was set back, doubles the delay as ever.
+        delays.advance("c", at(10));
+        assert_eq!(delays.pending("c", at(10), at(10)).unwrap().0, INITIAL * 2);
     }
 
     #[test]

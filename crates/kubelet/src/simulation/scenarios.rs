@@ -38,6 +38,25 @@ async fn a_pod_runs_and_goes() {
 }
 
 #[tokio::test]
+async fn a_node_is_taken_down() {
+    let mut world = World::new();
+    let hook = json!({"lifecycle": {"preStop": {"exec": {"command": ["bye"]}}}});
+    world.create_simple("p", hook, json!({"terminationGracePeriodSeconds": 60}));
+    world.until_running("p").await;
+    world.stop_kubelet();
+    let limit = std::time::Duration::from_secs(7);
+    assert_eq!(world.manager.stop_all(limit).await, 1);
+    let log = world.runtime.log();
+    assert_eq!(log, ["sandbox", "start c", "exec bye", "stop c 7"]);
+    // It is no deletion: the pod is there, and runs again with the next kubelet.
+    assert_eq!(world.phase("p"), "Running");
+    assert_eq!(world.manager.stop_all(limit).await, 0);
+    world.start_kubelet().await;
+    world.until("again", |w| w.restarts("p", "c") == 1).await;
+    world.until_running("p").await;
+}
+
+#[tokio::test]
 async fn an_idle_pod_is_left_alone() {
     let world = World::new();
     world.create_simple("p", json!({}), json!({}));

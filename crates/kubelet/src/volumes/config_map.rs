@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Volume;
 use crate::container::environment::RefKind;
 use crate::pod::spec;
 use crate::volumes::payload::{self, DEFAULT_MODE, Payload, Selection};
-use crate::volumes::{Ready, SetUp, VolumeError, VolumePlugin, atomic, fs_group};
+use crate::volumes::{Ready, SetUp, VolumeError, VolumePlugin, atomic, empty_dir, fs_group};
 
 /// The type.
 pub struct ConfigMapVolume;
@@ -28,6 +28,10 @@ impl VolumePlugin for ConfigMapVolume {
             .collect()
     }
 
+    fn read_only(&self) -> bool {
+        true
+    }
+
     async fn set_up(&self, set_up: &SetUp<'_>) -> Result<Ready, VolumeError> {
         let source = set_up.volume.config_map.clone().unwrap_or_default();
         let optional = source.optional == Some(true);
@@ -47,6 +51,7 @@ impl VolumePlugin for ConfigMapVolume {
                 });
             }
         };
+        empty_dir::open_to_all(&set_up.directory)?;
         let now = set_up.cluster.now();
         atomic::write(&set_up.directory, &files, fs_group(set_up.pod), now)?;
         Ok(Ready {

@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, Volume};
 
 use crate::container::fields;
 use crate::volumes::payload::{self, DEFAULT_MODE, File, Payload};
+use crate::volumes::secret::in_memory;
 use crate::volumes::{Ready, SetUp, VolumeError, VolumePlugin, atomic, fs_group};
 
 /// The type.
@@ -20,11 +21,16 @@ impl VolumePlugin for DownwardApi {
         volume.downward_api.is_some()
     }
 
+    fn read_only(&self) -> bool {
+        true
+    }
+
     async fn set_up(&self, set_up: &SetUp<'_>) -> Result<Ready, VolumeError> {
         let source = set_up.volume.downward_api.clone().unwrap_or_default();
         let items = source.items.as_deref().unwrap_or_default();
         let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
         let files = files(set_up, items, mode)?;
+        in_memory(set_up)?;
         let now = set_up.cluster.now();
         atomic::write(&set_up.directory, &files, fs_group(set_up.pod), now)?;
         Ok(Ready {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Volume;
@@ -30,8 +31,7 @@ impl VolumePlugin for EmptyDir {
             refresh_after: None,
         };
         let source = set_up.volume.empty_dir.clone().unwrap_or_default();
-        let fresh = !path.exists();
-        fs::create_dir_all(&path).map_err(VolumeError::io("mkdir", &path))?;
+        let fresh = open_to_all(&path)?;
         if source.medium.as_deref() == Some("Memory") {
             let limit = source.size_limit.as_ref();
             let limit = limit.and_then(|q| quantity::whole(&q.0)).filter(|l| *l > 0);
@@ -43,9 +43,7 @@ impl VolumePlugin for EmptyDir {
             mount.map_err(VolumeError::io("mount tmpfs at", &path))?;
         }
         if fresh {
-            // Any user of any container may write.
-            let open = fs::Permissions::from_mode(0o777);
-            fs::set_permissions(&path, open).map_err(VolumeError::io("chmod", &path))?;
+            allow_all(&path)?;
             if let Some(group) = fs_group(set_up.pod) {
                 ownership::give_to_group(&path, group, false)
                     .map_err(VolumeError::io("chown", &path))?;
@@ -53,4 +51,19 @@ impl VolumePlugin for EmptyDir {
         }
         Ok(done)
     }
+}
+
+/// Makes a directory in which any user of any container may write; whether it was not there before.
+pub fn open_to_all(path: &Path) -> Result<bool, VolumeError> {
+    if path.exists() {
+        return Ok(false);
+    }
+    fs::create_dir_all(path).map_err(VolumeError::io("mkdir", path))?;
+    allow_all(path)?;
+    Ok(true)
+}
+
+fn allow_all(path: &Path) -> Result<(), VolumeError> {
+    let open = fs::Permissions::from_mode(0o777);
+    fs::set_permissions(path, open).map_err(VolumeError::io("chmod", path))
 }

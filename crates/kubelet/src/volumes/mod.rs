@@ -68,6 +68,14 @@ pub enum VolumeError {
     /// A path leads out of its volume.
     #[error("invalid path: {0}")]
     Path(String),
+    /// A `subPath` does not lead to anything in its volume.
+    #[error("failed to prepare subPath for volumeMount \"{mount}\" of container \"{container}\"")]
+    SubPath {
+        /// The volume.
+        mount: String,
+        /// The container.
+        container: String,
+    },
     /// A path on the host is not what the volume says.
     #[error("hostPath type check failed: {0}")]
     HostPathType(String),
@@ -130,6 +138,10 @@ pub trait VolumePlugin: Send + Sync {
     fn folder(&self) -> &'static str;
     /// Whether `volume` is of this type.
     fn handles(&self, volume: &Volume) -> bool;
+    /// Whether containers may only read it, whatever they ask for: its content is the kubelet's.
+    fn read_only(&self) -> bool {
+        false
+    }
     /// The objects that it shows.
     fn references(&self, _volume: &Volume) -> Vec<(RefKind, String)> {
         Vec::new()
@@ -174,21 +186,25 @@ pub struct ReadyVolumes {
     pub refresh_after: Option<Duration>,
 }
 
-/// Makes or updates all volumes of a pod.
+/// Makes or updates all volumes of a pod; one that fails does not hold up the others.
 pub async fn set_up_all(
     pod: &Pod,
     pod_directory: &Path,
     cluster: &dyn Cluster,
     facts: &Facts,
     mounter: &dyn Mounter,
-) -> Result<ReadyVolumes, SetUpError> {
+) -> Result<ReadyVolumes, Vec<SetUpError>> {
     let mut ready = ReadyVolumes::default();
+    let mut failures = Vec::new();
     for volume in spec::spec(pod).volumes.iter().flatten() {
         let failed = |error| SetUpError {
             volume: volume.name.clone(),
             error,
         };
-        let plugin = plugin_of(volume).ok_or_else(|| failed(VolumeError::Unsupported))?;
+        let Some(plugin) = plugin_of(volume) else {
+            failures.push(failed(VolumeError::Unsupported));
+            continue;
+        };
         let directory = pod_directory
             .join("volumes")
             .join(plugin.folder())
@@ -201,12 +217,21 @@ pub async fn set_up_all(
             facts,
             mounter,
         };
-        let one = plugin.set_up(&set_up).await.map_err(failed)?;
+        let one = match plugin.set_up(&set_up).await {
+            Ok(one) => one,
+            Err(error) => {
+                failures.push(failed(error));
+                continue;
+            }
+        };
         ready.paths.insert(volume.name.clone(), one.path);
         ready.refresh_after = match (ready.refresh_after, one.refresh_after) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
+    }
+    if !failures.is_empty() {
+        return Err(failures);
     }
     Ok(ready)
 }

@@ -47,6 +47,10 @@ impl VolumePlugin for Projected {
         all
     }
 
+    fn read_only(&self) -> bool {
+        true
+    }
+
     async fn set_up(&self, set_up: &SetUp<'_>) -> Result<Ready, VolumeError> {
         let source = set_up.volume.projected.clone().unwrap_or_default();
         let mode = source.default_mode.unwrap_or(DEFAULT_MODE);

@@ -28,6 +28,10 @@ impl VolumePlugin for SecretVolume {
             .collect()
     }
 
+    fn read_only(&self) -> bool {
+        true
+    }
+
     async fn set_up(&self, set_up: &SetUp<'_>) -> Result<Ready, VolumeError> {
         let source = set_up.volume.secret.clone().unwrap_or_default();
         let name = source.secret_name.unwrap_or_default();

@@ -40,19 +40,35 @@ pub fn open_beneath(root: &Path, path: &Path, create: bool) -> io::Result<OwnedF
     for part in path.components() {
         reached.push(part);
         directory = match beneath(root.as_fd(), &reached) {
-            Err(rustix::io::Errno::NOENT) => {
-                let made = mkdirat(&directory, part.as_os_str(), mode);
-                if let Err(error) = made
-                    && error != rustix::io::Errno::EXIST
-                {
-                    return Err(error.into());
+            Err(rustix::io::Errno::NOENT) => match mkdirat(&directory, part.as_os_str(), mode) {
+                Ok(()) => {
+                    let made = beneath(root.as_fd(), &reached)?;
+                    set_mode(&made, mode)?;
+                    made
                 }
-                beneath(root.as_fd(), &reached)?
-            }
+                Err(rustix::io::Errno::EXIST) => beneath(root.as_fd(), &reached)?,
+                Err(error) => return Err(error.into()),
+            },
             other => other?,
         };
     }
     Ok(directory)
+}
+
+/// Gives a directory that was just made the mode that it was to have, whatever the process's mask took of it.
+fn set_mode(directory: &OwnedFd, mode: Mode) -> io::Result<()> {
+    let stat = fstat(directory)?;
+    // Somebody may have put something else in its place meanwhile: that is left alone.
+    if stat.st_mode & 0o170_000 != 0o040_000 {
+        return Ok(());
+    }
+    let directory = openat(
+        directory,
+        ".",
+        OFlags::RDONLY | OFlags::CLOEXEC | OFlags::DIRECTORY,
+        Mode::empty(),
+    )?;
+    Ok(rustix::fs::fchmod(&directory, mode)?)
 }
 
 fn beneath(root: std::os::fd::BorrowedFd<'_>, path: &Path) -> rustix::io::Result<OwnedFd> {
@@ -75,12 +91,11 @@ pub fn prepare(
     volume: &Path,
     sub_path: &str,
     target: &Path,
-    read_only: bool,
     mounter: &dyn Mounter,
 ) -> Result<PathBuf, VolumeError> {
     let inside = Path::new(sub_path);
     let shown = volume.join(inside);
-    let opened = open_beneath(volume, inside, !read_only)
+    let opened = open_beneath(volume, inside, true)
         .map_err(VolumeError::io("failed to prepare subPath", &shown))?;
     let stat = fstat(&opened).map_err(io::Error::from);
     let stat = stat.map_err(VolumeError::io("stat", &shown))?;

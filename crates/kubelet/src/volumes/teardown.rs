@@ -72,7 +72,7 @@ mod tests {
         fs::write(memory.join("secret"), "y").unwrap();
         let target = pod.join("volume-subpaths/v/c/0");
         for _ in 0..2 {
-            subpath::prepare(&outside, "kept", &target, false, &mounter).unwrap();
+            subpath::prepare(&outside, "kept", &target, &mounter).unwrap();
         }
         assert_eq!(fs::read_to_string(target.join("file")).unwrap(), "x");
         assert_eq!(mounter.below(&pod).unwrap().len(), 2);

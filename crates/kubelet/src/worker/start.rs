@@ -331,7 +331,11 @@ impl Execution {
             .runtime
             .start_container(&id)
             .await
-            .map_err(|status| tell("RunContainerError", status.message().to_owned()))?;
+            .map_err(|status| {
+                // The runtime names the container by its id: every attempt would make an event of its own.
+                let message = status.message().replace(&id, &container.name);
+                tell("RunContainerError", message)
+            })?;
         context.container_event(pod, named, false, "Started", "Container started");
         self.post_start(kind, container, &id, &sandbox.ips).await
     }
@@ -418,14 +422,14 @@ impl Execution {
             secrets: &secrets,
             sandbox: sandbox.clone(),
         };
-        context
-            .images
-            .ensure(wanted)
-            .await
-            .map_err(|missing| Failed {
+        context.images.ensure(wanted).await.map_err(|missing| {
+            let message = format!("Error: {}", missing.waiting.reason);
+            context.container_event(pod, (kind, &container.name), true, "Failed", message);
+            Failed {
                 waiting: missing.waiting,
                 retry_after: missing.retry_after,
-            })
+            }
+        })
     }
 
     /// The images that the container mounts as volumes.
@@ -553,8 +557,10 @@ pub async fn set_up_volumes(
     let mounter = context.mounter.as_ref();
     match volumes::set_up_all(pod, &directory, cluster, &facts, mounter).await {
         Ok(ready) => Some(ready),
-        Err(error) => {
-            context.pod_event(pod, true, "FailedMount", error.to_string());
+        Err(failures) => {
+            for error in failures {
+                context.pod_event(pod, true, "FailedMount", error.to_string());
+            }
             None
         }
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use skiff_base::{Backoff, Shutdown};
 use tokio::task::JoinHandle;
@@ -12,7 +13,7 @@ use crate::container::environment;
 use crate::context::Context;
 use crate::pod::observed::{AppliedResources, ObservedPod, State};
 use crate::pod::plan::{self, Bookkeeping, Waiting};
-use crate::pod::restart::elapsed;
+use crate::pod::restart::{elapsed, left_until};
 use crate::pod::spec;
 use crate::pod::status::{self, Input};
 use crate::volumes::{self, teardown};
@@ -24,6 +25,23 @@ use crate::worker::stop;
 
 /// Without any news a worker looks again after this long: the last resort against a lost event.
 const IDLE: Duration = Duration::from_secs(60);
+
+/// When volumes are to be brought up to date: some time after it was planned, by the wall clock, by which tokens expire.
+#[derive(Clone, Copy)]
+struct Refresh {
+    planned: Timestamp,
+    after: Duration,
+}
+
+impl Refresh {
+    /// What is left until then. A clock that was set back behind the time of the plan says that a token is not valid yet.
+    fn left(self, now: Timestamp) -> Duration {
+        if now < self.planned {
+            return Duration::ZERO;
+        }
+        self.after.saturating_sub(elapsed(self.planned, now))
+    }
+}
 
 /// What failed for a reason outside the pod is tried again after this long.
 const RETRY: Duration = Duration::from_secs(1);
@@ -74,9 +92,11 @@ pub struct Worker {
     cleaned: bool,
     /// The change of shown objects that the volumes follow.
     objects_seen: u64,
-    /// When volumes must be set up again (monotonic).
-    refresh_at: Option<Duration>,
+    /// When volumes must be set up again.
+    refresh: Option<Refresh>,
     volumes_ready: bool,
+    /// The pod as its volumes show it.
+    shown: Arc<Pod>,
     references: BTreeSet<(environment::RefKind, String)>,
     told_backoffs: BTreeSet<(String, String)>,
 }
@@ -114,8 +134,9 @@ impl Worker {
             failure: None,
             cleaned: false,
             objects_seen: 0,
-            refresh_at: None,
+            refresh: None,
             volumes_ready: false,
+            shown: pod,
             references: BTreeSet::new(),
             told_backoffs: BTreeSet::new(),
         }
@@ -172,14 +193,19 @@ impl Worker {
     }
 
     fn held_for(&self) -> Option<Duration> {
-        let until = self.books.pod_held?;
-        let left = elapsed(self.context.cluster.now(), until);
-        (!left.is_zero()).then_some(left)
+        left_until(self.books.pod_held?, self.context.cluster.now())
+    }
+
+    /// Something that volumes show has changed.
+    fn refresh_now(&mut self) {
+        if self.volumes_ready {
+            self.refresh_in(Some(Duration::ZERO));
+        }
     }
 
     fn refresh_in(&mut self, after: Option<Duration>) {
-        let now = self.context.clock.monotonic();
-        self.refresh_at = after.map(|after| now + after);
+        let planned = self.context.cluster.now();
+        self.refresh = after.map(|after| Refresh { planned, after });
     }
 
     /// Looks at everything once and starts what is to be done.
@@ -297,7 +323,14 @@ impl Worker {
             for name in retry.collect::<Vec<_>>() {
                 self.books.held.remove(&name);
             }
-            self.refresh_at = self.volumes_ready.then_some(Duration::ZERO);
+            self.refresh_now();
+        }
+        if !Arc::ptr_eq(&self.shown, pod) {
+            let (old, new) = (&self.shown.metadata, &pod.metadata);
+            if old.labels != new.labels || old.annotations != new.annotations {
+                self.refresh_now();
+            }
+            self.shown = pod.clone();
         }
         self.note_resources(pod, observed);
         let mut pause = self.refresh_volumes(pod, observed).await;
@@ -346,12 +379,12 @@ impl Worker {
 
     /// Brings the pod's volumes up to date when something they show has changed; when the next time is.
     async fn refresh_volumes(&mut self, pod: &Pod, observed: &ObservedPod) -> Duration {
-        let Some(at) = self.refresh_at else {
+        let Some(refresh) = self.refresh else {
             return IDLE;
         };
-        let now = self.context.clock.monotonic();
-        if at > now {
-            return at - now;
+        let left = refresh.left(self.context.cluster.now());
+        if !left.is_zero() {
+            return left;
         }
         match start::set_up_volumes(&self.context, pod, observed).await {
             Some(ready) => self.refresh_in(ready.refresh_after),
@@ -360,7 +393,7 @@ impl Worker {
                 self.refresh_in(Some(delay));
             }
         }
-        self.refresh_at.map_or(IDLE, |at| at.saturating_sub(now))
+        self.refresh.map_or(IDLE, |refresh| refresh.after)
     }
 
     fn tell_backoff(&mut self, pod: &Pod, name: &str, waiting: &Waiting) {

@@ -204,7 +204,7 @@ impl Links {
         )))?;
         self.remove_pod_interface(&pod).await?;
         let host = self.lay_cable(record).await?;
-        self.host_end(host, config, record).await?;
+        self.host_end(host, record).await?;
         pod_end(&pod, gateway(config), record).await
     }
 
@@ -235,12 +235,7 @@ impl Links {
             .ok_or_else(|| PodNetworkError::Config(format!("{} vanished", record.host_interface)))
     }
 
-    async fn host_end(
-        &self,
-        index: u32,
-        config: &PodNetworkConfig,
-        record: &Record,
-    ) -> Result<(), PodNetworkError> {
+    async fn host_end(&self, index: u32, record: &Record) -> Result<(), PodNetworkError> {
         let act = || failed(format!("set up {}", record.host_interface));
         self.quiet_ipv6(index).await;
         let mut switches = vec![
@@ -256,7 +251,8 @@ impl Links {
             .set_ipv4_devconf_by_index(index, &switches)
             .await
             .map_err(act())?;
-        self.add_address(index, gateway(config)).await?;
+        // The cable has no address of its own: the host talks to pods from the address that the node is known by, and what
+        // listens on all of its addresses answers a pod's datagram from the one that was asked.
         self.route
             .set_link_up_by_index(index)
             .await

@@ -16,6 +16,7 @@ use crate::cgroup::Hierarchies;
 use crate::cri::{self, NamespaceMode};
 use crate::image::user::{self, Identity};
 use crate::image::{Execution, ImageStore, StoredImage};
+use crate::shim::make_directory;
 use crate::shim::protocol::{Event, Exit, Reply, Request, StartContainer};
 use crate::spec::{self, Plan, PodFiles, capabilities};
 
@@ -480,6 +481,7 @@ impl Work {
             Status::invalid_argument(format!("failed to generate container spec: {error}"))
         })?;
         make_mount_sources(&self.config).map_err(|error| failed(&error))?;
+        make_working_directory(&self.config, &planned.cwd).map_err(|error| failed(&error))?;
         std::fs::write(self.dir.join("config.json"), planned.spec.to_string())
             .map_err(|error| failed(&error))?;
         let pid_mode = namespaces(&self.config).pid();
@@ -610,6 +612,25 @@ fn make_mount_sources(config: &cri::ContainerConfig) -> io::Result<()> {
     Ok(())
 }
 
+/// A working directory that lies in a volume is made there, as runc does it. One in the image's own tree is made when
+/// the container starts.
+fn make_working_directory(config: &cri::ContainerConfig, cwd: &str) -> io::Result<()> {
+    let holding = config.mounts.iter().filter_map(|mount| {
+        let inside = Path::new(cwd).strip_prefix(&mount.container_path).ok()?;
+        Some((mount, inside))
+    });
+    // The innermost mount is the one that the process will see.
+    let Some((mount, inside)) = holding.min_by_key(|(_, inside)| inside.components().count())
+    else {
+        return Ok(());
+    };
+    let source = Path::new(&mount.host_path);
+    if mount.readonly || mount.image.is_some() || !source.is_dir() {
+        return Ok(());
+    }
+    make_directory(source, inside)
+}
+
 fn log_path(sandbox: &cri::PodSandboxConfig, config: &cri::ContainerConfig) -> Option<PathBuf> {
     if sandbox.log_directory.is_empty() || config.log_path.is_empty() {
         return None;
@@ -716,5 +737,34 @@ mod tests {
             ..Default::default()
         }));
         assert_eq!(strict.groups, [7, 102]);
+    }
+
+    #[test]
+    fn a_working_directory_is_made_in_the_innermost_volume() {
+        let root = tempfile::tempdir().unwrap();
+        let (outer, inner) = (root.path().join("outer"), root.path().join("inner"));
+        for folder in [&outer, &inner] {
+            std::fs::create_dir(folder).unwrap();
+        }
+        std::os::unix::fs::symlink("/", inner.join("out")).unwrap();
+        let mount = |path: &str, source: &Path, readonly: bool| cri::Mount {
+            container_path: path.into(),
+            host_path: source.to_string_lossy().into_owned(),
+            readonly,
+            ..Default::default()
+        };
+        let mut config = cri::ContainerConfig {
+            mounts: vec![mount("/v", &outer, false), mount("/v/w", &inner, false)],
+            ..Default::default()
+        };
+        for cwd in ["/v/w/a/b", "/v/c", "/srv", "/v/w/out/made"] {
+            make_working_directory(&config, cwd).unwrap();
+        }
+        assert!(inner.join("a/b").is_dir() && outer.join("c").is_dir());
+        assert!(inner.join("made").is_dir() && !Path::new("/made").exists());
+        assert!(!outer.join("w").exists());
+        config.mounts[0].readonly = true;
+        make_working_directory(&config, "/v/d").unwrap();
+        assert!(!outer.join("d").exists());
     }
 }

@@ -236,11 +236,11 @@ fn mount_root(start: &StartContainer) -> std::io::Result<()> {
         Some(options.as_str()),
     )?;
     std::env::set_current_dir("/")?;
-    make_directory(&start.rootfs, &start.cwd)
+    make_directory(&start.rootfs, Path::new(&start.cwd))
 }
 
 /// Makes `path` below `root`, without leaving `root` by any link in it.
-fn make_directory(root: &Path, path: &str) -> std::io::Result<()> {
+pub(crate) fn make_directory(root: &Path, path: &Path) -> std::io::Result<()> {
     use rustix::fs::{Mode, OFlags, ResolveFlags};
     let root = std::fs::File::open(root)?;
     let open = |path: &Path| {
@@ -253,7 +253,7 @@ fn make_directory(root: &Path, path: &str) -> std::io::Result<()> {
         )
     };
     let mut made = PathBuf::from(".");
-    for part in Path::new(path).components() {
+    for part in path.components() {
         let std::path::Component::Normal(name) = part else {
             continue;
         };

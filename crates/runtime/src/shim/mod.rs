@@ -28,6 +28,7 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{ForkResult, Pid, dup2, fork, setsid};
 
 pub(crate) use container::set_nonblocking;
+pub(crate) use launch::make_directory;
 
 use protocol::ShimConfig;
 use supervisor::Supervisor;

@@ -5,12 +5,17 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use axum::body::Body;
+use http::Method;
+use http_body_util::BodyExt as _;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use skiff_base::{SharedClock, SystemClock};
 
 use crate::cli::wait_for;
+use crate::cmd::image;
 use crate::instance::{Instance, Lock};
+use crate::wiring::images::socket;
 use crate::{kubeconfig, wiring};
 
 /// How long a server may take to end.
@@ -18,8 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How often the lock is looked at while a server ends: another process's lock gives no event.
 const GLANCE: Duration = Duration::from_millis(20);
 
-/// Stops everything of the data directory; removes it too when `purge`.
-pub fn run(data_dir: &Path, purge: bool, no_kubeconfig: bool) -> Result<()> {
+/// Stops everything of the data directory; removes it too when `purge`. Pods get `grace` seconds to end.
+pub fn run(data_dir: &Path, purge: bool, no_kubeconfig: bool, grace: u64) -> Result<()> {
     let Some(instance) = Instance::read(data_dir)? else {
         if purge && data_dir.join("pki").is_dir() {
             return remove(data_dir);
@@ -29,6 +34,9 @@ pub fn run(data_dir: &Path, purge: bool, no_kubeconfig: bool) -> Result<()> {
     let clock = SystemClock::shared();
     wait_for(async {
         if let Some(process) = Lock::is_held(data_dir)? {
+            if grace > 0 && instance.config.runs("kubelet") {
+                stop_pods(data_dir, grace, &clock).await;
+            }
             end(data_dir, process, &clock).await?;
             println!("stopped the server (process {process})");
         }
@@ -51,6 +59,25 @@ fn remove(data_dir: &Path) -> Result<()> {
     fs::remove_dir_all(data_dir).with_context(|| format!("removing {}", data_dir.display()))?;
     println!("removed {}", data_dir.display());
     Ok(())
+}
+
+/// Has the kubelet stop the pods: hooks, TERM, their grace periods. A server that does not do it is no reason to stay.
+async fn stop_pods(data_dir: &Path, grace: u64, clock: &SharedClock) {
+    let path = format!("/stop-pods?seconds={grace}");
+    let socket = socket(data_dir);
+    let asked = async {
+        let answer = image::call(&socket, Method::POST, &path, Body::empty()).await?;
+        let count = answer.into_body().collect().await?.to_bytes();
+        anyhow::Ok(String::from_utf8_lossy(&count).into_owned())
+    };
+    let limit = PATIENCE + Duration::from_secs(grace);
+    tokio::select! {
+        outcome = asked => match outcome {
+            Ok(count) => println!("stopped {count} pods"),
+            Err(error) => println!("pods are not asked to end: {error:#}"),
+        },
+        () = clock.sleep(limit) => println!("some pods did not end in {} s", limit.as_secs()),
+    }
 }
 
 async fn end(data_dir: &Path, process: i32, clock: &SharedClock) -> Result<()> {

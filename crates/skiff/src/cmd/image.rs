@@ -117,7 +117,12 @@ fn escape(text: &str) -> String {
         .collect()
 }
 
-async fn call(socket: &Path, method: Method, path: &str, body: Body) -> Result<Response<Incoming>> {
+pub(super) async fn call(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Body,
+) -> Result<Response<Incoming>> {
     let stream = tokio::net::UnixStream::connect(socket).await;
     let stream = stream.with_context(|| {
         format!(

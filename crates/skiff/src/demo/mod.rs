@@ -2,6 +2,7 @@
 //!
 //! It is this binary, started in the image `skiff.local/demo`, whose root holds nothing else.
 
+mod health;
 mod page;
 
 use std::sync::Arc;
@@ -9,10 +10,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::http::{Response, StatusCode};
 use axum::response::Html;
 use axum::routing::{get, post};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
 
 /// The name of the built-in image.
 pub const IMAGE: &str = "skiff.local/demo:latest";
@@ -37,7 +44,7 @@ pub struct Arguments {
 /// Serves until TERM or INT, then answers what is under way and ends.
 pub async fn run(arguments: Arguments) -> Result<()> {
     let port = arguments.port.unwrap_or(8080);
-    let listener = tokio::net::TcpListener::bind(("0.0.0.0", port))
+    let listener = TcpListener::bind(("0.0.0.0", port))
         .await
         .with_context(|| format!("listening on port {port}"))?;
     println!("demo listens on port {port}");
@@ -47,10 +54,33 @@ pub async fn run(arguments: Arguments) -> Result<()> {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
         println!("demo stops");
     };
-    axum::serve(listener, router(Arc::new(Demo::default())))
-        .with_graceful_shutdown(stop)
-        .await?;
+    serve(listener, router(Arc::new(Demo::default())), stop).await;
     Ok(())
+}
+
+/// Serves HTTP/1.1 and HTTP/2 (gRPC needs that) until `stop`, then finishes what is under way.
+async fn serve(listener: TcpListener, router: axum::Router, stop: impl Future<Output = ()>) {
+    let ending = GracefulShutdown::new();
+    let builder = Builder::new(TokioExecutor::new());
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = &mut stop => break,
+        };
+        let Ok((stream, _)) = accepted else {
+            // Too many open files, most likely: others end meanwhile.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let service = TowerToHyperService::new(router.clone());
+        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        let connection = ending.watch(connection.into_owned());
+        // A client that breaks off is its own affair.
+        tokio::spawn(async move { drop(connection.await) });
+    }
+    drop(listener);
+    ending.shutdown().await;
 }
 
 fn router(demo: Arc<Demo>) -> axum::Router {
@@ -59,6 +89,7 @@ fn router(demo: Arc<Demo>) -> axum::Router {
         .route("/text", get(text))
         .route("/hostname", get(|| async { page::hostname() }))
         .route("/healthz", get(health))
+        .route(health::PATH, post(grpc_health))
         .route("/fail", post(fail))
         .route("/recover", post(recover))
         .route("/eat/{mebibytes}", post(eat))
@@ -86,6 +117,10 @@ async fn health(State(demo): State<Arc<Demo>>) -> (StatusCode, &'static str) {
     } else {
         (StatusCode::OK, "ok\n")
     }
+}
+
+async fn grpc_health(State(demo): State<Arc<Demo>>, request: Bytes) -> Response<Body> {
+    health::answer(&request, demo.failing.load(Ordering::Relaxed))
 }
 
 async fn fail(State(demo): State<Arc<Demo>>) -> &'static str {
@@ -127,7 +162,6 @@ async fn exit(Path(code): Path<u8>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axum::body::Body;
     use http::Request;
     use tower::ServiceExt as _;
 

@@ -1,8 +1,9 @@
-//! The node's images over a unix socket that only root can open: what `skiff image` talks to.
+//! The node over a unix socket that only root can open: `skiff image` finds its images there, `skiff down` stops its pods.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use axum::body::{Body, Bytes};
@@ -14,6 +15,7 @@ use axum::{Json, Router};
 use futures::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
 use skiff_base::Shutdown;
+use skiff_kubelet::Drain;
 use skiff_runtime::EmbeddedRuntime;
 use skiff_runtime::image::{Credentials, ImageError, ImageReference, Registries, StoredImage};
 use tokio::net::UnixListener;
@@ -54,6 +56,7 @@ pub enum PullLine {
 /// Serves until `shutdown`.
 pub async fn serve(
     runtime: Arc<EmbeddedRuntime>,
+    drain: Drain,
     data_dir: &Path,
     shutdown: Shutdown,
 ) -> Result<impl Future<Output = ()> + Send + 'static> {
@@ -72,6 +75,10 @@ pub async fn serve(
         .route("/import", post(import))
         .route("/pull", post(pull))
         .route("/export", get(export))
+        .route(
+            "/stop-pods",
+            post(move |Query(wanted): Query<StopPods>| stop_pods(drain, wanted)),
+        )
         .with_state(runtime);
     Ok(async move {
         if let Err(error) = axum::serve(listener, router)
@@ -81,6 +88,19 @@ pub async fn serve(
             tracing::error!(%error, "the image socket failed");
         }
     })
+}
+
+/// How long pods get to end by themselves.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StopPods {
+    /// The longest time, in seconds.
+    pub seconds: u64,
+}
+
+/// Stops the pods; answers how many there were.
+async fn stop_pods(drain: Drain, wanted: StopPods) -> String {
+    let limit = Duration::from_secs(wanted.seconds);
+    drain.stop_pods(limit).await.to_string()
 }
 
 type Runtime = State<Arc<EmbeddedRuntime>>;
@@ -121,6 +141,9 @@ async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// How long the rest of an archive that was refused may come in.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 async fn import(
     State(runtime): Runtime,
     Query(wanted): Query<Wanted>,
@@ -133,11 +156,20 @@ async fn import(
         Some(parsed.map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()).into_response())?)
     };
     let reader = StreamReader::new(body.into_data_stream().map_err(std::io::Error::other));
-    let reader = SyncIoBridge::new(Box::pin(reader));
+    let mut reader = SyncIoBridge::new(Box::pin(reader));
     blocking(move || {
-        runtime
+        let outcome = runtime
             .images()
-            .import(reader, name.as_ref(), &runtime.layers_in_use())
+            .import(&mut reader, name.as_ref(), &runtime.layers_in_use());
+        if outcome.is_err() {
+            // A connection that is closed on a sender tells it "broken pipe" and not why: the answer goes out while the
+            // rest still comes in. The sender that has read it stops.
+            let mut rest = reader.into_inner();
+            tokio::spawn(tokio::time::timeout(PATIENCE, async move {
+                tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
+            }));
+        }
+        outcome
     })
     .await
     .map(Json)

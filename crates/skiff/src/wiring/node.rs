@@ -10,7 +10,8 @@ use anyhow::{Context as _, Result, anyhow};
 use futures::TryStreamExt as _;
 use k8s_openapi::api::core::v1::{Node, Taint};
 use kube::api::{Api, WatchEvent, WatchParams};
-use skiff_base::{Component, Random, SharedClock};
+use skiff_apiserver::KUBELET_AUTHORITY;
+use skiff_base::{Component, Random, SharedClock, Shutdown};
 use skiff_kubelet::KubeletConfig;
 use skiff_network::Cidr;
 use skiff_network::dns::Resolvers;
@@ -22,7 +23,7 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::demo;
-use crate::pki::Subject;
+use crate::pki::{Pki, Subject};
 
 use super::control_plane::{ControlPlane, KUBELET_CLIENT, within};
 use super::network::Network;
@@ -102,62 +103,100 @@ async fn start_kubelet(
         .await
         .context("setting up the pod network")?;
     context.progress.done("pod network");
-    let runtime = open_runtime(
+    let parts = NodeParts {
         config,
-        network,
-        context.clock.clone(),
-        context.random.clone(),
-    )
-    .await?;
-    let images = runtime.images().clone();
-    let program = std::env::current_exe().context("finding this program")?;
-    let name: ImageReference = demo::IMAGE.parse()?;
-    tokio::task::spawn_blocking(move || images.build_from_binary(&name, &program, &["demo"]))
-        .await?
-        .context("making the demo image")?;
-    context.progress.done("container runtime");
-
-    fs::create_dir_all(&config.static_pod_dir)
-        .with_context(|| format!("making {}", config.static_pod_dir.display()))?;
-    let subject = Subject {
-        common_name: format!("system:node:{}", config.node_name),
-        organizations: vec!["system:nodes".into()],
-        names: vec![
-            config.node_name.clone(),
-            config.advertise_address.to_string(),
-            "127.0.0.1".into(),
-            "localhost".into(),
-        ],
-        client: false,
+        clock: &context.clock,
+        random: &context.random,
+        pki: &context.pki,
+        clients: &context.pki.authority_pem,
+        shutdown: &context.shutdown,
     };
-    let leaf = context.pki.leaf("kubelet", &subject, context.clock.now())?;
-    let mut kubelet = kubelet_config(config);
-    let (server, shown) = tls::server(&leaf, &context.pki.authority_pem)?;
-    kubelet.tls = Some(server);
-    running.add(tls::renew(
-        context.pki.clone(),
-        "kubelet",
-        subject,
-        context.clock.clone(),
-        context.shutdown.child(),
-        move |leaf| shown.show(leaf),
-    ));
-    let runtime = Arc::new(runtime);
-    running.add(
-        super::images::serve(runtime.clone(), &config.data_dir, context.shutdown.child()).await?,
-    );
+    let runtime = parts.runtime(network).await?;
+    context.progress.done("container runtime");
     let client = identity::client(&plane.server, identity::node(&config.node_name));
-    let component = skiff_kubelet::component(
-        client,
-        runtime.clone(),
-        runtime.clone(),
-        runtime,
-        kubelet,
-        context.clock.clone(),
-        context.random.clone(),
-    );
+    let component = parts.kubelet(client, runtime, running).await?;
     running.start(component, context);
     Ok(())
+}
+
+/// What a kubelet and its runtime are made from, beside a control plane or alone.
+struct NodeParts<'a> {
+    config: &'a Config,
+    clock: &'a SharedClock,
+    random: &'a Random,
+    /// The authority of the kubelet's own certificate.
+    pki: &'a Arc<Pki>,
+    /// The authority of the kubelet's clients, PEM.
+    clients: &'a str,
+    shutdown: &'a Shutdown,
+}
+
+impl NodeParts<'_> {
+    /// The container runtime, with the built-in image.
+    async fn runtime(&self, network: Network) -> Result<Arc<EmbeddedRuntime>> {
+        let (clock, random) = (self.clock.clone(), self.random.clone());
+        let runtime = open_runtime(self.config, network, clock, random).await?;
+        let images = runtime.images().clone();
+        let program = std::env::current_exe().context("finding this program")?;
+        let name: ImageReference = demo::IMAGE.parse()?;
+        tokio::task::spawn_blocking(move || images.build_from_binary(&name, &program, &["demo"]))
+            .await?
+            .context("making the demo image")?;
+        Ok(Arc::new(runtime))
+    }
+
+    /// The kubelet, with what runs beside it: renewal of its certificate, the socket for the node's owner.
+    async fn kubelet(
+        &self,
+        client: kube::Client,
+        runtime: Arc<EmbeddedRuntime>,
+        running: &mut Running,
+    ) -> Result<Arc<dyn Component>> {
+        let config = self.config;
+        fs::create_dir_all(&config.static_pod_dir)
+            .with_context(|| format!("making {}", config.static_pod_dir.display()))?;
+        let subject = Subject {
+            common_name: format!("system:node:{}", config.node_name),
+            organizations: vec!["system:nodes".into()],
+            names: vec![
+                config.node_name.clone(),
+                config.advertise_address.to_string(),
+                "127.0.0.1".into(),
+                "localhost".into(),
+            ],
+            client: false,
+        };
+        let leaf = self.pki.leaf("kubelet", &subject, self.clock.now())?;
+        let mut kubelet = kubelet_config(config);
+        let (server, shown) = tls::server(&leaf, self.clients)?;
+        kubelet.tls = Some(server);
+        if !tls::same_authority(self.clients, &self.pki.authority_pem) {
+            // The API server does not know our authority: the node's own object tells it.
+            let (key, pem) = (KUBELET_AUTHORITY.to_owned(), &self.pki.authority_pem);
+            kubelet.annotations.insert(key, pem.clone());
+        }
+        running.add(tls::renew(
+            self.pki.clone(),
+            "kubelet",
+            subject,
+            self.clock.clone(),
+            self.shutdown.child(),
+            move |leaf| shown.show(leaf),
+        ));
+        let (drain, shutdown) = (kubelet.drain.clone(), self.shutdown.child());
+        let socket =
+            super::images::serve(runtime.clone(), drain, &config.data_dir, shutdown).await?;
+        running.add(socket);
+        Ok(skiff_kubelet::component(
+            client,
+            runtime.clone(),
+            runtime.clone(),
+            runtime,
+            kubelet,
+            self.clock.clone(),
+            self.random.clone(),
+        ))
+    }
 }
 
 async fn open_runtime(
@@ -254,7 +293,7 @@ pub(crate) fn dns_config(config: &Config) -> DnsConfig {
             "lo".to_owned()
         }),
         domain: config.cluster_domain.clone(),
-        resolvers: Resolvers::default(),
+        resolvers: Resolvers::File(config.resolv_conf.clone()),
     }
 }
 
@@ -266,6 +305,7 @@ fn kubelet_config(config: &Config) -> KubeletConfig {
         &root,
     );
     kubelet.static_pod_dir = Some(config.static_pod_dir.clone());
+    kubelet.resolv_conf.clone_from(&config.resolv_conf);
     kubelet.cluster_dns.servers = vec![config.cluster_dns.to_string()];
     kubelet
         .cluster_dns
@@ -289,28 +329,31 @@ fn kubelet_config(config: &Config) -> KubeletConfig {
     kubelet
 }
 
-/// A kubelet alone, with the embedded runtime. It serves nothing: its certificate would have to come from the cluster.
+/// A kubelet alone, with the embedded runtime. `authority` is the API server's, PEM; its clients have their certificates
+/// from there as well.
 pub(crate) async fn kubelet(
     config: &Config,
     client: kube::Client,
-    clock: SharedClock,
-    random: Random,
+    authority: &str,
+    (clock, random): (&SharedClock, &Random),
+    shutdown: &Shutdown,
+    running: &mut Running,
 ) -> Result<Arc<dyn Component>> {
+    let pki = Arc::new(Pki::open(&config.data_dir.join("pki"), clock.now())?);
+    let known = Some(authority).filter(|authority| !authority.is_empty());
+    let parts = NodeParts {
+        config,
+        clock,
+        random,
+        pki: &pki,
+        clients: known.unwrap_or(&pki.authority_pem),
+        shutdown,
+    };
     let network = Network::open(network_config(config, node_range(config))?)
         .await
         .context("setting up the pod network")?;
-    let runtime = Arc::new(open_runtime(config, network, clock.clone(), random.clone()).await?);
-    fs::create_dir_all(&config.static_pod_dir)
-        .with_context(|| format!("making {}", config.static_pod_dir.display()))?;
-    Ok(skiff_kubelet::component(
-        client,
-        runtime.clone(),
-        runtime.clone(),
-        runtime,
-        kubelet_config(config),
-        clock,
-        random,
-    ))
+    let runtime = parts.runtime(network).await?;
+    parts.kubelet(client, runtime, running).await
 }
 
 /// Returns when the node is Ready and, where controllers look after it, takes pods.

@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Config;
 
-use super::{control_plane, node};
+use super::{Running, control_plane, node};
 
 /// Runs `part` until TERM or INT. `authority` is the certificate that the API server is verified with.
 pub async fn run(
@@ -20,6 +20,8 @@ pub async fn run(
     authority: String,
 ) -> Result<()> {
     let (clock, random) = (SystemClock::shared(), Random::from_system());
+    let shutdown = Shutdown::new();
+    let mut beside = Running::default();
     let component: Arc<dyn Component> = match part {
         "scheduler" => skiff_scheduler::component(
             client,
@@ -51,14 +53,18 @@ pub async fn run(
             clock.clone(),
             random.clone(),
         ),
-        "kubelet" => node::kubelet(&config, client, clock.clone(), random.clone()).await?,
+        "kubelet" => {
+            let outside = (&clock, &random);
+            node::kubelet(&config, client, &authority, outside, &shutdown, &mut beside).await?
+        }
         other => bail!("{other:?} is no part"),
     };
-    let shutdown = Shutdown::new();
     let running = tokio::spawn(supervise(component, clock, random, shutdown.clone()));
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
     shutdown.trigger();
-    Ok(running.await?)
+    running.await?;
+    beside.end().await;
+    Ok(())
 }

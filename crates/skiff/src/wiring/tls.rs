@@ -116,6 +116,13 @@ pub async fn renew(
     }
 }
 
+/// Whether two PEM texts begin with the same certificate.
+#[must_use]
+pub fn same_authority(one: &str, other: &str) -> bool {
+    let first = |pem: &str| CertificateDer::pem_slice_iter(pem.as_bytes()).next();
+    matches!((first(one), first(other)), (Some(Ok(one)), Some(Ok(other))) if one == other)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

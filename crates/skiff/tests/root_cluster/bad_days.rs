@@ -332,7 +332,7 @@ fn broken_huge_and_malicious_tarballs_are_refused() {
         archive
     });
     import_fails(&cluster, &["not a tar file"], |folder| {
-        sh(folder, "head -c 100000 /dev/urandom > noise.tar");
+        sh(folder, "head -c 20000000 /dev/urandom > noise.tar");
         folder.join("noise.tar")
     });
     import_fails(&cluster, &["digest mismatch"], |folder| {

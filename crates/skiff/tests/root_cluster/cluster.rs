@@ -99,6 +99,11 @@ impl Cluster {
         &self.name
     }
 
+    /// What keeps this cluster's ports and ranges apart from those of others.
+    pub fn number(&self) -> u8 {
+        self.number
+    }
+
     pub fn data(&self) -> &Path {
         self.data.path()
     }
@@ -179,7 +184,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        let output = self.skiff(&["down", "--no-kubeconfig"]);
+        let output = self.skiff(&["down", "--no-kubeconfig", "--grace-period", "0"]);
         if !output.status.success() {
             eprintln!("skiff down: {}", text(&output));
         }

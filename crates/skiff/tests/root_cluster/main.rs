@@ -14,6 +14,7 @@ mod kills;
 mod kubectl;
 mod machine;
 mod manifests;
+mod network;
 mod registry;
 mod tour;
 mod workloads;

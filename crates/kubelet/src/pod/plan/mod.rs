@@ -532,8 +532,9 @@ impl Planner<'_> {
     /// Starts a container, or holds it while its back-off lasts.
     fn start(&mut self, kind: Kind, index: usize, container: &Container) {
         let name = &container.name;
-        if let Some(until) = self.books.held.get(name).filter(|until| **until > self.now) {
-            self.wake(restart::elapsed(self.now, *until));
+        let held = self.books.held.get(name);
+        if let Some(left) = held.and_then(|until| restart::left_until(*until, self.now)) {
+            self.wake(left);
             return;
         }
         let last_end = self
@@ -578,7 +579,8 @@ impl Planner<'_> {
 
     /// A pod whose sandbox or volumes failed a moment ago starts nothing yet.
     fn hold(&mut self) {
-        let Some(until) = self.books.pod_held.filter(|until| *until > self.now) else {
+        let until = self.books.pod_held;
+        let Some(left) = until.and_then(|until| restart::left_until(until, self.now)) else {
             return;
         };
         let before = self.plan.steps.len();
@@ -586,7 +588,7 @@ impl Planner<'_> {
             .steps
             .retain(|step| !matches!(step, Step::CreateSandbox { .. } | Step::Start { .. }));
         if self.plan.steps.len() < before {
-            self.wake(restart::elapsed(self.now, until));
+            self.wake(left);
         }
     }
 
