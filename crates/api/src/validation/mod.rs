@@ -5,6 +5,7 @@
 
 pub(crate) mod absent;
 pub mod apps;
+pub mod autoscaling;
 pub mod batch;
 pub(crate) mod changes;
 pub mod coordination;
