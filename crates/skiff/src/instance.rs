@@ -82,6 +82,9 @@ pub struct Instance {
     pub started: u64,
     /// How it was set up.
     pub config: Config,
+    /// Whether it is a kubelet that runs alone, for a cluster elsewhere.
+    #[serde(default)]
+    pub kubelet_alone: bool,
 }
 
 impl Instance {

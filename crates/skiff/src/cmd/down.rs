@@ -43,7 +43,8 @@ pub fn run(data_dir: &Path, purge: bool, no_kubeconfig: bool, grace: u64) -> Res
         wiring::remove_node(&instance.config, clock.clone()).await
     })?;
     println!("removed pods, networks, mounts and cgroups");
-    if !no_kubeconfig && let Some(path) = kubeconfig::users_file().filter(|path| path.exists()) {
+    let leave = no_kubeconfig || instance.kubelet_alone;
+    if !leave && let Some(path) = kubeconfig::users_file().filter(|path| path.exists()) {
         kubeconfig::write(
             &path,
             &kubeconfig::without(kubeconfig::read(&path)?, &instance.config.cluster_name),

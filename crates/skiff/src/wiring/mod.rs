@@ -87,7 +87,7 @@ pub async fn run(config: Config, progress: Arc<Progress>) -> Result<()> {
 
     let mut running = Running::default();
     let plane = ControlPlane::start(&context, &mut running).await?;
-    instance(&context, now).write()?;
+    instance(&context.config, false, now).write()?;
     control_plane::start_controllers(&context, &plane, &mut running);
     node::start(&context, &plane, &mut running).await?;
     context.progress.ready();
@@ -102,13 +102,14 @@ pub async fn run(config: Config, progress: Arc<Progress>) -> Result<()> {
     Ok(())
 }
 
-fn instance(context: &Context, now: SystemTime) -> Instance {
+fn instance(config: &Config, kubelet_alone: bool, now: SystemTime) -> Instance {
     let started = now
         .duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
     Instance {
         version: version::TEXT.to_owned(),
         started,
-        config: context.config.clone(),
+        config: config.clone(),
+        kubelet_alone,
     }
 }

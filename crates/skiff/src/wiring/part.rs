@@ -1,14 +1,17 @@
 //! One part alone, against an API server elsewhere.
 
+use std::fs;
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use skiff_base::{Component, Random, Shutdown, SystemClock, supervise};
 use skiff_controllers::ClientFactory;
 use skiff_scheduler::SchedulerConfig;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config::Config;
+use crate::config::{Config, PARTS};
+use crate::instance::Lock;
 
 use super::{Running, control_plane, node};
 
@@ -22,6 +25,10 @@ pub async fn run(
     let (clock, random) = (SystemClock::shared(), Random::from_system());
     let shutdown = Shutdown::new();
     let mut beside = Running::default();
+    let _lock = match part {
+        "kubelet" => settle(&config, clock.now())?,
+        _ => None,
+    };
     let component: Arc<dyn Component> = match part {
         "scheduler" => skiff_scheduler::component(
             client,
@@ -67,4 +74,23 @@ pub async fn run(
     running.await?;
     beside.end().await;
     Ok(())
+}
+
+/// Takes the data directory for a kubelet alone, so that `skiff down` ends it and removes what it made. In the directory of
+/// a server that runs, that server has it.
+fn settle(config: &Config, now: SystemTime) -> Result<Option<Lock>> {
+    fs::create_dir_all(&config.data_dir)
+        .with_context(|| format!("making {}", config.data_dir.display()))?;
+    if Lock::is_held(&config.data_dir)?.is_some() {
+        return Ok(None);
+    }
+    let lock = Lock::take(&config.data_dir)?;
+    let mut own = config.clone();
+    own.disable = PARTS
+        .iter()
+        .filter(|part| **part != "kubelet")
+        .map(|part| (*part).to_owned())
+        .collect();
+    super::instance(&own, true, now).write()?;
+    Ok(Some(lock))
 }
