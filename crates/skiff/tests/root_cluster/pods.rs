@@ -190,6 +190,7 @@ fn lives_of_pods() {
     let host = cluster.data().join("host");
     cluster.make(PODS);
     cluster.make(&ENDING.replace("HOST", &host.to_string_lossy()));
+    back_off(&cluster, &[10]);
     containers_in_order(&cluster);
     containers_share(&cluster);
     ends_and_last_words(&cluster);
@@ -198,7 +199,7 @@ fn lives_of_pods() {
     settings_that_are_not_there(&cluster);
     graceful_end(&cluster, &host);
     other_ends(&cluster);
-    crash_loop(&cluster);
+    back_off(&cluster, &[20, 40]);
 }
 
 /// Init containers wait for a service that comes later; a sidecar runs from before the main container to after it.
@@ -419,30 +420,33 @@ fn other_ends(cluster: &Cluster) {
     eventually("the end of the process", || !runs());
 }
 
-/// The first restart comes at once, then pauses of 10 s, 20 s, and so on.
-fn crash_loop(cluster: &Cluster) {
-    for delay in ["10s", "20s"] {
-        let pod = cluster.until("always", delay, |pod| {
-            waiting(pod, "c")
-                .1
-                .starts_with(&format!("back-off {delay} "))
-        });
-        let uid = pod["metadata"]["uid"].as_str().unwrap_or_default();
-        let place = format!("always_default({uid})");
-        assert_eq!(
-            waiting(&pod, "c"),
-            (
-                "CrashLoopBackOff",
-                &*format!("back-off {delay} restarting failed container=c pod={place}")
-            )
-        );
-        assert_eq!(pod["status"]["phase"], "Running");
-        assert_eq!(condition(&pod, "Ready")["reason"], "ContainersNotReady");
-        let end = &container(&pod, "c")["lastState"]["terminated"];
-        assert_eq!(end["exitCode"], 3);
-        cluster.happened(
-            "always",
-            &format!("Warning/BackOff: Back-off restarting failed container c in pod {place}"),
-        );
-    }
+/// The first restart comes at once, then after pauses of 10 s, 20 s, and so on. Waits for one of these `pauses`.
+fn back_off(cluster: &Cluster, pauses: &[u32]) {
+    let told = |pod: &serde_json::Value| {
+        let (reason, message) = waiting(pod, "c");
+        let mut told = pauses
+            .iter()
+            .filter(|pause| message.starts_with(&format!("back-off {pause}s ")));
+        told.next()
+            .filter(|_| reason == "CrashLoopBackOff")
+            .copied()
+    };
+    let pod = cluster.until("always", &format!("a pause of {pauses:?} s"), |pod| {
+        told(pod).is_some()
+    });
+    let uid = pod["metadata"]["uid"].as_str().unwrap_or_default();
+    let place = format!("always_default({uid})");
+    let pause = told(&pod).unwrap();
+    assert_eq!(
+        waiting(&pod, "c").1,
+        format!("back-off {pause}s restarting failed container=c pod={place}")
+    );
+    assert_eq!(pod["status"]["phase"], "Running");
+    assert_eq!(condition(&pod, "Ready")["reason"], "ContainersNotReady");
+    let end = &container(&pod, "c")["lastState"]["terminated"];
+    assert_eq!(end["exitCode"], 3);
+    cluster.happened(
+        "always",
+        &format!("Warning/BackOff: Back-off restarting failed container c in pod {place}"),
+    );
 }

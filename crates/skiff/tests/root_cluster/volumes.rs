@@ -143,13 +143,24 @@ spec:
 ---
 apiVersion: v1
 kind: Pod
+metadata: {name: greedy}
+spec:
+  volumes: [{name: v, emptyDir: {sizeLimit: 1Mi}}]
+  containers:
+  - name: c
+    image: "BUSYBOX"
+    command: [sh, -c, "dd if=/dev/zero of=/v/x bs=1M count=2; sleep 1000"]
+    volumeMounts: [{name: v, mountPath: /v}]
+---
+apiVersion: v1
+kind: Pod
 metadata: {name: flood}
 spec:
   terminationGracePeriodSeconds: 1
   containers:
   - name: c
     image: "BUSYBOX"
-    command: [sh, -c, "dd if=/dev/zero bs=1M count=11 2>/dev/null | tr '\\0' x | fold -w 1000; until test -f /tmp/go; do sleep 0.1; done; echo after; sleep 1000"]
+    command: [sh, -c, "dd if=/dev/zero bs=1M count=11 2>/dev/null | tr '\\0' x | fold -w 1000; echo; until test -f /tmp/go; do sleep 0.1; done; echo after; sleep 1000"]
 "#;
 
 /// A pod whose container mounts a part of the volume in which another container planted links.
@@ -185,6 +196,11 @@ fn volumes_and_logs() {
     planted_links(&cluster, &host);
     logs(&cluster);
     rotation(&cluster);
+    let pod = cluster.until_phase("greedy", "Failed");
+    assert_eq!(pod["status"]["reason"], "Evicted");
+    let words = "Usage of EmptyDir volume \"v\" exceeds the limit \"1Mi\". ";
+    assert_eq!(pod["status"]["message"], words);
+    cluster.happened("greedy", &format!("Warning/Evicted: {words}"));
 }
 
 fn contents(cluster: &Cluster) {
