@@ -8,6 +8,7 @@ mod demo;
 mod instance;
 mod kubeconfig;
 mod logging;
+mod memory;
 mod pki;
 mod progress;
 mod wiring;
@@ -22,5 +23,6 @@ fn main() -> ExitCode {
     if arguments.get(1).is_some_and(|argument| argument == "shim") {
         return skiff_runtime::shim_main(arguments.into_iter().skip(2));
     }
+    memory::tune();
     cli::run(&arguments)
 }
