@@ -112,6 +112,13 @@ spec:
 ---
 apiVersion: v1
 kind: Pod
+metadata: {name: refused}
+spec:
+  os: {name: windows}
+  containers: [{name: c, image: "BUSYBOX"}]
+---
+apiVersion: v1
+kind: Pod
 metadata: {name: images}
 spec:
   containers:
@@ -195,6 +202,7 @@ fn lives_of_pods() {
     containers_share(&cluster);
     ends_and_last_words(&cluster);
     starts_that_fail(&cluster);
+    refusals(&cluster);
     images_that_are_not_there(&cluster);
     settings_that_are_not_there(&cluster);
     graceful_end(&cluster, &host);
@@ -331,6 +339,21 @@ fn starts_that_fail(cluster: &Cluster) {
     );
     cluster.happened("hook", "Warning/FailedPostStartHook: PostStartHook failed");
     cluster.happened("hook", "Normal/Killing: FailedPostStartHook");
+}
+
+/// The node's last word on a pod that was bound to it.
+fn refusals(cluster: &Cluster) {
+    let pod = cluster.until_phase("refused", "Failed");
+    let words = "Failed to admit pod as the OS field doesn't match node OS";
+    assert_eq!(pod["status"]["reason"], "PodOSNotSupported");
+    assert_eq!(
+        pod["status"]["message"],
+        format!("Pod was rejected: {words}")
+    );
+    assert!(container(&pod, "c").is_null());
+    let listed = cluster.ask(&["get", "pod", "refused"]);
+    assert!(listed.contains(" PodOSNotSupported "), "{listed}");
+    cluster.happened("refused", &format!("Warning/PodOSNotSupported: {words}"));
 }
 
 fn images_that_are_not_there(cluster: &Cluster) {

@@ -258,9 +258,10 @@ fn updates(cluster: &Cluster) {
     );
     patch("secret", "creds", r#"{"stringData":{"user":"bob"}}"#);
     cluster.ask(&["label", "pod", "vols", "extra=1"]);
-    let shown = "cat /files/a.txt /files/c.txt /items/deep/er /creds/user /all/sub/user; echo; cat /down/labels";
+    cluster.ask(&["create", "configmap", "none", "--from-literal=now=there"]);
+    let shown = "cat /files/a.txt /files/c.txt /items/deep/er /creds/user /all/sub/user; echo; cat /down/labels; echo; cat /maybe/now";
     eventually("the new contents", || {
-        cluster.exec("vols", shown) == "changednewchangedbobbob\napp=\"vols\"\nextra=\"1\""
+        cluster.exec("vols", shown) == "changednewchangedbobbob\napp=\"vols\"\nextra=\"1\"\nthere"
     });
     assert!(started.elapsed() < Duration::from_secs(10));
     assert_eq!(cluster.exec("vols", "cat /etc/single.txt"), "one");
