@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Subresource, Typed};
 use crate::printing;
 
@@ -58,6 +59,21 @@ impl Strategy for HorizontalPodAutoscalerStrategy {
     }
 
     crate::kind::keep_status!();
+
+    fn validate_create(object: &HorizontalPodAutoscaler) -> ErrorList {
+        crate::validation::autoscaling::validate_horizontal_pod_autoscaler(object)
+    }
+
+    fn validate_update(new: &HorizontalPodAutoscaler, old: &HorizontalPodAutoscaler) -> ErrorList {
+        crate::validation::autoscaling::validate_horizontal_pod_autoscaler_update(new, old)
+    }
+
+    fn validate_status_update(
+        new: &HorizontalPodAutoscaler,
+        old: &HorizontalPodAutoscaler,
+    ) -> ErrorList {
+        crate::validation::autoscaling::validate_horizontal_pod_autoscaler_status_update(new, old)
+    }
 
     fn row(object: &HorizontalPodAutoscaler, now: Timestamp) -> Vec<Value> {
         let spec = Some(&object.spec);

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::LimitRange;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Typed};
 use crate::printing;
 
@@ -38,6 +39,14 @@ impl Strategy for LimitRangeStrategy {
 
     fn default(object: &mut LimitRange) {
         crate::defaults::core::default_limit_range(object);
+    }
+
+    fn validate_create(object: &LimitRange) -> ErrorList {
+        crate::validation::core::validate_limit_range(object)
+    }
+
+    fn validate_update(new: &LimitRange, _old: &LimitRange) -> ErrorList {
+        crate::validation::core::validate_limit_range(new)
     }
 
     fn row(object: &LimitRange, _: Timestamp) -> Vec<Value> {

@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Subresource, Typed, WriteContext};
 use crate::printing;
 
@@ -97,6 +98,14 @@ impl Strategy for PersistentVolumeStrategy {
                 status.last_phase_transition_time = Some(Time(context.now));
             }
         }
+    }
+
+    fn validate_create(object: &PersistentVolume) -> ErrorList {
+        crate::validation::core::validate_persistent_volume(object)
+    }
+
+    fn validate_update(new: &PersistentVolume, old: &PersistentVolume) -> ErrorList {
+        crate::validation::core::validate_persistent_volume_update(new, old)
     }
 
     fn warnings(new: &PersistentVolume, _old: Option<&PersistentVolume>) -> Vec<String> {

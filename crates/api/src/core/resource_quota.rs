@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::ResourceQuota;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Subresource, Typed};
 use crate::printing;
 
@@ -52,6 +53,18 @@ impl Strategy for ResourceQuotaStrategy {
     }
 
     crate::kind::keep_status!();
+
+    fn validate_create(object: &ResourceQuota) -> ErrorList {
+        crate::validation::core::validate_resource_quota(object)
+    }
+
+    fn validate_update(new: &ResourceQuota, old: &ResourceQuota) -> ErrorList {
+        crate::validation::core::validate_resource_quota_update(new, old)
+    }
+
+    fn validate_status_update(new: &ResourceQuota, old: &ResourceQuota) -> ErrorList {
+        crate::validation::core::validate_resource_quota_status_update(new, old)
+    }
 
     fn row(object: &ResourceQuota, now: Timestamp) -> Vec<Value> {
         let none = BTreeMap::new();

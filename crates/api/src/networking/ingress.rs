@@ -6,6 +6,7 @@ use k8s_openapi::api::networking::v1::IngressRule;
 use serde_json::Value;
 use std::collections::BTreeSet;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Subresource, Typed, WriteContext};
 use crate::printing;
 
@@ -56,6 +57,22 @@ impl Strategy for IngressStrategy {
     }
 
     crate::kind::keep_status!(update);
+
+    fn validate_create(object: &Ingress) -> ErrorList {
+        crate::validation::networking::validate_ingress(object)
+    }
+
+    fn validate_update(new: &Ingress, old: &Ingress) -> ErrorList {
+        crate::validation::networking::validate_ingress_update(new, old)
+    }
+
+    fn validate_status_update(new: &Ingress, old: &Ingress) -> ErrorList {
+        crate::validation::networking::validate_ingress_status_update(new, old)
+    }
+
+    fn warnings(new: &Ingress, old: Option<&Ingress>) -> Vec<String> {
+        crate::validation::networking::warnings_ingress(new, old)
+    }
 
     fn row(object: &Ingress, now: Timestamp) -> Vec<Value> {
         let spec = object.spec.as_ref();

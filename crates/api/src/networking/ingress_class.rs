@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::networking::v1::IngressClass;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Typed};
 use crate::printing;
 
@@ -47,6 +48,14 @@ impl Strategy for IngressClassStrategy {
 
     fn default(object: &mut IngressClass) {
         crate::defaults::networking::default_ingress_class(object);
+    }
+
+    fn validate_create(object: &IngressClass) -> ErrorList {
+        crate::validation::networking::validate_ingress_class(object)
+    }
+
+    fn validate_update(new: &IngressClass, old: &IngressClass) -> ErrorList {
+        crate::validation::networking::validate_ingress_class_update(new, old)
     }
 
     fn row(object: &IngressClass, now: Timestamp) -> Vec<Value> {

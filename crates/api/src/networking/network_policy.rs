@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Typed};
 use crate::printing;
 
@@ -42,6 +43,18 @@ impl Strategy for NetworkPolicyStrategy {
 
     fn default(object: &mut NetworkPolicy) {
         crate::defaults::networking::default_network_policy(object);
+    }
+
+    fn validate_create(object: &NetworkPolicy) -> ErrorList {
+        crate::validation::networking::validate_network_policy(object)
+    }
+
+    fn validate_update(new: &NetworkPolicy, old: &NetworkPolicy) -> ErrorList {
+        crate::validation::networking::validate_network_policy_update(new, old)
+    }
+
+    fn warnings(new: &NetworkPolicy, _old: Option<&NetworkPolicy>) -> Vec<String> {
+        crate::validation::networking::warnings_network_policy(new)
     }
 
     fn row(object: &NetworkPolicy, now: Timestamp) -> Vec<Value> {

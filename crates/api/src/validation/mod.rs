@@ -5,6 +5,7 @@
 
 pub(crate) mod absent;
 pub mod apps;
+pub mod autoscaling;
 pub mod batch;
 pub(crate) mod changes;
 pub mod coordination;
@@ -14,6 +15,7 @@ pub mod events;
 pub mod meta;
 pub mod names;
 pub mod net;
+pub mod networking;
 pub mod policy;
 pub mod quantity;
 pub mod rbac;

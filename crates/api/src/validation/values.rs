@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::names;
 use crate::field::{ErrorList, FieldError, Path, Shown};
 
 /// A value that is printed in a message as it stands, without quotes.
@@ -93,5 +94,26 @@ pub(crate) fn required_one_of(
 pub(crate) fn required(errors: &mut ErrorList, path: &Path, value: &str) {
     if value.is_empty() {
         errors.push(FieldError::required(path, ""));
+    }
+}
+
+/// A path that begins with the domain of who defines it: `acme.io/foo`.
+pub(crate) fn domain_prefixed_path(errors: &mut ErrorList, value: &str, path: &Path) {
+    const PATTERN: &str = r"[A-Za-z0-9/\-._~%!$&'()*+,;=:]+";
+    if value.is_empty() {
+        errors.push(FieldError::required(path, ""));
+        return;
+    }
+    let parts = value.split_once('/');
+    let Some((domain, rest)) = parts.filter(|(a, b)| !a.is_empty() && !b.is_empty()) else {
+        let detail = "must be a domain-prefixed path (such as \"acme.io/foo\")";
+        errors.push(FieldError::invalid(path, value, detail));
+        return;
+    };
+    all_invalid(errors, path, domain, names::dns_subdomain(domain));
+    let allowed = |c: u8| c.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&c);
+    if !rest.bytes().all(allowed) {
+        let detail = names::pattern_error("Invalid path", PATTERN, &[]);
+        errors.push(FieldError::invalid(path, rest, &detail));
     }
 }

@@ -13,7 +13,7 @@ mod links;
 mod rules;
 
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
@@ -203,6 +203,11 @@ impl PodNetwork {
         check(&config)?;
         let addresses = Addresses::open(&config.state_dir, config.cidr)?;
         let links = Links::open(&config).await?;
+        let before = addresses::read_range(&config.state_dir);
+        if let Some(before) = before.filter(|before| *before != config.cidr) {
+            links.remove_range(before).await?;
+        }
+        addresses::write_range(&config.state_dir, config.cidr)?;
         links.ensure_node(&config).await?;
         links.remove_strays(&addresses.interfaces()).await?;
         let table = KernelTable::open(&config.table_name)?;
@@ -220,6 +225,12 @@ impl PodNetwork {
             }),
             config,
         })
+    }
+
+    /// The range of the network that was last opened with this state directory.
+    #[must_use]
+    pub fn range_in(state_dir: &Path) -> Option<Cidr> {
+        addresses::read_range(state_dir)
     }
 
     /// The gateway address: this host, as the pods see it.

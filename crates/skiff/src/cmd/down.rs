@@ -32,6 +32,8 @@ pub fn run(data_dir: &Path, purge: bool, no_kubeconfig: bool, grace: u64) -> Res
         bail!("there is no cluster in {}", data_dir.display());
     };
     let clock = SystemClock::shared();
+    // Nobody starts a server on it, or takes it down as well, while it is being taken apart.
+    let mut _lock = None;
     wait_for(async {
         if let Some(process) = Lock::is_held(data_dir)? {
             if grace > 0 && instance.config.runs("kubelet") {
@@ -40,10 +42,12 @@ pub fn run(data_dir: &Path, purge: bool, no_kubeconfig: bool, grace: u64) -> Res
             end(data_dir, process, &clock).await?;
             println!("stopped the server (process {process})");
         }
+        _lock = Some(Lock::take(data_dir)?);
         wiring::remove_node(&instance.config, clock.clone()).await
     })?;
     println!("removed pods, networks, mounts and cgroups");
-    let leave = no_kubeconfig || instance.kubelet_alone;
+    // A kubelet alone is no cluster: the user's context is its server's.
+    let leave = no_kubeconfig || instance.server.is_some();
     if !leave && let Some(path) = kubeconfig::users_file().filter(|path| path.exists()) {
         kubeconfig::write(
             &path,

@@ -33,7 +33,7 @@ enum Action {
     Import {
         /// The archive
         file: PathBuf,
-        /// Name for an image that the archive gives none
+        /// Name for an image that the archive gives none [default: none]
         #[arg(long)]
         name: Option<String>,
     },
@@ -41,10 +41,10 @@ enum Action {
     Pull {
         /// The image's name
         name: String,
-        /// The registry's user; the password is read from SKIFF_PASSWORD
-        #[arg(long, default_value = "")]
-        user: String,
-        /// Speak plain HTTP to the registry
+        /// The registry's user; the password is read from SKIFF_PASSWORD [default: none]
+        #[arg(long)]
+        user: Option<String>,
+        /// Speak plain HTTP to the registry [default: off]
         #[arg(long)]
         plain_http: bool,
     },
@@ -80,7 +80,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
                     &path,
                     Wanted {
                         name,
-                        user,
+                        user: user.unwrap_or_default(),
                         password,
                         plain_http,
                     },

@@ -46,10 +46,11 @@ pub fn run(data_dir: &Path) -> Result<()> {
             |kib| format!("{:.1} MiB", kib as f64 / 1024.0),
         ),
     );
-    row(
-        "API server",
-        format!("https://{}:{}", config.advertise_address, config.api_port),
-    );
+    let own = format!("https://{}:{}", config.advertise_address, config.api_port);
+    row("API server", instance.server.clone().unwrap_or(own));
+    if instance.server.is_some() {
+        row("runs", "the kubelet alone".into());
+    }
     row(
         "node",
         format!("{} ({})", config.node_name, config.advertise_address),
@@ -60,10 +61,12 @@ pub fn run(data_dir: &Path) -> Result<()> {
         format!("{}, DNS {}", config.service_cidr, config.cluster_dns),
     );
     row("data", config.data_dir.display().to_string());
-    row(
-        "kubeconfig",
-        config.admin_kubeconfig().display().to_string(),
-    );
+    if instance.server.is_none() {
+        row(
+            "kubeconfig",
+            config.admin_kubeconfig().display().to_string(),
+        );
+    }
     if !config.disable.is_empty() {
         row("left out", config.disable.join(", "));
     }

@@ -16,13 +16,12 @@ use crate::{checks, kubeconfig};
 
 /// Starts, waits, adds the kubeconfig context, says what to try.
 pub fn run(arguments: ServerArguments, demo: bool, no_kubeconfig: bool) -> Result<()> {
-    let data_dir = arguments.options.data_dir();
-    let saved = data_dir.join("server.yaml");
-    // What an earlier `skiff up` was told holds until told otherwise.
-    let remembered = saved.exists().then_some(saved.as_path());
-    let options = arguments
-        .options
-        .with_file(arguments.config.as_deref().or(remembered))?;
+    let mut options = arguments.options.with_file(arguments.config.as_deref())?;
+    let saved = options.data_dir().join("server.yaml");
+    if arguments.config.is_none() && saved.exists() {
+        // What an earlier `skiff up` was told holds until told otherwise.
+        options = options.with_file(Some(&saved))?;
+    }
     let config = options.clone().resolve(&Host::detect())?;
     if let Some(process) = Lock::is_held(&config.data_dir)? {
         println!(

@@ -15,7 +15,7 @@ use skiff_base::{Component, Random, SharedClock, Shutdown};
 use skiff_kubelet::KubeletConfig;
 use skiff_network::Cidr;
 use skiff_network::dns::Resolvers;
-use skiff_network::pod::PodNetworkConfig;
+use skiff_network::pod::{PodNetwork, PodNetworkConfig};
 use skiff_proxy::{DnsConfig, ProxyConfig};
 use skiff_runtime::image::ImageReference;
 use skiff_runtime::{EmbeddedRuntime, RuntimeConfig};
@@ -23,6 +23,7 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::demo;
+use crate::instance::{Instance, Lock};
 use crate::pki::{Pki, Subject};
 
 use super::control_plane::{ControlPlane, KUBELET_CLIENT, within};
@@ -98,7 +99,8 @@ async fn start_kubelet(
     running: &mut Running,
 ) -> Result<()> {
     let config = &context.config;
-    let range = assigned_range(plane, config).await?;
+    let client = identity::client(&plane.server, identity::node(&config.node_name));
+    let range = assigned_range(&client, config).await?;
     let network = Network::open(network_config(config, range)?)
         .await
         .context("setting up the pod network")?;
@@ -223,9 +225,8 @@ fn cidr(range: crate::config::Cidr) -> Cidr {
 }
 
 /// The range that the node has been given; before it is registered, the one that the first node will get.
-async fn assigned_range(plane: &ControlPlane, config: &Config) -> Result<Cidr> {
-    let client = identity::client(&plane.server, identity::node(&config.node_name));
-    let nodes: Api<Node> = Api::all(client);
+async fn assigned_range(client: &kube::Client, config: &Config) -> Result<Cidr> {
+    let nodes: Api<Node> = Api::all(client.clone());
     let node = nodes
         .get_opt(&config.node_name)
         .await
@@ -329,6 +330,19 @@ fn kubelet_config(config: &Config) -> KubeletConfig {
     kubelet
 }
 
+/// Takes a kubelet's data directory, and writes down whose it is: `skiff status` and `skiff down` work on it.
+pub(crate) fn claim(config: &Config, target: &kube::Config, clock: &SharedClock) -> Result<Lock> {
+    fs::create_dir_all(&config.data_dir)
+        .with_context(|| format!("making {}", config.data_dir.display()))?;
+    let lock = Lock::take(&config.data_dir)?;
+    Instance {
+        server: Some(target.cluster_url.to_string()),
+        ..Instance::new(config, clock.now())
+    }
+    .write()?;
+    Ok(lock)
+}
+
 /// A kubelet alone, with the embedded runtime. `authority` is the API server's, PEM; its clients have their certificates
 /// from there as well.
 pub(crate) async fn kubelet(
@@ -349,7 +363,8 @@ pub(crate) async fn kubelet(
         clients: known.unwrap_or(&pki.authority_pem),
         shutdown,
     };
-    let network = Network::open(network_config(config, node_range(config))?)
+    let range = assigned_range(&client, config).await?;
+    let network = Network::open(network_config(config, range)?)
         .await
         .context("setting up the pod network")?;
     let runtime = parts.runtime(network).await?;
@@ -396,7 +411,9 @@ async fn node_ready(nodes: Api<Node>, name: &str, looked_after: bool) -> Result<
 /// Removes what a node made: pods, networks, mounts, cgroups.
 pub async fn remove(config: &Config, clock: SharedClock) -> Result<()> {
     if config.runs("kubelet") {
-        let network = Network::open(network_config(config, node_range(config))?)
+        let range = PodNetwork::range_in(&config.data_dir.join("network"));
+        let range = range.unwrap_or_else(|| node_range(config));
+        let network = Network::open(network_config(config, range)?)
             .await
             .context("opening the pod network")?;
         let runtime = open_runtime(config, network.clone(), clock, Random::from_system()).await?;

@@ -55,6 +55,16 @@ spec:
 ---
 apiVersion: v1
 kind: Pod
+metadata: {name: together}
+spec:
+  terminationGracePeriodSeconds: 1
+  shareProcessNamespace: true
+  containers:
+  - {name: a, image: "BUSYBOX", command: [sleep, "1000"]}
+  - {name: b, image: "BUSYBOX", command: [sh, -c, "sleep 1000", other-container-mark]}
+---
+apiVersion: v1
+kind: Pod
 metadata: {name: host}
 spec:
   hostNetwork: true
@@ -120,6 +130,14 @@ fn what_containers_are_given() {
     users(&cluster);
     rights(&cluster);
     resources(&cluster);
+    cluster.until_ready("together");
+    // A process that belongs to none of them is the first; each sees the others.
+    assert_eq!(
+        cluster.exec("together", "tr -d '\\0' < /proc/1/cmdline"),
+        "/pause"
+    );
+    let processes = cluster.exec("together", "ps");
+    assert!(processes.contains("other-container-mark"), "{processes}");
     let pod = cluster.until_ready("host");
     assert_eq!(pod["status"]["podIP"], pod["status"]["hostIP"]);
     let own = std::fs::read_link("/proc/self/ns/net").unwrap();

@@ -18,6 +18,7 @@ mod manifests;
 mod network;
 mod node;
 mod observe;
+mod parts;
 mod pods;
 mod probes;
 mod registry;

@@ -57,6 +57,10 @@ fn manifests_are_stored_refused_and_run() {
     placement(&cluster);
     probes(&cluster);
     waiting_for_a_service(&cluster);
+    claims_wait_for_their_pods(&cluster);
+    how_pods_end(&cluster);
+    services_are_variables_and_addresses(&cluster);
+    a_file_becomes_a_pod(&cluster);
 }
 
 /// Pods whose checks need some seconds to come true.
@@ -420,4 +424,120 @@ spec: {selector: {app: store}, ports: [{port: 80}]}",
         "--for=condition=Ready",
         "--timeout=60s",
     ]);
+}
+
+fn claims_wait_for_their_pods(cluster: &Cluster) {
+    let node = cluster.ask(&["get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"]);
+    cluster.apply(
+        "apiVersion: v1
+kind: PersistentVolume
+metadata: {name: shelf}
+spec: {capacity: {storage: 1Gi}, accessModes: [ReadWriteOnce], nfs: {server: nowhere.example.org, path: /}}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: wish}
+spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 8Gi}}}",
+    );
+    assert_eq!(
+        stored(cluster, "pv", "shelf")["spec"]["persistentVolumeReclaimPolicy"],
+        "Retain"
+    );
+    cluster.apply(&pod(
+        "wisher",
+        "sleep 1000",
+        "volumeMounts: [{name: w, mountPath: /w}]",
+        &format!(
+            "nodeName: {node}\n  volumes: [{{name: w, persistentVolumeClaim: {{claimName: wish}}}}]"
+        ),
+    ));
+    cluster.ask(&["delete", "pvc", "wish", "--wait=false"]);
+    assert!(cluster.ask(&["get", "pvc", "wish"]).contains("Terminating"));
+    cluster.ask(&["delete", "pod", "wisher"]);
+    // Returns when they are gone.
+    cluster.ask(&["wait", "pvc/wish", "--for=delete", "--timeout=60s"]);
+    cluster.ask(&["delete", "pv", "shelf", "--timeout=60s"]);
+}
+
+fn how_pods_end(cluster: &Cluster) {
+    let never = "restartPolicy: Never";
+    cluster.apply(&pod("good", "exit 0", "", "restartPolicy: OnFailure"));
+    cluster.apply(&pod("poor", "exit 3", "", never));
+    cluster.apply(&pod(
+        "greedy",
+        "sleep 1; tail /dev/zero",
+        "resources: {limits: {memory: 32Mi}}",
+        never,
+    ));
+    cluster.apply(&pod("again", "exit 3", "", ""));
+    for (name, phase) in [
+        ("good", "Succeeded"),
+        ("poor", "Failed"),
+        ("greedy", "Failed"),
+    ] {
+        eventually(name, || field(cluster, name, ".status.phase") == phase);
+    }
+    let end = ".status.containerStatuses[0].state.terminated";
+    assert_eq!(field(cluster, "poor", &format!("{end}.exitCode")), "3");
+    assert_eq!(field(cluster, "greedy", &format!("{end}.exitCode")), "137");
+    assert_eq!(
+        field(cluster, "greedy", &format!("{end}.reason")),
+        "OOMKilled"
+    );
+    eventually("the back-off", || {
+        cluster
+            .ask(&["get", "pod", "again"])
+            .contains("CrashLoopBackOff")
+    });
+    assert_eq!(field(cluster, "again", ".status.phase"), "Running");
+    cluster.ask(&["delete", "pod", "good", "poor", "greedy", "again"]);
+}
+
+fn services_are_variables_and_addresses(cluster: &Cluster) {
+    cluster.apply(
+        "apiVersion: v1
+kind: Service
+metadata: {name: front-desk}
+spec: {selector: {app: nobody}, ports: [{name: web, port: 80}, {name: admin-port, port: 81}]}",
+    );
+    let address = stored(cluster, "service", "front-desk")["spec"]["clusterIP"].clone();
+    let address = address.as_str().unwrap();
+    // Variables are of services that the kubelet knows when the container starts.
+    let script = "env | sort; wget -qO- http://front-desk/";
+    let mut number = 0;
+    eventually("the variables", || {
+        number += 1;
+        let name = format!("asker{number}");
+        cluster.apply(&pod(&name, script, "", "restartPolicy: Never"));
+        eventually("the end of the pod", || {
+            field(cluster, &name, ".status.phase") == "Failed"
+        });
+        let log = cluster.ask(&["logs", &name]);
+        let said = |line: &str| log.lines().any(|said| said == line);
+        said(&format!("FRONT_DESK_SERVICE_HOST={address}"))
+            && said("FRONT_DESK_SERVICE_PORT_ADMIN_PORT=81")
+            && said(&format!("FRONT_DESK_PORT_80_TCP=tcp://{address}:80"))
+            // Nobody is behind it: refused at once.
+            && log.contains(&format!("can't connect to remote host ({address}): Connection refused"))
+    });
+}
+
+fn a_file_becomes_a_pod(cluster: &Cluster) {
+    let node = cluster.ask(&["get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"]);
+    let (name, file) = (
+        format!("fixed-{node}"),
+        cluster.data().join("manifests/fixed.yaml"),
+    );
+    let ready = format!("pod/{name}");
+    std::fs::write(&file, pod("fixed", "sleep 1000", "", "")).unwrap();
+    let there = || cluster.kubectl(&["get", "pod", &name]).status.success();
+    eventually("the mirror", there);
+    cluster.ask(&["wait", &ready, "--for=condition=Ready", "--timeout=60s"]);
+    let uid = field(cluster, &name, ".metadata.uid");
+    cluster.ask(&["delete", "pod", &name]);
+    eventually("another mirror", || {
+        there() && field(cluster, &name, ".metadata.uid") != uid
+    });
+    std::fs::remove_file(&file).unwrap();
+    eventually("the end of the mirror", || !there());
 }

@@ -2,6 +2,7 @@
 
 mod config;
 mod endpoints;
+mod limits;
 mod namespace;
 mod node;
 mod persistent_volume;
@@ -19,12 +20,18 @@ pub use config::{
 };
 pub(crate) use endpoints::endpoint_ip;
 pub use endpoints::{validate_endpoints, validate_endpoints_update, warnings_endpoints};
+pub use limits::{
+    validate_limit_range, validate_resource_quota, validate_resource_quota_status_update,
+    validate_resource_quota_update,
+};
 pub use namespace::{
     validate_namespace, validate_namespace_finalize_update, validate_namespace_status_update,
     validate_namespace_update, validate_service_account, warnings_service_account,
 };
 pub use node::{validate_node, validate_node_status_update, validate_node_update, warnings_node};
-pub use persistent_volume::warnings_persistent_volume;
+pub use persistent_volume::{
+    validate_persistent_volume, validate_persistent_volume_update, warnings_persistent_volume,
+};
 pub use persistent_volume_claim::{
     validate_persistent_volume_claim, validate_persistent_volume_claim_status_update,
     validate_persistent_volume_claim_update, warnings_persistent_volume_claim,

@@ -88,7 +88,8 @@ pub(crate) fn resource_name(errors: &mut ErrorList, name: &str, path: &Path) {
     }
 }
 
-fn container_resource_name(errors: &mut ErrorList, name: &str, path: &Path) {
+/// The name of a resource that a container may ask for.
+pub(crate) fn container_resource_name(errors: &mut ErrorList, name: &str, path: &Path) {
     resource_name(errors, name, path);
     if !name.contains('/') {
         if !is_standard_for_containers(name) {

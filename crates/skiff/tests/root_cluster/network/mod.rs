@@ -1,8 +1,8 @@
 //! The cluster's network as pods, the host and a machine outside see it: addresses, services, names, and what is left of it.
 
 mod left;
-mod names;
-mod places;
+pub mod names;
+pub mod places;
 mod services;
 
 use crate::cluster::{Cluster, cannot_run};

@@ -1,12 +1,12 @@
 //! Pods and pod templates, topic by topic.
 
-mod affinity;
+pub(crate) mod affinity;
 mod annotations;
 mod containers;
 mod env;
 mod handlers;
 mod mounts;
-mod paths;
+pub(crate) mod paths;
 mod resize;
 mod rules;
 mod scheduling;
@@ -14,8 +14,8 @@ mod security;
 mod spec;
 mod status;
 mod update;
-mod volumes;
-mod volumes_network;
+pub(crate) mod volumes;
+pub(crate) mod volumes_network;
 mod volumes_projected;
 mod warnings;
 mod windows;
