@@ -143,6 +143,7 @@ async fn start_kubelet(
         clients: &context.pki.authority_pem,
         shutdown: &context.shutdown,
     };
+    running.add(network.clone().keep(context.shutdown.child()));
     let runtime = parts.runtime(network, images).await?;
     context.progress.done("container runtime");
     let client = identity::client(&plane.server, identity::node(&config.node_name));
@@ -397,6 +398,7 @@ pub(crate) async fn kubelet(
     let network = Network::open(network_config(config, range)?)
         .await
         .context("setting up the pod network")?;
+    running.add(network.clone().keep(shutdown.child()));
     let images = open_images(config)?;
     let runtime = parts.runtime(network, images.store).await?;
     images.demo.await??;
