@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Result, bail};
 
 use crate::instance::{Instance, Lock};
+use crate::say::say;
 
 /// Prints what runs; fails when nothing does.
 pub fn run(data_dir: &Path) -> Result<()> {
@@ -30,7 +31,7 @@ pub fn run(data_dir: &Path) -> Result<()> {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
-    let row = |name: &str, value: String| println!("{name:<14} {value}");
+    let row = |name: &str, value: String| say!("{name:<14} {value}");
     row("version", instance.version.clone());
     row(
         "process",
