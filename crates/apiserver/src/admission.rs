@@ -10,12 +10,15 @@ use crate::query::Freshness;
 use crate::registry::Resource;
 use crate::server::Call;
 
+mod certificates;
+mod claim_resize;
 mod default_class;
 mod default_toleration_seconds;
 mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
 mod priority;
+mod runtime_class;
 mod service_account;
 mod storage_object_in_use_protection;
 mod taint_nodes_by_condition;
@@ -109,6 +112,11 @@ pub(crate) fn plugins() -> Vec<Arc<dyn Admission>> {
         Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
         Arc::new(default_class::DefaultStorageClass),
         Arc::new(storage_object_in_use_protection::StorageObjectInUseProtection),
+        Arc::new(claim_resize::PersistentVolumeClaimResize),
+        Arc::new(runtime_class::RuntimeClass),
+        Arc::new(certificates::CertificateApproval),
+        Arc::new(certificates::CertificateSigning),
+        Arc::new(certificates::CertificateSubjectRestriction),
         Arc::new(default_class::DefaultIngressClass),
     ]
 }

@@ -47,7 +47,9 @@ pub fn run(data_dir: &Path, purge: bool, no_kubeconfig: bool, grace: u64) -> Res
         wiring::remove_node(&instance.config, clock.clone()).await
     })?;
     say!("removed pods, networks, mounts and cgroups");
-    if !no_kubeconfig && let Some(path) = kubeconfig::users_file().filter(|path| path.exists()) {
+    // A kubelet alone is no cluster: the user's context is its server's.
+    let leave = no_kubeconfig || instance.server.is_some();
+    if !leave && let Some(path) = kubeconfig::users_file().filter(|path| path.exists()) {
         kubeconfig::write(
             &path,
             &kubeconfig::without(kubeconfig::read(&path)?, &instance.config.cluster_name),
