@@ -452,9 +452,11 @@ fn what_the_file_says_holds(cluster: &Cluster, outside: &Outside, services: u16)
     let log = std::fs::read_to_string(cluster.data().join("server.log")).unwrap();
     assert!(log.contains("DEBUG"));
     let status = text(&cluster.skiff(&["status"]));
-    let left_out = status.lines().find(|line| line.starts_with("left out"));
+    let runs = "API server, controllers, kubelet, proxy, dns; without scheduler";
+    assert!(status.contains(runs), "{status}");
+    let pods = status.lines().find(|line| line.starts_with("pods "));
     assert!(
-        left_out.is_some_and(|line| line.ends_with("scheduler")),
+        pods.is_some_and(|line| line.contains(" 1, with ")),
         "{status}"
     );
 }
