@@ -236,8 +236,14 @@ pub(crate) async fn delete_object(
         subresource: "",
         options: &write_options,
     };
+    // The last state of an object that was told to go at once: its kubelet may be quicker than we.
+    let (mut told, mut marked) = (false, None);
     for _ in 0..ATTEMPTS {
-        let mut current = target.current().await?.ok_or_else(|| target.not_found())?;
+        let mut current = match (target.current().await?, marked.take()) {
+            (Some(current), _) => current,
+            (None, Some(entry)) => return Ok(Deleted { entry, gone: true }),
+            (None, None) => return Err(target.not_found()),
+        };
         check_preconditions(&target, options, &current)?;
         admission::validate(
             &target.admission(Operation::Delete),
@@ -247,6 +253,7 @@ pub(crate) async fn delete_object(
         .await?;
         let mut new = current.object.clone_box();
         let step = plan(resource, &mut *new, options, call.server.now());
+        told |= matches!(step, Step::Update { .. });
         let keep = match step {
             Step::Pending => {
                 return Ok(Deleted {
@@ -283,6 +290,9 @@ pub(crate) async fn delete_object(
         }
         if let Some(entry) = remove(&target, &current).await? {
             return Ok(Deleted { entry, gone: true });
+        }
+        if told {
+            marked = Some(entry(&target, &current.stored, current.revision)?);
         }
     }
     Err(target.conflict(MODIFIED))

@@ -12,6 +12,7 @@ use tonic::Request;
 
 use crate::cluster::Notice;
 use crate::container::sandbox::POD_UID_LABEL;
+use crate::local_storage;
 use crate::manager::Manager;
 use crate::node::register::Pressure;
 use crate::pod::plan::Waiting;
@@ -160,6 +161,7 @@ pub async fn run(manager: Arc<Manager>, pressure: watch::Sender<Pressure>, shutd
         if let Some(shortage) = short.first() {
             evict_one(&manager, shortage).await;
         }
+        local_storage::look(&manager).await;
     }
 }
 

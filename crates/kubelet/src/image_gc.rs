@@ -1,6 +1,6 @@
 //! Removes images that nobody uses when the disk fills up.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,6 +77,23 @@ pub async fn collect(context: &Context, pressed: bool) -> u64 {
     }
 }
 
+/// The images that no container uses and that are not there for good, as the built-in ones are.
+fn unused(images: &[cri::Image], in_use: &BTreeSet<String>) -> Vec<Candidate> {
+    let names = |image: &cri::Image| -> Vec<String> {
+        let names = image.repo_tags.iter().chain(&image.repo_digests);
+        names.chain([&image.id]).cloned().collect()
+    };
+    let unused = images
+        .iter()
+        .filter(|image| !image.pinned && !names(image).iter().any(|name| in_use.contains(name)));
+    unused
+        .map(|image| Candidate {
+            id: image.id.clone(),
+            size: image.size,
+        })
+        .collect()
+}
+
 async fn remove(context: &Context, wanted: u64) -> Result<u64, Status> {
     let runtime = &context.runtime;
     let request = Request::new(cri::ListImagesRequest::default());
@@ -91,25 +108,7 @@ async fn remove(context: &Context, wanted: u64) -> Result<u64, Status> {
         .into_iter()
         .flat_map(|c| [c.image_ref, c.image_id, c.image.unwrap_or_default().image])
         .collect();
-    let names: BTreeMap<String, Vec<String>> = images
-        .iter()
-        .map(|i| {
-            let names = i.repo_tags.iter().chain(&i.repo_digests).cloned();
-            (i.id.clone(), names.collect())
-        })
-        .collect();
-    let unused = images
-        .into_iter()
-        .filter(|image| {
-            let named = names.get(&image.id).into_iter().flatten();
-            let used = in_use.contains(&image.id) || named.into_iter().any(|n| in_use.contains(n));
-            !image.pinned && !used
-        })
-        .map(|image| Candidate {
-            id: image.id,
-            size: image.size,
-        })
-        .collect();
+    let unused = unused(&images, &in_use);
     let mut freed = 0;
     for candidate in choose(unused, wanted) {
         let request = Request::new(cri::RemoveImageRequest {
@@ -150,5 +149,25 @@ mod tests {
         assert_eq!(ids(50), ["b"]);
         assert_eq!(ids(60), ["b", "c"]);
         assert_eq!(ids(u64::MAX), ["b", "c", "a"]);
+    }
+
+    #[test]
+    fn built_in_and_used_images_stay() {
+        let image = |id: &str, tag: &str, pinned| cri::Image {
+            id: id.into(),
+            repo_tags: vec![tag.into()],
+            size: 1,
+            pinned,
+            ..Default::default()
+        };
+        let images = [
+            image("1", "skiff.local/demo:latest", true),
+            image("2", "used-by-name:1", false),
+            image("3", "used-by-id:1", false),
+            image("4", "unused:1", false),
+        ];
+        let in_use = BTreeSet::from(["used-by-name:1".to_owned(), "3".to_owned()]);
+        let unused = unused(&images, &in_use);
+        assert_eq!(unused.iter().map(|c| &*c.id).collect::<Vec<_>>(), ["4"]);
     }
 }

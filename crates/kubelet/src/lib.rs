@@ -11,6 +11,7 @@ pub mod drain;
 pub mod eviction;
 pub mod image_gc;
 pub mod images;
+pub mod local_storage;
 pub mod logs;
 pub mod manager;
 pub mod node;

@@ -6,6 +6,7 @@
 pub mod cidr;
 pub mod dns;
 pub mod nft;
+pub mod obstacles;
 pub mod pod;
 pub mod proxy;
 

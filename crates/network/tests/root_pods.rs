@@ -267,6 +267,79 @@ fn nothing_is_left_after_removal() {
 }
 
 #[test]
+fn a_host_that_drops_what_it_forwards_is_found_and_the_remedy_helps() {
+    if !is_root() {
+        return;
+    }
+    let state = tempfile::tempdir().unwrap();
+    let (host, outside) = host_with_uplink();
+    // A careful administrator's default for new interfaces.
+    host.shell("sysctl -qw net.ipv4.conf.default.forwarding=0; sysctl -qw net.ipv4.conf.default.rp_filter=1");
+    let (a, b) = (Namespace::new(), Namespace::new());
+    let network = open(&host, config(state.path()));
+    attach(&host, &network, &a, "a", vec![]).unwrap();
+    attach(&host, &network, &b, "b", vec![]).unwrap();
+    tcp_server(&b, 80, "b");
+    tcp_server(&outside, 8002, "outside");
+    let found = || {
+        let range = "10.61.0.0/16".parse().unwrap();
+        within!(host, skiff_network::obstacles::dropping_chains(range).await)
+    };
+    assert_eq!(ask_tcp(&a, "10.61.3.3:80").unwrap(), "b 10.61.3.2");
+    assert_eq!(found(), []);
+    for table in ["ip filter", "inet wall"] {
+        host.shell(&format!(
+            "nft add table {table}; \
+             nft add chain {table} FORWARD '{{ type filter hook forward priority 0; policy drop; }}'; \
+             nft add rule {table} FORWARD ip saddr 10.0.0.0/16 accept"
+        ));
+        ask_tcp(&a, "10.61.3.3:80").unwrap_err();
+        let chains = found();
+        assert_eq!(chains.len(), 1);
+        assert_eq!(chains[0].to_string(), format!("{table} FORWARD"));
+        let remedy = chains[0].remedy("10.61.0.0/16".parse().unwrap());
+        // iptables-nft would make the same of its own command.
+        let remedy = remedy
+            .replace(
+                "iptables -I FORWARD -s",
+                "nft insert rule ip filter FORWARD ip saddr",
+            )
+            .replace(
+                "iptables -I FORWARD -d",
+                "nft insert rule ip filter FORWARD ip daddr",
+            )
+            .replace("-j ACCEPT", "accept");
+        host.shell(&remedy);
+        assert_eq!(ask_tcp(&a, "10.61.3.3:80").unwrap(), "b 10.61.3.2");
+        assert_eq!(ask_tcp(&a, "192.0.2.1:8002").unwrap(), "outside 192.0.2.2");
+        assert_eq!(found(), []);
+    }
+}
+
+#[test]
+fn another_range_takes_the_route_of_the_old_one_away() {
+    if !is_root() {
+        return;
+    }
+    let state = tempfile::tempdir().unwrap();
+    let (host, _outside) = host_with_uplink();
+    drop(open(&host, config(state.path())));
+    assert!(host.shell("ip route").contains("unreachable 10.61.3.0/24"));
+    let mut other = config(state.path());
+    other.cidr = "10.61.4.0/24".parse().unwrap();
+    let network = open(&host, other);
+    let routes = host.shell("ip route");
+    assert!(!routes.contains("10.61.3.0/24"), "{routes}");
+    assert!(routes.contains("unreachable 10.61.4.0/24"), "{routes}");
+    assert_eq!(
+        PodNetwork::range_in(state.path()).unwrap().to_string(),
+        "10.61.4.0/24"
+    );
+    within!(host, network.remove_all().await.unwrap());
+    assert!(!host.shell("ip route").contains("10.61."));
+}
+
+#[test]
 fn two_clusters_live_side_by_side() {
     if !is_root() {
         return;

@@ -7,6 +7,8 @@ use std::path::Path;
 
 use anyhow::Result;
 
+use skiff_network::obstacles::dropping_chains;
+
 use crate::config::{Cidr, Config};
 use crate::instance::Lock;
 
@@ -54,7 +56,9 @@ pub fn all(config: &Config) -> Vec<Finding> {
     }
     if node || config.runs("proxy") {
         findings.push(nftables());
+        findings.extend(dropped(config.pod_cidr));
         let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
+        findings.extend(uplink(&routes, Path::new("/proc/sys/net/ipv4/conf")));
         findings.push(range_free(
             "pods",
             config.pod_cidr,
@@ -251,6 +255,40 @@ fn nftables() -> Finding {
     }
 }
 
+/// Docker, ufw and the like drop what goes from one interface to another.
+fn dropped(pods: Cidr) -> Vec<Finding> {
+    let range = skiff_network::Cidr::new(pods.base, pods.prefix);
+    let chains = crate::cli::wait_for(async { Ok(dropping_chains(range).await) });
+    let chains = chains.unwrap_or_default().into_iter();
+    let warn = chains.map(|chain| {
+        Finding::Warning(format!(
+            "forwarding: the nftables chain {chain} drops what no rule of it accepts (Docker, ufw and others do that), which \
+             cuts pods off from each other and from outside; let them through: {}",
+            chain.remedy(range)
+        ))
+    });
+    warn.collect()
+}
+
+/// The interface with the default route must forward too, or no answer from outside finds its pod.
+fn uplink(routes: &str, switches: &Path) -> Option<Finding> {
+    let default = routes.lines().skip(1).find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let all_zero = fields.get(1) == Some(&"00000000") && fields.get(7) == Some(&"00000000");
+        all_zero.then(|| fields.first().copied()).flatten()
+    })?;
+    let switch = switches.join(default).join("forwarding");
+    let general = fs::read_to_string(switches.join("all/forwarding")).ok()?;
+    let own = fs::read_to_string(switch).ok()?;
+    // Turning it on for all, which a start does, turns it on for each.
+    (own.trim() == "0" && general.trim() == "1").then(|| {
+        Finding::Warning(format!(
+            "forwarding: the interface {default} does not forward, which cuts pods off from outside; run `sysctl -w \
+             net.ipv4.conf.{default}.forwarding=1`"
+        ))
+    })
+}
+
 /// `routes` is /proc/net/route; routes of our own bridge do not count, nor those to nowhere (`*`), which a node keeps for its range.
 fn range_free(what: &str, range: Cidr, flag: &str, routes: &str, cluster: &str) -> Finding {
     let taken = routes.lines().skip(1).find_map(|line| {
@@ -335,6 +373,27 @@ mod tests {
             range_free("pods", range("10.43.0.0"), "--pod-cidr", routes, "skiff"),
             Finding::Good(_)
         ));
+    }
+
+    #[test]
+    fn an_uplink_that_does_not_forward_is_found() {
+        let routes = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\neth1\t0000A8C0\t0\t1\t0\t0\t0\t0000FFFF\neth0\t00000000\t0\t3\t0\t0\t0\t00000000\n";
+        let folder = tempfile::tempdir().unwrap();
+        let set = |name: &str, value: &str| {
+            fs::create_dir_all(folder.path().join(name)).unwrap();
+            fs::write(folder.path().join(name).join("forwarding"), value).unwrap();
+        };
+        set("all", "1\n");
+        set("eth1", "0\n");
+        set("eth0", "1\n");
+        assert_eq!(uplink(routes, folder.path()), None);
+        set("eth0", "0\n");
+        let found = uplink(routes, folder.path());
+        assert!(
+            matches!(found, Some(Finding::Warning(text)) if text.contains("net.ipv4.conf.eth0.forwarding=1"))
+        );
+        set("all", "0\n");
+        assert_eq!(uplink(routes, folder.path()), None);
     }
 
     #[test]

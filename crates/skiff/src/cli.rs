@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 use crate::cmd;
 use crate::config::Options;
 use crate::demo;
+use crate::say::say;
 
 /// Kubernetes in one binary
 ///
@@ -22,7 +23,7 @@ struct Cli {
 /// What a server is started with.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ServerArguments {
-    /// YAML file with the same settings as these flags, keys in camelCase; flags outweigh it
+    /// YAML file with the same settings as these flags, keys in camelCase; flags outweigh it [default: none]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     #[command(flatten)]
@@ -49,10 +50,10 @@ enum Command {
     Up {
         #[command(flatten)]
         server: ServerArguments,
-        /// Deploy the demo application behind a Service and print its address
+        /// Deploy the demo application behind a Service and print its address [default: off]
         #[arg(long)]
         demo: bool,
-        /// Leave the user's kubeconfig alone
+        /// Leave the user's kubeconfig alone [default: off]
         #[arg(long)]
         no_kubeconfig: bool,
     },
@@ -60,14 +61,14 @@ enum Command {
     Down {
         #[command(flatten)]
         data: DataDir,
-        /// Remove the data directory as well: objects, images, certificates
+        /// Remove the data directory as well: objects, images, certificates [default: off]
         #[arg(long)]
         purge: bool,
         /// Longest time in seconds that pods get to end by themselves, however long their grace periods are; 0 ends
         /// them at once
         #[arg(long, value_name = "SECONDS", default_value_t = 10)]
         grace_period: u64,
-        /// Leave the user's kubeconfig alone
+        /// Leave the user's kubeconfig alone [default: off]
         #[arg(long)]
         no_kubeconfig: bool,
     },
@@ -97,8 +98,8 @@ enum Command {
     Dns(cmd::part::Arguments),
     /// Work on the node's images
     Image(cmd::image::Arguments),
-    /// Print the administrator's kubeconfig
-    Kubeconfig(DataDir),
+    /// Print the administrator's kubeconfig, or one for a part that runs alone
+    Kubeconfig(cmd::kubeconfig::Arguments),
     /// Run kubectl against this cluster (an installed one, for now)
     #[command(disable_help_flag = true)]
     Kubectl {
@@ -159,10 +160,10 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Proxy(arguments) => cmd::part::run("proxy", arguments),
         Command::Dns(arguments) => cmd::part::run("dns", arguments),
         Command::Image(arguments) => cmd::image::run(arguments),
-        Command::Kubeconfig(data) => cmd::kubeconfig::run(&data.data_dir),
+        Command::Kubeconfig(arguments) => cmd::kubeconfig::run(&arguments),
         Command::Kubectl { arguments } => cmd::kubectl::run(&arguments),
         Command::Version(_) => {
-            println!("skiff {}", cmd::version::TEXT);
+            say!("skiff {}", cmd::version::TEXT);
             Ok(())
         }
         Command::Demo(arguments) => wait_for(demo::run(arguments)),
@@ -187,16 +188,48 @@ mod tests {
     fn every_flag_has_help() {
         let command = Cli::command();
         command.clone().debug_assert();
+        explained(&command);
+    }
+
+    fn explained(command: &clap::Command) {
         for sub in command.get_subcommands() {
             assert!(sub.get_about().is_some(), "{}", sub.get_name());
             for argument in sub.get_arguments() {
-                assert!(
-                    argument.get_help().is_some(),
-                    "{} {}",
-                    sub.get_name(),
-                    argument.get_id()
-                );
+                let named = format!("skiff {} {}", sub.get_name(), argument.get_id());
+                let help = argument.get_help();
+                let help = help.unwrap_or_else(|| panic!("{named}")).to_string();
+                let given = argument.is_positional()
+                    || argument.is_required_set()
+                    || argument.is_hide_set()
+                    || ["help", "version"].contains(&argument.get_id().as_str());
+                let default = help.contains("[default: ")
+                    || (argument.get_action().takes_values()
+                        && !argument.get_default_values().is_empty());
+                assert!(given || default, "{named} says no default: {help}");
             }
+            explained(sub);
+        }
+    }
+
+    /// Every key of the configuration file is in the user's guide, under the name that the file takes.
+    #[test]
+    fn the_guide_knows_every_key() {
+        let guide = include_str!("../../../docs/GUIDE.md");
+        let command = Cli::command();
+        let server = command.find_subcommand("server").unwrap();
+        for argument in server.get_arguments() {
+            let flag = argument.get_long().unwrap_or_default();
+            if ["config", "help", "progress"].contains(&flag) {
+                continue;
+            }
+            let mut words = flag.split('-');
+            let mut key = words.next().unwrap().to_owned();
+            for word in words {
+                key.extend([word[..1].to_uppercase(), word[1..].to_owned()]);
+            }
+            let line = format!("\n| `{key}` |");
+            assert!(guide.contains(&line), "{key} is not in docs/GUIDE.md");
+            assert!(guide.contains(&format!("`--{flag}`")), "{flag}");
         }
     }
 

@@ -30,7 +30,7 @@ pub struct Options {
     /// Address under which others reach this node [default: the address of the interface with the default route]
     #[arg(long, value_name = "IP")]
     pub advertise_address: Option<IpAddr>,
-    /// Further names or addresses for the API server's certificate
+    /// Further names or addresses for the API server's certificate [default: none]
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub tls_san: Option<Vec<String>>,
     /// Address range of pods [default: 10.42.0.0/16]
@@ -58,10 +58,10 @@ pub struct Options {
     /// Name of this node [default: the host's name]
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,
-    /// Labels that the node registers with, key=value
+    /// Labels that the node registers with, key=value [default: none]
     #[arg(long, value_name = "LABELS", value_delimiter = ',')]
     pub node_labels: Option<Vec<String>>,
-    /// Taints that the node registers with, key=value:effect
+    /// Taints that the node registers with, key=value:effect [default: none]
     #[arg(long, value_name = "TAINTS", value_delimiter = ',')]
     pub node_taints: Option<Vec<String>>,
     /// Port of the kubelet [default: 10250]
@@ -73,7 +73,7 @@ pub struct Options {
     /// Folder of static pod manifests [default: <data-dir>/manifests]
     #[arg(long, value_name = "DIR")]
     pub static_pod_dir: Option<PathBuf>,
-    /// Parts to leave out: scheduler, controllers, kubelet, proxy, dns
+    /// Parts to leave out: scheduler, controllers, kubelet, proxy, dns [default: none]
     #[arg(long, value_name = "PARTS", value_delimiter = ',')]
     pub disable: Option<Vec<String>>,
     /// What is logged: error, warn, info, debug, trace, or a tracing filter [default: info]

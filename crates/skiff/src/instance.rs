@@ -3,11 +3,13 @@
 use std::fs;
 use std::io::{Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
+use crate::cmd::version;
 use crate::config::Config;
 
 /// Held by the one server of a data directory, as long as it lives. The file holds the process id.
@@ -80,11 +82,28 @@ pub struct Instance {
     pub version: String,
     /// Seconds since 1970.
     pub started: u64,
+    /// The API server that it works for, when it is a kubelet alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
     /// How it was set up.
     pub config: Config,
 }
 
 impl Instance {
+    /// A server that starts now.
+    #[must_use]
+    pub fn new(config: &Config, now: SystemTime) -> Self {
+        let started = now
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
+        Self {
+            version: version::TEXT.to_owned(),
+            started,
+            server: None,
+            config: config.clone(),
+        }
+    }
+
     fn path(data_dir: &Path) -> PathBuf {
         data_dir.join("server.json")
     }

@@ -8,8 +8,10 @@ mod demo;
 mod instance;
 mod kubeconfig;
 mod logging;
+mod memory;
 mod pki;
 mod progress;
+mod say;
 mod wiring;
 
 use std::process::ExitCode;
@@ -22,5 +24,6 @@ fn main() -> ExitCode {
     if arguments.get(1).is_some_and(|argument| argument == "shim") {
         return skiff_runtime::shim_main(arguments.into_iter().skip(2));
     }
+    memory::tune();
     cli::run(&arguments)
 }

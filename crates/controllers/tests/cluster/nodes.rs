@@ -321,3 +321,40 @@ async fn a_taint_that_evicts_does_so_at_once_and_the_only_nodes_are_never_given_
     .await;
     assert!(!world.is_going("patient").await);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_set_by_an_hour_evicts_nothing() {
+    const HOUR: i64 = 3600;
+    let world = World::new().await;
+    world.pod("here", "here", json!([])).await;
+    let registered = "Node silent event: Registered Node silent in Controller";
+    world.told(registered).await;
+    // Forward, with a lease and events that look an hour old; then back, with some of the future.
+    for step in [HOUR, -HOUR] {
+        world.clock.step(step);
+        world.pass(25).await;
+        assert!(world.taints("here").await.is_empty());
+        assert!(!world.is_going("here").await);
+        world.told(registered).await;
+    }
+    let patient = json!([{"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute",
+        "tolerationSeconds": 300}]);
+    world.pod("patient", "silent", patient).await;
+    world.pass(20).await;
+    // A silent node is still found, and what tolerates that for five minutes has five minutes, whatever the clock says.
+    until("unreachable", || async {
+        (world.taints("silent").await.len() == 2).then_some(())
+    })
+    .await;
+    world.pass(100).await;
+    world.clock.step(HOUR);
+    world.pass(100).await;
+    assert!(!world.is_going("patient").await);
+    world.clock.step(-HOUR);
+    world.pass(110).await;
+    until("evicted", || async {
+        world.is_going("patient").await.then_some(())
+    })
+    .await;
+    assert!(world.taints("here").await.is_empty());
+}

@@ -398,6 +398,7 @@ async fn a_pod_that_does_not_fit_is_refused() {
     world.until("failed", |w| w.phase("q") == "Failed").await;
     let status = world.pod("q").unwrap().status.unwrap();
     assert_eq!(status.reason.as_deref(), Some("OutOfcpu"));
+    assert!(status.container_statuses.is_none());
     assert_eq!(
         status.message.as_deref(),
         Some(

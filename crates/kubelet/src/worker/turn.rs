@@ -46,6 +46,9 @@ impl Refresh {
 /// What failed for a reason outside the pod is tried again after this long.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// An evicted pod gets this long to end.
+const EVICTED: Duration = Duration::from_secs(1);
+
 /// One slow piece of work.
 enum Operation {
     /// Executing a plan.
@@ -416,7 +419,13 @@ impl Worker {
 
     /// Stops what runs of a pod that shall end; when to look again.
     async fn bring_down(&mut self, mail: &Mail, observed: &ObservedPod) -> Duration {
+        let evicted = mail
+            .failure
+            .as_ref()
+            .is_some_and(|why| why.reason == "Evicted");
         let grace = stop::grace_period(&mail.pod);
+        // The node cannot wait for the resources of what it evicts.
+        let grace = if evicted { grace.min(EVICTED) } else { grace };
         match &self.operation {
             Some(Operation::Stop(_, running)) if *running <= grace => return IDLE,
             // What is being started is no longer wanted, or there is less time than before.

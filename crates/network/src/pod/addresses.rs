@@ -13,6 +13,8 @@ use crate::Cidr;
 
 /// The address book's place in the state directory.
 const DIRECTORY: &str = "addresses";
+/// The file with the range that the addresses are of.
+const RANGE: &str = "range";
 
 /// What went wrong with the address book.
 #[derive(Debug, thiserror::Error)]
@@ -184,13 +186,31 @@ impl Addresses {
     }
 }
 
+/// The range that was written down last.
+pub(super) fn read_range(state_dir: &Path) -> Option<Cidr> {
+    let text = fs::read_to_string(state_dir.join(RANGE)).ok()?;
+    text.trim().parse().ok()
+}
+
+/// Writes the range down: whoever cleans up must know it.
+pub(super) fn write_range(state_dir: &Path, range: Cidr) -> Result<(), AddressError> {
+    let path = state_dir.join(RANGE);
+    fs::write(&path, format!("{range}\n")).map_err(at(&path))
+}
+
 /// Removes the address book of a state directory.
 pub(super) fn remove_all(state_dir: &Path) -> Result<(), AddressError> {
-    let directory = state_dir.join(DIRECTORY);
-    match fs::remove_dir_all(&directory) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at(&directory)(error)),
-        _ => Ok(()),
+    let (directory, range) = (state_dir.join(DIRECTORY), state_dir.join(RANGE));
+    for (path, outcome) in [
+        (&directory, fs::remove_dir_all(&directory)),
+        (&range, fs::remove_file(&range)),
+    ] {
+        match outcome {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(path)(error)),
+            _ => {}
+        }
     }
+    Ok(())
 }
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> AddressError {
@@ -258,6 +278,10 @@ mod tests {
         assert_eq!(book.by_id("b").unwrap().ip, Ipv4Addr::new(10, 1, 2, 3));
         assert!(!damaged.exists());
         assert_eq!(claim(&mut book, "c").unwrap(), 4);
+        assert_eq!(read_range(directory.path()), None);
+        let range = "10.1.2.0/29".parse().unwrap();
+        write_range(directory.path(), range).unwrap();
+        assert_eq!(read_range(directory.path()), Some(range));
         remove_all(directory.path()).unwrap();
         remove_all(directory.path()).unwrap();
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);

@@ -242,6 +242,8 @@ impl Links {
             (Ipv4Devconf::SendRedirects, 0),
             (Ipv4Devconf::AcceptRedirects, 0),
             (Ipv4Devconf::RpFilter, 1),
+            // Also where new interfaces are told not to.
+            (Ipv4Devconf::Forwarding, 1),
         ];
         if !record.ports.is_empty() {
             // So that a host port answers on 127.0.0.1; a rule keeps pods away from it.
@@ -332,11 +334,17 @@ impl Links {
 
     pub async fn remove_all(&self, config: &PodNetworkConfig) -> Result<(), PodNetworkError> {
         self.remove_strays(&BTreeSet::new()).await?;
-        self.route
-            .del_route_if_exists(fallback(config.cidr))
-            .await
-            .map_err(failed(format!("remove the route of {}", config.cidr)))?;
+        self.remove_range(config.cidr).await?;
         self.delete_link(&self.bridge).await
+    }
+
+    /// A range that the node has no longer.
+    pub async fn remove_range(&self, range: Cidr) -> Result<(), PodNetworkError> {
+        self.route
+            .del_route_if_exists(fallback(range))
+            .await
+            .map(drop)
+            .map_err(failed(format!("remove the route of {range}")))
     }
 }
 

@@ -249,6 +249,7 @@ fn hold_process_namespace(config: &ShimConfig) -> io::Result<i32> {
                 }
                 Ok(ForkResult::Child) => {
                     drop(writer);
+                    show_as_pause();
                     pause();
                 }
                 Err(error) => {
@@ -259,6 +260,35 @@ fn hold_process_namespace(config: &ShimConfig) -> io::Result<i32> {
             // SAFETY: ends this process only.
             unsafe { libc::_exit(0) }
         }
+    }
+}
+
+/// Shows as `/pause` in lists of processes, as with other runtimes: the pod's containers see this process, and the node's
+/// paths are none of their business.
+#[allow(unsafe_code)]
+fn show_as_pause() {
+    const NAME: &[u8] = b"/pause";
+    // It runs under the shim's name otherwise: no reason not to run.
+    let _ = nix::sys::prctl::set_name(c"pause");
+    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The name, in parentheses, may hold blanks; the next field is the third.
+    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let field = |number: usize| -> Option<usize> {
+        fields.split_whitespace().nth(number - 3)?.parse().ok()
+    };
+    let (Some(start), Some(end)) = (field(48), field(49)) else {
+        return;
+    };
+    let length = end.saturating_sub(start);
+    if start == 0 || length <= NAME.len() {
+        return;
+    }
+    let arguments = std::ptr::with_exposed_provenance_mut::<u8>(start);
+    // SAFETY: the kernel tells where this process's arguments lie, on its own stack and writable; it has a single thread
+    // and reads them no more. They stay terminated by zeros.
+    unsafe {
+        std::ptr::write_bytes(arguments, 0, length);
+        std::ptr::copy_nonoverlapping(NAME.as_ptr(), arguments, NAME.len());
     }
 }
 

@@ -15,6 +15,7 @@ use skiff_base::{SharedClock, SystemClock};
 use crate::cli::wait_for;
 use crate::cmd::image;
 use crate::instance::{Instance, Lock};
+use crate::say::say;
 use crate::wiring::images::socket;
 use crate::{kubeconfig, wiring};
 
@@ -32,18 +33,23 @@ pub fn run(data_dir: &Path, purge: bool, no_kubeconfig: bool, grace: u64) -> Res
         bail!("there is no cluster in {}", data_dir.display());
     };
     let clock = SystemClock::shared();
+    // Nobody starts a server on it, or takes it down as well, while it is being taken apart.
+    let mut _lock = None;
     wait_for(async {
         if let Some(process) = Lock::is_held(data_dir)? {
             if grace > 0 && instance.config.runs("kubelet") {
                 stop_pods(data_dir, grace, &clock).await;
             }
             end(data_dir, process, &clock).await?;
-            println!("stopped the server (process {process})");
+            say!("stopped the server (process {process})");
         }
+        _lock = Some(Lock::take(data_dir)?);
         wiring::remove_node(&instance.config, clock.clone()).await
     })?;
-    println!("removed pods, networks, mounts and cgroups");
-    if !no_kubeconfig && let Some(path) = kubeconfig::users_file().filter(|path| path.exists()) {
+    say!("removed pods, networks, mounts and cgroups");
+    // A kubelet alone is no cluster: the user's context is its server's.
+    let leave = no_kubeconfig || instance.server.is_some();
+    if !leave && let Some(path) = kubeconfig::users_file().filter(|path| path.exists()) {
         kubeconfig::write(
             &path,
             &kubeconfig::without(kubeconfig::read(&path)?, &instance.config.cluster_name),
@@ -57,7 +63,7 @@ pub fn run(data_dir: &Path, purge: bool, no_kubeconfig: bool, grace: u64) -> Res
 
 fn remove(data_dir: &Path) -> Result<()> {
     fs::remove_dir_all(data_dir).with_context(|| format!("removing {}", data_dir.display()))?;
-    println!("removed {}", data_dir.display());
+    say!("removed {}", data_dir.display());
     Ok(())
 }
 
@@ -73,10 +79,10 @@ async fn stop_pods(data_dir: &Path, grace: u64, clock: &SharedClock) {
     let limit = PATIENCE + Duration::from_secs(grace);
     tokio::select! {
         outcome = asked => match outcome {
-            Ok(count) => println!("stopped {count} pods"),
-            Err(error) => println!("pods are not asked to end: {error:#}"),
+            Ok(count) => say!("stopped {count} pods"),
+            Err(error) => say!("pods are not asked to end: {error:#}"),
         },
-        () = clock.sleep(limit) => println!("some pods did not end in {} s", limit.as_secs()),
+        () = clock.sleep(limit) => say!("some pods did not end in {} s", limit.as_secs()),
     }
 }
 

@@ -1,6 +1,5 @@
 //! `skiff image`: the images of the node, through the running server.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -16,6 +15,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio_util::io::ReaderStream;
 
 use crate::cli::{DataDir, wait_for};
+use crate::say::say;
 use crate::wiring::images::{PullLine, Wanted, socket};
 
 /// What to do with images.
@@ -33,7 +33,7 @@ enum Action {
     Import {
         /// The archive
         file: PathBuf,
-        /// Name for an image that the archive gives none
+        /// Name for an image that the archive gives none [default: none]
         #[arg(long)]
         name: Option<String>,
     },
@@ -41,10 +41,10 @@ enum Action {
     Pull {
         /// The image's name
         name: String,
-        /// The registry's user; the password is read from SKIFF_PASSWORD
-        #[arg(long, default_value = "")]
-        user: String,
-        /// Speak plain HTTP to the registry
+        /// The registry's user; the password is read from SKIFF_PASSWORD [default: none]
+        #[arg(long)]
+        user: Option<String>,
+        /// Speak plain HTTP to the registry [default: off]
         #[arg(long)]
         plain_http: bool,
     },
@@ -80,7 +80,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
                     &path,
                     Wanted {
                         name,
-                        user,
+                        user: user.unwrap_or_default(),
                         password,
                         plain_http,
                     },
@@ -96,7 +96,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
                     Body::empty(),
                 )
                 .await?;
-                println!("removed {name}");
+                say!("removed {name}");
                 Ok(())
             }
             Action::Export { name, file } => export(&path, &name, &file).await,
@@ -170,7 +170,7 @@ async fn import(socket: &Path, file: &Path, name: Option<String>) -> Result<()> 
             image.tags.iter().cloned().collect()
         }
     }) {
-        println!("imported {name}");
+        say!("imported {name}");
     }
     Ok(())
 }
@@ -203,7 +203,7 @@ async fn pull(socket: &Path, wanted: Wanted) -> Result<()> {
                 }
                 PullLine::Done(id) => {
                     bar.finish_and_clear();
-                    println!("pulled {} ({id})", wanted.name);
+                    say!("pulled {} ({id})", wanted.name);
                     return Ok(());
                 }
                 PullLine::Failed(why) => bail!("{why}"),
@@ -217,8 +217,7 @@ async fn list(socket: &Path) -> Result<()> {
     let response = call(socket, Method::GET, "/images", Body::empty()).await?;
     let images: Vec<StoredImage> =
         serde_json::from_slice(&response.into_body().collect().await?.to_bytes())?;
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{:<60} {:<15} {:>12}", "NAME", "ID", "SIZE")?;
+    say!("{:<60} {:<15} {:>12}", "NAME", "ID", "SIZE");
     for image in images {
         let id: String = image
             .id
@@ -232,11 +231,10 @@ async fn list(socket: &Path) -> Result<()> {
             image.tags.iter().cloned().collect()
         };
         for name in names {
-            writeln!(
-                out,
+            say!(
                 "{name:<60} {id:<15} {:>8.1} MiB",
                 image.size as f64 / f64::from(1 << 20)
-            )?;
+            );
         }
     }
     Ok(())

@@ -32,26 +32,6 @@ pub fn run(part: &'static str, arguments: Arguments) -> Result<()> {
             .with_context(|| format!("reading {}", arguments.kubeconfig.display()))?;
         let options = kube::config::KubeConfigOptions::default();
         let target = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await?;
-        let authority = target
-            .root_cert
-            .iter()
-            .flatten()
-            .map(|der| pem("CERTIFICATE", der))
-            .collect();
-        let client = kube::Client::try_from(target)?;
-        wiring::run_part(part, config, client, authority).await
+        wiring::run_part(part, config, target).await
     })
-}
-
-fn pem(label: &str, der: &[u8]) -> String {
-    let encoded = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, der);
-    let lines: Vec<&str> = encoded
-        .as_bytes()
-        .chunks(64)
-        .filter_map(|line| std::str::from_utf8(line).ok())
-        .collect();
-    format!(
-        "-----BEGIN {label}-----\n{}\n-----END {label}-----\n",
-        lines.join("\n")
-    )
 }

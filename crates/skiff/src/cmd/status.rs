@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Result, bail};
 
 use crate::instance::{Instance, Lock};
+use crate::say::say;
 
 /// Prints what runs; fails when nothing does.
 pub fn run(data_dir: &Path) -> Result<()> {
@@ -30,7 +31,7 @@ pub fn run(data_dir: &Path) -> Result<()> {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
-    let row = |name: &str, value: String| println!("{name:<14} {value}");
+    let row = |name: &str, value: String| say!("{name:<14} {value}");
     row("version", instance.version.clone());
     row(
         "process",
@@ -46,10 +47,11 @@ pub fn run(data_dir: &Path) -> Result<()> {
             |kib| format!("{:.1} MiB", kib as f64 / 1024.0),
         ),
     );
-    row(
-        "API server",
-        format!("https://{}:{}", config.advertise_address, config.api_port),
-    );
+    let own = format!("https://{}:{}", config.advertise_address, config.api_port);
+    row("API server", instance.server.clone().unwrap_or(own));
+    if instance.server.is_some() {
+        row("runs", "the kubelet alone".into());
+    }
     row(
         "node",
         format!("{} ({})", config.node_name, config.advertise_address),
@@ -60,10 +62,12 @@ pub fn run(data_dir: &Path) -> Result<()> {
         format!("{}, DNS {}", config.service_cidr, config.cluster_dns),
     );
     row("data", config.data_dir.display().to_string());
-    row(
-        "kubeconfig",
-        config.admin_kubeconfig().display().to_string(),
-    );
+    if instance.server.is_none() {
+        row(
+            "kubeconfig",
+            config.admin_kubeconfig().display().to_string(),
+        );
+    }
     if !config.disable.is_empty() {
         row("left out", config.disable.join(", "));
     }

@@ -36,6 +36,20 @@ pub fn node(name: &str) -> UserInfo {
     )
 }
 
+/// A part that runs alone: the same names as in one process. The groups are those that its certificate carries.
+#[must_use]
+pub fn part(part: &str, node_name: &str) -> UserInfo {
+    let mut user = match part {
+        "scheduler" => scheduler(),
+        "controllers" => UserInfo::new("system:kube-controller-manager", &[]),
+        "kubelet" => node(node_name),
+        "proxy" => proxy(),
+        _ => kube_system("kube-dns"),
+    };
+    user.groups.retain(|group| group != "system:authenticated");
+    user
+}
+
 /// A service account of kube-system, as each controller has one.
 #[must_use]
 pub fn kube_system(account: &str) -> UserInfo {

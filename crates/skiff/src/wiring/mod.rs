@@ -1,6 +1,7 @@
 //! The one place that puts the parts together: opens the store, starts the API server, then every component with its
 //! own identity.
 
+mod accounts;
 mod control_plane;
 mod identity;
 pub mod images;
@@ -12,20 +13,19 @@ mod tls;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use anyhow::{Context as _, Result};
 use skiff_base::{Component, Random, SharedClock, Shutdown, SystemClock, supervise};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
-use crate::cmd::version;
 use crate::config::Config;
 use crate::instance::{Instance, Lock};
 use crate::pki::Pki;
 use crate::progress::Progress;
 
 use control_plane::ControlPlane;
+pub use identity::part as part_user;
 pub use node::remove as remove_node;
 pub use part::run as run_part;
 pub use tls::use_ring;
@@ -86,10 +86,14 @@ pub async fn run(config: Config, progress: Arc<Progress>) -> Result<()> {
     context.progress.done("certificates");
 
     let mut running = Running::default();
+    let images = match context.config.runs("kubelet") {
+        true => Some(node::open_images(&context.config)?),
+        false => None,
+    };
     let plane = ControlPlane::start(&context, &mut running).await?;
-    instance(&context, now).write()?;
+    Instance::new(&context.config, now).write()?;
     control_plane::start_controllers(&context, &plane, &mut running);
-    node::start(&context, &plane, &mut running).await?;
+    node::start(&context, &plane, images, &mut running).await?;
     context.progress.ready();
 
     let mut terminate = signal(SignalKind::terminate())?;
@@ -100,15 +104,4 @@ pub async fn run(config: Config, progress: Arc<Progress>) -> Result<()> {
     running.end().await;
     plane.server.stop();
     Ok(())
-}
-
-fn instance(context: &Context, now: SystemTime) -> Instance {
-    let started = now
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
-    Instance {
-        version: version::TEXT.to_owned(),
-        started,
-        config: context.config.clone(),
-    }
 }

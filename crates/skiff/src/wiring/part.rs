@@ -2,26 +2,22 @@
 
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use skiff_base::{Component, Random, Shutdown, SystemClock, supervise};
-use skiff_controllers::ClientFactory;
 use skiff_scheduler::SchedulerConfig;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Config;
 
-use super::{Running, control_plane, node};
+use super::{Running, accounts, control_plane, node, tls};
 
-/// Runs `part` until TERM or INT. `authority` is the certificate that the API server is verified with.
-pub async fn run(
-    part: &str,
-    config: Config,
-    client: kube::Client,
-    authority: String,
-) -> Result<()> {
+/// Runs `part` against the API server `target` until TERM or INT.
+pub async fn run(part: &str, config: Config, target: kube::Config) -> Result<()> {
     let (clock, random) = (SystemClock::shared(), Random::from_system());
     let shutdown = Shutdown::new();
     let mut beside = Running::default();
+    let client = kube::Client::try_from(target.clone()).context("reading the kubeconfig")?;
+    let mut held = None;
     let component: Arc<dyn Component> = match part {
         "scheduler" => skiff_scheduler::component(
             client,
@@ -30,13 +26,11 @@ pub async fn run(
             random.clone(),
         ),
         "controllers" => {
-            // One kubeconfig, one identity: all controllers share it.
-            let shared = client.clone();
-            let clients: ClientFactory = Arc::new(move |_| shared.clone());
+            let clients = accounts::clients(&target, &client, &clock)?;
             skiff_controllers::component(
                 client,
                 clients,
-                control_plane::controllers_config(&config, authority),
+                control_plane::controllers_config(&config, authority(&target)),
                 clock.clone(),
                 random.clone(),
             )
@@ -54,7 +48,9 @@ pub async fn run(
             random.clone(),
         ),
         "kubelet" => {
+            held = Some(node::claim(&config, &target, &clock)?);
             let outside = (&clock, &random);
+            let authority = authority(&target);
             node::kubelet(&config, client, &authority, outside, &shutdown, &mut beside).await?
         }
         other => bail!("{other:?} is no part"),
@@ -66,5 +62,14 @@ pub async fn run(
     shutdown.trigger();
     running.await?;
     beside.end().await;
+    drop(held);
     Ok(())
+}
+
+/// The authority that the API server is verified with, PEM.
+fn authority(target: &kube::Config) -> String {
+    let certificates = target.root_cert.iter().flatten();
+    certificates
+        .map(|der| tls::pem("CERTIFICATE", der))
+        .collect()
 }

@@ -123,6 +123,20 @@ pub fn same_authority(one: &str, other: &str) -> bool {
     matches!((first(one), first(other)), (Some(Ok(one)), Some(Ok(other))) if one == other)
 }
 
+/// DER as PEM.
+pub fn pem(label: &str, der: &[u8]) -> String {
+    let encoded = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, der);
+    let lines: Vec<&str> = encoded
+        .as_bytes()
+        .chunks(64)
+        .filter_map(|line| std::str::from_utf8(line).ok())
+        .collect();
+    format!(
+        "-----BEGIN {label}-----\n{}\n-----END {label}-----\n",
+        lines.join("\n")
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -52,6 +52,11 @@ pub fn generate(input: &Input<'_>) -> PodStatus {
         resource_claim_statuses: input.old.resource_claim_statuses.clone(),
         ..PodStatus::default()
     };
+    if never_taken(input) {
+        // Upstream says why, and no more.
+        decide_phase(input, &mut status);
+        return status;
+    }
     status.container_statuses = non_empty(containers::regular(input));
     status.init_container_statuses = non_empty(containers::init(input));
     status.ephemeral_container_statuses = non_empty(containers::ephemeral(input));
@@ -59,6 +64,13 @@ pub fn generate(input: &Input<'_>) -> PodStatus {
     decide_phase(input, &mut status);
     conditions::fill(input, &mut status);
     status
+}
+
+/// Whether the pod failed before the node began with it: it was refused.
+fn never_taken(input: &Input<'_>) -> bool {
+    let over = input.failure.is_some() || spec::phase_is_terminal(input.pod);
+    let nothing = input.observed.sandboxes.is_empty() && input.observed.containers.is_empty();
+    over && nothing && input.old.container_statuses.is_none()
 }
 
 /// The phase, and the words that belong to it.

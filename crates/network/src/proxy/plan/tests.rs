@@ -3,7 +3,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::nft::{Assembly, Model};
+use crate::nft::{Assembly, Model, Op, Transaction};
 use crate::proxy::base::base;
 use crate::proxy::rows::SlicePort;
 
@@ -307,4 +307,54 @@ proptest! {
         assembly.replace(&id, Some(plan()));
         prop_assert!(assembly.replace(&id, Some(plan())).is_empty());
     }
+}
+
+/// What it takes to follow one service does not depend on how many others there are.
+#[test]
+fn a_change_among_thousands_is_the_change_of_one() {
+    let follow = |others: u16| {
+        let mut assembly = Assembly::new(base(&node()));
+        for number in 0..others {
+            let id = ServiceId::new("default", &format!("s{number}"));
+            let [high, low] = number.to_be_bytes();
+            let other = ServiceRow {
+                cluster_ips: vec![Ipv4Addr::new(10, 96, 32 + high, low)],
+                ports: vec![port(
+                    "http",
+                    Protocol::Tcp,
+                    80,
+                    Some(30_000 + number % 2000),
+                )],
+                ..ServiceRow::default()
+            };
+            let slice = web(vec![
+                endpoint(2, true, "ready"),
+                endpoint(3, false, "ready"),
+            ]);
+            let fragment = plan_service(&id, &other, &[&slice], &node()).fragment;
+            assembly.replace(&id, Some(fragment));
+        }
+        let mut changes = Vec::new();
+        for state in ["ready", "down", "ready"] {
+            let slice = web(vec![endpoint(7, true, state), endpoint(9, false, "ready")]);
+            let fragment = plan(&service(), &[&slice]).fragment;
+            let id = ServiceId::new("default", "web");
+            changes.push(assembly.replace(&id, Some(fragment)));
+        }
+        changes
+    };
+    let (alone, among) = (follow(0), follow(5000));
+    // The node port is taken by others, first by name: only elements of that set may differ.
+    let own = |transaction: &Transaction| -> Vec<Op> {
+        let ops = transaction.ops.iter();
+        let of_nodes = |op: &&Op| match op {
+            Op::AddElements(set, ..) | Op::DeleteElements(set, ..) => &**set != NODE_PORTS,
+            _ => true,
+        };
+        ops.filter(of_nodes).cloned().collect()
+    };
+    for (alone, among) in alone.iter().zip(&among) {
+        assert_eq!(own(alone), own(among));
+    }
+    assert!(among[1].ops.len() <= 8, "{:?}", among[1]);
 }

@@ -1,8 +1,8 @@
 //! The cluster's network as pods, the host and a machine outside see it: addresses, services, names, and what is left of it.
 
 mod left;
-mod names;
-mod places;
+pub mod names;
+pub mod places;
 mod services;
 
 use crate::cluster::{Cluster, cannot_run};
@@ -193,6 +193,10 @@ fn reach(world: &World) {
     let seen = format!("outside {}", outside.node);
     assert_eq!(world.c.tcp(&there), Ok(seen.clone()));
     assert_eq!(world.c.udp(&there), Ok(seen));
+    for address in [b.clone(), node.clone(), outside.address.to_string()] {
+        let said = world.exec("tool", &["ping", "-c", "1", "-W", "2", &address]);
+        assert!(said.contains("1 packets received"), "{said}");
+    }
     // Nobody has this address, and the sender is told so instead of waiting.
     let nobody = range.nth((1 << (32 - range.prefix())) - 2).unwrap();
     let refusal = world.c.tcp(&format!("{nobody}:80")).unwrap_err();

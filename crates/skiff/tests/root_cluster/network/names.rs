@@ -144,9 +144,27 @@ fn question(name: &str, kind: RecordType) -> Vec<u8> {
 }
 
 /// The answers' data, a text each.
-fn data(message: &Message) -> Vec<String> {
+pub fn data(message: &Message) -> Vec<String> {
     let answers = message.answers.iter().map(|record| &record.data);
     answers.map(ToString::to_string).collect()
+}
+
+impl Place {
+    /// What a DNS server answers over UDP.
+    pub fn ask_dns(&self, server: SocketAddr, name: &str, kind: RecordType) -> Message {
+        let packet = question(name, kind);
+        self.run(|| {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+            socket
+                .set_read_timeout(Some(Duration::from_secs(10)))
+                .unwrap();
+            socket.connect(server).unwrap();
+            socket.send(&packet).unwrap();
+            let mut buffer = [0; 4096];
+            let length = socket.recv(&mut buffer).expect("an answer");
+            Message::from_vec(&buffer[..length]).unwrap()
+        })
+    }
 }
 
 impl World {
@@ -158,18 +176,7 @@ impl World {
 
     /// The cluster DNS's answer to a pod, over UDP.
     fn ask(&self, name: &str, kind: RecordType) -> Message {
-        let (packet, server) = (question(name, kind), self.dns());
-        self.c.run(|| {
-            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
-            socket
-                .set_read_timeout(Some(Duration::from_secs(10)))
-                .unwrap();
-            socket.connect(server).unwrap();
-            socket.send(&packet).unwrap();
-            let mut buffer = [0; 4096];
-            let length = socket.recv(&mut buffer).expect("an answer");
-            Message::from_vec(&buffer[..length]).unwrap()
-        })
+        self.c.ask_dns(self.dns(), name, kind)
     }
 
     /// The same over TCP.

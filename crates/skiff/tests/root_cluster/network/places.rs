@@ -23,6 +23,15 @@ impl Place {
         Self(File::open("/proc/self/ns/net").unwrap())
     }
 
+    /// A new one with nothing in it.
+    pub fn alone() -> Self {
+        let namespace = std::thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            File::open("/proc/thread-self/ns/net").unwrap()
+        });
+        Self(namespace.join().unwrap())
+    }
+
     /// That of a running pod.
     pub fn of_pod(cluster: &Cluster, pod: &str) -> Self {
         let uid = cluster.ask(&["get", "pod", pod, "-o", "jsonpath={.metadata.uid}"]);
@@ -45,7 +54,8 @@ impl Place {
         })
     }
 
-    fn run_async<T: Send>(&self, job: impl Future<Output = T> + Send) -> T {
+    /// The same for what waits.
+    pub fn run_async<T: Send>(&self, job: impl Future<Output = T> + Send) -> T {
         self.run(|| {
             let mut runtime = tokio::runtime::Builder::new_current_thread();
             runtime.enable_all().build().unwrap().block_on(job)
@@ -120,6 +130,16 @@ pub struct Outside {
     pub address: Ipv4Addr,
     /// The node's address on that cable.
     pub node: Ipv4Addr,
+    cable: String,
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        Place::host().run_async(async {
+            let route = Connection::<Route>::new().unwrap();
+            route.del_link_if_exists(&*self.cable).await.unwrap();
+        });
+    }
 }
 
 impl Outside {
@@ -129,14 +149,12 @@ impl Outside {
             Ipv4Addr::new(198, 18, number, 1),
             Ipv4Addr::new(198, 18, number, 2),
         );
-        let namespace = std::thread::spawn(|| {
-            unshare(CloneFlags::CLONE_NEWNET).unwrap();
-            File::open("/proc/thread-self/ns/net").unwrap()
-        });
-        let place = Place(namespace.join().unwrap());
+        let place = Place::alone();
         let cable = format!("out{number}");
         Place::host().run_async(async {
             let route = Connection::<Route>::new().unwrap();
+            // Of a test that was killed.
+            route.del_link_if_exists(&*cable).await.unwrap();
             let link = VethLink::new(&cable, "eth0").peer_netns_fd(&place.0);
             route.add_link(link).await.unwrap();
             give(&route, &cable, node).await;
@@ -150,6 +168,7 @@ impl Outside {
             place,
             address,
             node,
+            cable,
         }
     }
 
