@@ -9,6 +9,7 @@ use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use skiff_network::nft::TableGuard;
 use skiff_network::pod::{AttachRequest, PodNetwork, PodNetworkConfig, Protocol};
 use skiff_network::proxy::{
     Endpoint, NodeRow, ServiceId, ServicePort, ServiceRow, ServiceTable, SlicePort, SliceRow,
@@ -346,6 +347,35 @@ fn a_restart_replaces_the_table_and_removal_leaves_nothing() {
     });
     assert_eq!(node.host.shell("nft list ruleset"), before);
     drop(node.network);
+}
+
+#[test]
+fn a_table_that_somebody_takes_away_is_missed() {
+    if !is_root() {
+        return;
+    }
+    let node = node();
+    node.serve("web", Some((&service(), &slice(&[2]))));
+    let (row, address) = (node.node.clone(), format!("{CLUSTER_IP}:80"));
+    let again = within!(node.host, {
+        let mut guard = TableGuard::watch("skiff-services").await.unwrap();
+        let mut table = ServiceTable::open("skiff-services", &row).unwrap();
+        let id = ServiceId::new("default", "web");
+        let plan = || plan_service(&id, &service(), &[&slice(&[2])], &row);
+        // Its owner replaces it.
+        table.apply(vec![(id.clone(), Some(plan()))]).await.unwrap();
+        let patience = std::time::Duration::from_millis(300);
+        let early = tokio::time::timeout(patience, guard.lost()).await;
+        let other = nlink::Connection::<nlink::netlink::Nftables>::new().unwrap();
+        let family = nlink::netlink::nftables::Family::Ip;
+        other.del_table("skiff-services", family).await.unwrap();
+        guard.lost().await;
+        table.is_lost();
+        table.apply(vec![]).await.unwrap();
+        early.is_err()
+    });
+    assert!(again, "a replaced table is there");
+    assert_eq!(ask_tcp(&node.b, &address).unwrap(), "a 10.61.3.3");
 }
 
 #[test]

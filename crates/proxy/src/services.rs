@@ -15,6 +15,7 @@ use skiff_base::{Backoff, Component, Random, SharedClock, Shutdown};
 use skiff_client::reflect::Reflector;
 use skiff_client::{ObjectKey, WatchSpec};
 use skiff_network::Cidr;
+use skiff_network::nft::TableGuard;
 use skiff_network::proxy::{
     NodeRow, ServiceId, ServicePlan, ServiceRow, ServiceTable, SliceRow, plan_service,
 };
@@ -130,6 +131,7 @@ impl ServiceProxy {
         node: &NodeRow,
     ) -> Result<(), ComponentError> {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
+        let mut guard = TableGuard::watch(&self.config.table_name).await?;
         loop {
             let changes = view.take_changes(node);
             let count = changes.len();
@@ -141,7 +143,13 @@ impl ServiceProxy {
                     backoff.reset();
                     self.ready
                         .send_if_modified(|ready| !std::mem::replace(ready, true));
-                    view.changed.notified().await;
+                    tokio::select! {
+                        () = view.changed.notified() => {}
+                        () = guard.lost() => {
+                            tracing::warn!("somebody removed the service rules: making them anew");
+                            table.is_lost();
+                        }
+                    }
                 }
                 Err(error) => {
                     // The plans are kept: the next round makes the whole table.

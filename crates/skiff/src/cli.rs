@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 use crate::cmd;
 use crate::config::Options;
 use crate::demo;
+use crate::say::say;
 
 /// Kubernetes in one binary
 ///
@@ -162,7 +163,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Kubeconfig(arguments) => cmd::kubeconfig::run(&arguments),
         Command::Kubectl { arguments } => cmd::kubectl::run(&arguments),
         Command::Version(_) => {
-            println!("skiff {}", cmd::version::TEXT);
+            say!("skiff {}", cmd::version::TEXT);
             Ok(())
         }
         Command::Demo(arguments) => wait_for(demo::run(arguments)),

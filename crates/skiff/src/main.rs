@@ -11,6 +11,7 @@ mod logging;
 mod memory;
 mod pki;
 mod progress;
+mod say;
 mod wiring;
 
 use std::process::ExitCode;

@@ -1,7 +1,8 @@
-//! What admission adds to an object, and what it refuses: default classes and limit ranges.
+//! What admission adds to an object, and what it and validation refuse.
 
 use k8s_openapi::api::core::v1::{LimitRange, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
+use k8s_openapi::api::node::v1::RuntimeClass;
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
@@ -180,5 +181,151 @@ async fn limit_ranges_bound_pods_and_claims() {
             refused,
             format!("403 persistentvolumeclaims \"{name}\" is forbidden: {why}")
         );
+    }
+}
+
+#[tokio::test]
+async fn pods_take_over_the_overhead_of_their_runtime_class() {
+    let cluster = TestCluster::start().await.unwrap();
+    let classes: Api<RuntimeClass> = Api::all(cluster.client());
+    let pods: Api<Pod> = Api::default_namespaced(cluster.client());
+    create(
+        &classes,
+        json!({"metadata": {"name": "vm"}, "handler": "vm", "overhead": {"podFixed": {"memory": "64Mi"}}}),
+    )
+    .await
+    .unwrap();
+    let pod = |class: &str| {
+        json!({"metadata": {"name": class}, "spec": {"runtimeClassName": class,
+            "containers": [{"name": "c", "image": "i"}]}})
+    };
+    let made = create(&pods, pod("vm")).await.unwrap();
+    let overhead = made.spec.unwrap().overhead.unwrap();
+    assert_eq!(overhead["memory"].0, "64Mi");
+    assert_eq!(
+        create(&pods, pod("none")).await.unwrap_err(),
+        "403 pods \"none\" is forbidden: pod rejected: RuntimeClass \"none\" not found"
+    );
+    let mut alone = pod("vm");
+    alone["metadata"]["name"] = json!("alone");
+    alone["spec"]["runtimeClassName"] = Value::Null;
+    alone["spec"]["overhead"] = json!({"memory": "1Mi"});
+    assert_eq!(
+        create(&pods, alone).await.unwrap_err(),
+        "403 pods \"alone\" is forbidden: pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead"
+    );
+}
+
+#[tokio::test]
+async fn claims_grow_where_their_class_lets_them() {
+    let cluster = TestCluster::start().await.unwrap();
+    let classes: Api<StorageClass> = Api::all(cluster.client());
+    let claims: Api<PersistentVolumeClaim> = Api::default_namespaced(cluster.client());
+    let params = PatchParams::default();
+    for (name, grows) in [("rigid", false), ("elastic", true)] {
+        create(
+            &classes,
+            json!({"metadata": {"name": name}, "provisioner": "p.example.org", "allowVolumeExpansion": grows}),
+        )
+        .await
+        .unwrap();
+        create(
+            &claims,
+            json!({"metadata": {"name": name}, "spec": {"storageClassName": name, "volumeName": "v",
+                "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}),
+        )
+        .await
+        .unwrap();
+        let larger = Patch::Merge(json!({"spec": {"resources": {"requests": {"storage": "2Gi"}}}}));
+        let bound = Patch::Merge(
+            json!({"status": {"phase": "Bound", "capacity": {"storage": "1Gi"},
+            "accessModes": ["ReadWriteOnce"]}}),
+        );
+        claims.patch_status(name, &params, &bound).await.unwrap();
+        match claims.patch(name, &params, &larger).await {
+            Ok(_) => assert!(grows),
+            Err(error) => assert!(
+                !grows
+                    && error
+                        .to_string()
+                        .contains("only dynamically provisioned pvc can be resized"),
+                "{error}"
+            ),
+        }
+    }
+}
+
+/// That each kind's rules are in force; what they are is tested beside them.
+#[tokio::test]
+async fn further_kinds_are_validated() {
+    let cluster = TestCluster::start().await.unwrap();
+    let default = "/api/v1/namespaces/default";
+    let group = |group: &str| format!("/apis/{group}/v1/namespaces/default");
+    let cases = [
+        (
+            format!("{default}/limitranges"),
+            json!({"spec": {"limits": [{"type": "Thing"}]}}),
+            "spec.limits[0].type: Invalid value",
+        ),
+        (
+            format!("{default}/resourcequotas"),
+            json!({"spec": {"hard": {"odd": "1"}}}),
+            "spec.hard[odd]: Invalid value",
+        ),
+        (
+            "/api/v1/persistentvolumes".to_owned(),
+            json!({"spec": {}}),
+            "spec: Required value: must specify a volume type",
+        ),
+        (
+            format!("{}/ingresses", group("networking.k8s.io")),
+            json!({"spec": {}}),
+            "either `defaultBackend` or `rules` must be specified",
+        ),
+        (
+            format!("{}/networkpolicies", group("networking.k8s.io")),
+            json!({"spec": {"podSelector": {}, "ingress": [{"from": [{}]}]}}),
+            "spec.ingress[0].from[0]: Required value: must specify a peer",
+        ),
+        (
+            "/apis/networking.k8s.io/v1/ingressclasses".to_owned(),
+            json!({"spec": {"controller": "c"}}),
+            "spec.controller: Invalid value",
+        ),
+        (
+            format!("{}/horizontalpodautoscalers", group("autoscaling")),
+            json!({"spec": {"maxReplicas": 1, "scaleTargetRef": {"apiVersion": "v1", "kind": "Pod", "name": "p"}}}),
+            "apiVersion must specify API group",
+        ),
+        (
+            "/apis/node.k8s.io/v1/runtimeclasses".to_owned(),
+            json!({"handler": "A"}),
+            "handler: Invalid value",
+        ),
+        (
+            "/apis/storage.k8s.io/v1/csidrivers".to_owned(),
+            json!({"spec": {"fsGroupPolicy": "All"}}),
+            "spec.fsGroupPolicy: Unsupported value",
+        ),
+        (
+            "/apis/certificates.k8s.io/v1/certificatesigningrequests".to_owned(),
+            json!({"spec": {"request": "", "signerName": "a/b/c"}}),
+            "spec.usages: Required value",
+        ),
+    ];
+    for (path, mut object, said) in cases {
+        object["metadata"] = json!({"name": "x"});
+        let request = http::Request::post(&path)
+            .header("Content-Type", "application/json")
+            .body(object.to_string().into_bytes())
+            .unwrap();
+        let answer = cluster.client().request::<Value>(request).await;
+        match answer.unwrap_err() {
+            kube::Error::Api(status) => assert!(
+                status.code == 422 && status.message.contains(said),
+                "{path}: {status:?}"
+            ),
+            error => panic!("{path}: {error}"),
+        }
     }
 }

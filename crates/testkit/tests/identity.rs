@@ -216,13 +216,73 @@ async fn the_server_says_who_asks_for_a_certificate() {
     );
 }
 
+#[tokio::test]
+async fn certificates_are_approved_and_signed_by_those_who_may() {
+    let rules = json!([
+        {"verbs": ["create", "get", "update"], "apiGroups": ["certificates.k8s.io"], "resources": ["certificatesigningrequests",
+            "certificatesigningrequests/approval", "certificatesigningrequests/status"]},
+        {"verbs": ["approve"], "apiGroups": ["certificates.k8s.io"], "resources": ["signers"], "resourceNames": ["example.org/*"]}]);
+    let (cluster, _, jane) = cluster(rules).await;
+    let requests: Api<CertificateSigningRequest> = Api::all(cluster.client_as(jane));
+    let create = |name: &str, signer: &str, request: String| {
+        let object: CertificateSigningRequest = make(json!({"metadata": {"name": name},
+            "spec": {"signerName": signer, "usages": ["client auth"], "request": request}}));
+        let requests = requests.clone();
+        async move { requests.create(&PostParams::default(), &object).await }
+    };
+    let client = "kubernetes.io/kube-apiserver-client";
+    let said = |outcome: kube::Result<CertificateSigningRequest>| outcome.unwrap_err().to_string();
+    let why = said(create("m", client, request_of("system:masters")).await);
+    assert!(
+        why.contains("use of kubernetes.io/kube-apiserver-client signer with system:masters group is not allowed"),
+        "{why}"
+    );
+    let forged = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KTUFBPQotLS0tLUVORCBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0K";
+    let why = said(create("f", client, forged.to_owned()).await);
+    assert!(why.contains("spec.request: Invalid value: "), "{why}");
+
+    let approved = json!([{"type": "Approved", "status": "True", "reason": "r", "message": "m"}]);
+    for (name, signer, may) in [("a", client, false), ("b", "example.org/any", true)] {
+        let mut request = create(name, signer, base64_request()).await.unwrap();
+        let conditions = make(approved.clone());
+        request.status.get_or_insert_default().conditions = Some(conditions);
+        let params = PostParams::default();
+        let outcome = requests
+            .replace_subresource("approval", name, &params, &request)
+            .await;
+        match outcome {
+            Ok(_) => assert!(may, "{name}"),
+            Err(error) => assert!(
+                !may && error.to_string().contains(
+                    "user not permitted to approve requests with signerName \"kubernetes.io/kube-apiserver-client\""
+                ),
+                "{error}"
+            ),
+        }
+    }
+    let mut signed = requests.get("b").await.unwrap();
+    signed.status.get_or_insert_default().certificate = Some(k8s_openapi::ByteString(b"x".into()));
+    let params = PostParams::default();
+    let outcome = requests.replace_status("b", &params, &signed).await;
+    let why = outcome.unwrap_err().to_string();
+    assert!(
+        why.contains("user not permitted to sign requests with signerName"),
+        "{why}"
+    );
+}
+
 /// A request for a certificate as PEM in base64.
 fn base64_request() -> String {
+    request_of("team")
+}
+
+/// The same, of a member of a group.
+fn request_of(group: &str) -> String {
     let key = rcgen::KeyPair::generate().unwrap();
     let mut params = rcgen::CertificateParams::default();
-    params
-        .distinguished_name
-        .push(rcgen::DnType::CommonName, "joe");
+    let name = &mut params.distinguished_name;
+    name.push(rcgen::DnType::CommonName, "joe");
+    name.push(rcgen::DnType::OrganizationName, group);
     let pem = params.serialize_request(&key).unwrap().pem().unwrap();
     let value = serde_json::to_value(k8s_openapi::ByteString(pem.into_bytes())).unwrap();
     value.as_str().unwrap().to_owned()

@@ -7,6 +7,7 @@ use k8s_openapi::api::certificates::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{
     ALL_VERBS, Column, Kind, STATUS_VERBS, Scope, Strategy, Subresource, Typed, WriteContext,
 };
@@ -99,6 +100,19 @@ impl Strategy for CertificateSigningRequestStrategy {
             context.now,
         );
         status.conditions = Some(conditions).filter(|list| !list.is_empty());
+    }
+
+    fn validate_create(object: &CertificateSigningRequest) -> ErrorList {
+        crate::validation::certificates::validate_certificate_signing_request(object)
+    }
+
+    fn validate_status_update(
+        new: &CertificateSigningRequest,
+        old: &CertificateSigningRequest,
+    ) -> ErrorList {
+        crate::validation::certificates::validate_certificate_signing_request_status_update(
+            new, old,
+        )
     }
 
     fn row(object: &CertificateSigningRequest, now: Timestamp) -> Vec<Value> {

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::node::v1::RuntimeClass;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Typed};
 use crate::printing;
 
@@ -43,6 +44,14 @@ impl Strategy for RuntimeClassStrategy {
 
     fn default(object: &mut RuntimeClass) {
         crate::defaults::other::default_runtime_class(object);
+    }
+
+    fn validate_create(object: &RuntimeClass) -> ErrorList {
+        crate::validation::runtime_class::validate_runtime_class(object)
+    }
+
+    fn validate_update(new: &RuntimeClass, old: &RuntimeClass) -> ErrorList {
+        crate::validation::runtime_class::validate_runtime_class_update(new, old)
     }
 
     fn row(object: &RuntimeClass, now: Timestamp) -> Vec<Value> {

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::storage::v1::CSIDriver;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Typed};
 use crate::printing;
 
@@ -68,6 +69,14 @@ impl Strategy for CSIDriverStrategy {
 
     fn default(object: &mut CSIDriver) {
         crate::defaults::storage::default_csi_driver(object);
+    }
+
+    fn validate_create(object: &CSIDriver) -> ErrorList {
+        crate::validation::storage::validate_csi_driver(object)
+    }
+
+    fn validate_update(new: &CSIDriver, old: &CSIDriver) -> ErrorList {
+        crate::validation::storage::validate_csi_driver_update(new, old)
     }
 
     fn row(object: &CSIDriver, now: Timestamp) -> Vec<Value> {

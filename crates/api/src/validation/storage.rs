@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::TopologySelectorTerm;
-use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::api::storage::v1::{CSIDriver, CSIDriverSpec, StorageClass};
 
 use super::absent::{count, entries, items, text};
 use super::meta::label_key;
@@ -122,6 +122,103 @@ pub fn validate_storage_class_update(new: &StorageClass, old: &StorageClass) -> 
     errors
 }
 
+/// What is wrong with a new CSIDriver, its metadata aside.
+#[must_use]
+pub fn validate_csi_driver(driver: &CSIDriver) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let (spec, path) = (&driver.spec, Path::new("spec"));
+    for (field, there) in [
+        ("attachedRequired", spec.attach_required.is_some()),
+        ("podInfoOnMount", spec.pod_info_on_mount.is_some()),
+        ("storageCapacity", spec.storage_capacity.is_some()),
+    ] {
+        if !there {
+            errors.push(FieldError::required(&path.child(field), ""));
+        }
+    }
+    if let Some(policy) = &spec.fs_group_policy {
+        let known = ["File", "None", "ReadWriteOnceWithFSType"];
+        one_of(&mut errors, &path.child("fsGroupPolicy"), policy, &known);
+    }
+    token_requests(&mut errors, spec, &path.child("tokenRequests"));
+    for mode in items(&spec.volume_lifecycle_modes) {
+        let known = ["Persistent", "Ephemeral"];
+        one_of(
+            &mut errors,
+            &path.child("volumeLifecycleModes"),
+            mode,
+            &known,
+        );
+    }
+    if spec.se_linux_mount.is_none() {
+        errors.push(FieldError::required(&path.child("seLinuxMount"), ""));
+    }
+    if let Some(period) = spec
+        .node_allocatable_update_period_seconds
+        .filter(|s| *s < 10)
+    {
+        let path = path.child("nodeAllocatableUpdatePeriodSeconds");
+        let detail = "must be greater than or equal to 10 seconds";
+        errors.push(FieldError::invalid(&path, period, detail));
+    }
+    if let Some(in_secrets) = spec.service_account_token_in_secrets
+        && items(&spec.token_requests).is_empty()
+    {
+        let path = path.child("serviceAccountTokenInSecrets");
+        let detail = "serviceAccountTokenInSecrets is set but no tokenRequests are specified";
+        errors.push(FieldError::invalid(&path, json(&in_secrets), detail));
+    }
+    errors
+}
+
+fn token_requests(errors: &mut ErrorList, spec: &CSIDriverSpec, path: &Path) {
+    let mut seen = BTreeSet::new();
+    for (index, request) in items(&spec.token_requests).iter().enumerate() {
+        let path = path.index(index);
+        if !seen.insert(&request.audience) {
+            errors.push(FieldError::duplicate(
+                &path.child("audience"),
+                &request.audience,
+            ));
+            continue;
+        }
+        let Some(seconds) = request.expiration_seconds else {
+            continue;
+        };
+        let path = path.child("expirationSeconds");
+        if seconds < 600 {
+            let detail = "may not specify a duration less than 10 minutes";
+            errors.push(FieldError::invalid(&path, seconds, detail));
+        }
+        if seconds > 1 << 32 {
+            let detail = "may not specify a duration larger than 2^32 seconds";
+            errors.push(FieldError::invalid(&path, seconds, detail));
+        }
+    }
+}
+
+/// What is wrong with a changed CSIDriver, its metadata aside.
+#[must_use]
+pub fn validate_csi_driver_update(new: &CSIDriver, old: &CSIDriver) -> ErrorList {
+    let mut errors = validate_csi_driver(new);
+    let (spec, before, path) = (&new.spec, &old.spec, Path::new("spec"));
+    immutable(
+        &mut errors,
+        &path.child("attachedRequired"),
+        &spec.attach_required,
+        &before.attach_required,
+        json(&spec.attach_required),
+    );
+    immutable(
+        &mut errors,
+        &path.child("volumeLifecycleModes"),
+        &spec.volume_lifecycle_modes,
+        &before.volume_lifecycle_modes,
+        json(&spec.volume_lifecycle_modes),
+    );
+    errors
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,6 +242,30 @@ mod tests {
         assert_eq!(
             texts(validate_storage_class_update(&other, &class)),
             ["provisioner: Invalid value: \"example.com/disk\": field is immutable"]
+        );
+    }
+
+    #[test]
+    fn drivers() {
+        let texts = |errors: ErrorList| errors.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let mut driver: CSIDriver = serde_json::from_value(json!({"spec": {}})).unwrap();
+        crate::defaults::storage::default_csi_driver(&mut driver);
+        assert_eq!(texts(validate_csi_driver(&driver)), [""; 0]);
+        let mut other = driver.clone();
+        other.spec.attach_required = Some(false);
+        other.spec.fs_group_policy = Some("All".to_owned());
+        other.spec.token_requests = serde_json::from_value(
+            json!([{"audience": "a", "expirationSeconds": 60}, {"audience": "a"}]),
+        )
+        .unwrap();
+        assert_eq!(
+            texts(validate_csi_driver_update(&other, &driver)),
+            [
+                "spec.fsGroupPolicy: Unsupported value: \"All\": supported values: \"File\", \"None\", \"ReadWriteOnceWithFSType\"",
+                "spec.tokenRequests[0].expirationSeconds: Invalid value: 60: may not specify a duration less than 10 minutes",
+                "spec.tokenRequests[1].audience: Duplicate value: \"a\"",
+                "spec.attachedRequired: Invalid value: false: field is immutable",
+            ]
         );
     }
 }

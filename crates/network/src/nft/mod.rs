@@ -6,12 +6,14 @@
 
 mod assembly;
 mod execute;
+mod guard;
 mod lower;
 mod model;
 mod rule;
 
 pub use assembly::Assembly;
 pub use execute::{KernelTable, NftError};
+pub use guard::TableGuard;
 pub use model::{Model, Violation};
 pub use rule::{
     Chain, Direction, Field, Fragment, Hook, Key, KeyType, Name, Op, Rule, Set, SetKind, Shape,

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
 use crate::Cidr;
-use crate::nft::{Assembly, KernelTable, NftError};
+use crate::nft::{Assembly, KernelTable, NftError, TableGuard, Transaction};
 
 pub use addresses::AddressError;
 use addresses::{Addresses, Record};
@@ -277,6 +277,23 @@ impl PodNetwork {
         inner.disconnect(&record).await
     }
 
+    /// Makes the nftables table anew whenever somebody else takes it away; does not return.
+    ///
+    /// # Errors
+    /// The table cannot be watched, or not be made again.
+    pub async fn keep(&self) -> Result<(), PodNetworkError> {
+        let mut guard = TableGuard::watch(&self.config.table_name).await?;
+        loop {
+            guard.lost().await;
+            tracing::warn!(
+                table = self.config.table_name,
+                "somebody removed the pod network's nftables table: making it anew"
+            );
+            let inner = self.inner.lock().await;
+            inner.table.reset(&inner.rules.whole()).await?;
+        }
+    }
+
     /// Everyone who has an address.
     pub async fn list(&self) -> Vec<Attachment> {
         let inner = self.inner.lock().await;
@@ -333,16 +350,21 @@ impl Inner {
     ) -> Result<(), PodNetworkError> {
         self.links.attach(config, record).await?;
         let change = self.rules.replace(&record.ip, Some(rules::of_pod(record)));
-        Ok(self.table.commit(&change).await?)
+        self.tell(&change).await
     }
 
-    async fn disconnect(&mut self, record: &Record) -> Result<(), PodNetworkError> {
-        let change = self.rules.replace(&record.ip, None);
-        if let Err(error) = self.table.commit(&change).await {
+    async fn tell(&self, change: &Transaction) -> Result<(), PodNetworkError> {
+        if let Err(error) = self.table.commit(change).await {
             // Someone else changed the table: make it whole again.
             tracing::warn!(%error, "rebuilding the pod network's nftables table");
             self.table.reset(&self.rules.whole()).await?;
         }
+        Ok(())
+    }
+
+    async fn disconnect(&mut self, record: &Record) -> Result<(), PodNetworkError> {
+        let change = self.rules.replace(&record.ip, None);
+        self.tell(&change).await?;
         self.links.detach(record).await?;
         Ok(self.addresses.release(record.ip)?)
     }

@@ -92,6 +92,11 @@ impl ServiceTable {
         Ok(self.kernel.remove().await?)
     }
 
+    /// Somebody else has taken the table away: the next [`apply`](Self::apply) makes it anew.
+    pub fn is_lost(&mut self) {
+        self.in_step = false;
+    }
+
     /// Services that have a plan.
     pub fn services(&self) -> impl Iterator<Item = &ServiceId> {
         self.assembly.owners()

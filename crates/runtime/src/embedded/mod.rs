@@ -59,6 +59,8 @@ pub struct RuntimeConfig {
     pub shim_program: PathBuf,
     /// How large images may be.
     pub limits: Limits,
+    /// The image store of `root`, if it is open already.
+    pub images: Option<Arc<ImageStore>>,
     /// Registries and how to talk to them.
     pub registries: crate::image::Registries,
 }
@@ -82,6 +84,7 @@ impl RuntimeConfig {
             random,
             shim_program: "/proc/self/exe".into(),
             limits: Limits::default(),
+            images: None,
             registries: crate::image::Registries::default(),
         }
     }
@@ -142,11 +145,14 @@ impl EmbeddedRuntime {
         private_mount(&config.run).map_err(failed("cannot mount the runtime directory"))?;
         let shim_program = protect_program(&config.shim_program, &config.run)
             .map_err(failed("cannot prepare the shim program"))?;
-        let images = ImageStore::open(&config.root.join("images"), config.limits)?;
+        let images = match &config.images {
+            Some(images) => images.clone(),
+            None => Arc::new(Self::open_images(&config.root, config.limits)?),
+        };
         let runtime = Self(Arc::new(Inner {
             config,
             shim_program,
-            images: Arc::new(images),
+            images,
             cgroups,
             sandboxes: RwLock::default(),
             containers: RwLock::default(),
@@ -159,6 +165,14 @@ impl EmbeddedRuntime {
             .await
             .map_err(failed("cannot read what runs"))?;
         Ok(runtime)
+    }
+
+    /// Opens the image store of a runtime's `root` before the runtime itself.
+    ///
+    /// # Errors
+    /// The directory cannot be made or read.
+    pub fn open_images(root: &Path, limits: Limits) -> Result<ImageStore, ImageError> {
+        ImageStore::open(&root.join("images"), limits)
     }
 
     /// The image store.

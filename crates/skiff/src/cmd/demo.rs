@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::cli::wait_for;
 use crate::config::Config;
 use crate::demo;
+use crate::say::say;
 
 const NAME: &str = "demo";
 const REPLICAS: i32 = 2;
@@ -47,7 +48,7 @@ pub fn run(config: &Config) -> Result<()> {
             .spec
             .and_then(|spec| spec.ports?.first()?.node_port)
             .context("the demo's Service has no node port")?;
-        println!(
+        say!(
             "The demo runs at http://{}:{port}/",
             config.advertise_address
         );

@@ -15,6 +15,7 @@ use skiff_base::{SharedClock, SystemClock};
 use crate::cli::wait_for;
 use crate::cmd::image;
 use crate::instance::{Instance, Lock};
+use crate::say::say;
 use crate::wiring::images::socket;
 use crate::{kubeconfig, wiring};
 
@@ -40,12 +41,12 @@ pub fn run(data_dir: &Path, purge: bool, no_kubeconfig: bool, grace: u64) -> Res
                 stop_pods(data_dir, grace, &clock).await;
             }
             end(data_dir, process, &clock).await?;
-            println!("stopped the server (process {process})");
+            say!("stopped the server (process {process})");
         }
         _lock = Some(Lock::take(data_dir)?);
         wiring::remove_node(&instance.config, clock.clone()).await
     })?;
-    println!("removed pods, networks, mounts and cgroups");
+    say!("removed pods, networks, mounts and cgroups");
     // A kubelet alone is no cluster: the user's context is its server's.
     let leave = no_kubeconfig || instance.server.is_some();
     if !leave && let Some(path) = kubeconfig::users_file().filter(|path| path.exists()) {
@@ -62,7 +63,7 @@ pub fn run(data_dir: &Path, purge: bool, no_kubeconfig: bool, grace: u64) -> Res
 
 fn remove(data_dir: &Path) -> Result<()> {
     fs::remove_dir_all(data_dir).with_context(|| format!("removing {}", data_dir.display()))?;
-    println!("removed {}", data_dir.display());
+    say!("removed {}", data_dir.display());
     Ok(())
 }
 
@@ -78,10 +79,10 @@ async fn stop_pods(data_dir: &Path, grace: u64, clock: &SharedClock) {
     let limit = PATIENCE + Duration::from_secs(grace);
     tokio::select! {
         outcome = asked => match outcome {
-            Ok(count) => println!("stopped {count} pods"),
-            Err(error) => println!("pods are not asked to end: {error:#}"),
+            Ok(count) => say!("stopped {count} pods"),
+            Err(error) => say!("pods are not asked to end: {error:#}"),
         },
-        () = clock.sleep(limit) => println!("some pods did not end in {} s", limit.as_secs()),
+        () = clock.sleep(limit) => say!("some pods did not end in {} s", limit.as_secs()),
     }
 }
 

@@ -1,6 +1,5 @@
 //! `skiff image`: the images of the node, through the running server.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -16,6 +15,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio_util::io::ReaderStream;
 
 use crate::cli::{DataDir, wait_for};
+use crate::say::say;
 use crate::wiring::images::{PullLine, Wanted, socket};
 
 /// What to do with images.
@@ -96,7 +96,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
                     Body::empty(),
                 )
                 .await?;
-                println!("removed {name}");
+                say!("removed {name}");
                 Ok(())
             }
             Action::Export { name, file } => export(&path, &name, &file).await,
@@ -170,7 +170,7 @@ async fn import(socket: &Path, file: &Path, name: Option<String>) -> Result<()> 
             image.tags.iter().cloned().collect()
         }
     }) {
-        println!("imported {name}");
+        say!("imported {name}");
     }
     Ok(())
 }
@@ -203,7 +203,7 @@ async fn pull(socket: &Path, wanted: Wanted) -> Result<()> {
                 }
                 PullLine::Done(id) => {
                     bar.finish_and_clear();
-                    println!("pulled {} ({id})", wanted.name);
+                    say!("pulled {} ({id})", wanted.name);
                     return Ok(());
                 }
                 PullLine::Failed(why) => bail!("{why}"),
@@ -217,8 +217,7 @@ async fn list(socket: &Path) -> Result<()> {
     let response = call(socket, Method::GET, "/images", Body::empty()).await?;
     let images: Vec<StoredImage> =
         serde_json::from_slice(&response.into_body().collect().await?.to_bytes())?;
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{:<60} {:<15} {:>12}", "NAME", "ID", "SIZE")?;
+    say!("{:<60} {:<15} {:>12}", "NAME", "ID", "SIZE");
     for image in images {
         let id: String = image
             .id
@@ -232,11 +231,10 @@ async fn list(socket: &Path) -> Result<()> {
             image.tags.iter().cloned().collect()
         };
         for name in names {
-            writeln!(
-                out,
+            say!(
                 "{name:<60} {id:<15} {:>8.1} MiB",
                 image.size as f64 / f64::from(1 << 20)
-            )?;
+            );
         }
     }
     Ok(())

@@ -9,6 +9,7 @@ use crate::cli::DataDir;
 use crate::config::{Config, PARTS};
 use crate::instance::Instance;
 use crate::pki::{Pki, Subject};
+use crate::say::say;
 use crate::{kubeconfig, wiring};
 
 /// Whose kubeconfig.
@@ -46,7 +47,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let path = data_dir.join("admin.kubeconfig");
     match std::fs::read_to_string(&path) {
         Ok(text) => {
-            print!("{text}");
+            say!("{}", text.trim_end());
             Ok(())
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => bail!(nothing()),
@@ -76,6 +77,6 @@ fn print_part(arguments: &Arguments, part: &str, config: &Config) -> Result<()> 
         .clone()
         .unwrap_or_else(|| config.local_server());
     let document = kubeconfig::document(&config.cluster_name, &server, &pki.authority_pem, &leaf);
-    print!("{}", serde_saphyr::to_string(&document)?);
+    say!("{}", serde_saphyr::to_string(&document)?.trim_end());
     Ok(())
 }

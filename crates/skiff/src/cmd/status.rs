@@ -6,7 +6,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, bail};
 
+use crate::config::PARTS;
 use crate::instance::{Instance, Lock};
+use crate::say::say;
 
 /// Prints what runs; fails when nothing does.
 pub fn run(data_dir: &Path) -> Result<()> {
@@ -30,7 +32,7 @@ pub fn run(data_dir: &Path) -> Result<()> {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
-    let row = |name: &str, value: String| println!("{name:<14} {value}");
+    let row = |name: &str, value: String| say!("{name:<14} {value}");
     row("version", instance.version.clone());
     row(
         "process",
@@ -48,17 +50,22 @@ pub fn run(data_dir: &Path) -> Result<()> {
     );
     let own = format!("https://{}:{}", config.advertise_address, config.api_port);
     row("API server", instance.server.clone().unwrap_or(own));
-    if instance.server.is_some() {
-        row("runs", "the kubelet alone".into());
-    }
+    row("runs", parts(&instance));
     row(
         "node",
         format!("{} ({})", config.node_name, config.advertise_address),
     );
-    row("pods", config.pod_cidr.to_string());
+    let (count, kib) = shims(Path::new("/proc"), &config.data_dir);
     row(
-        "services",
-        format!("{}, DNS {}", config.service_cidr, config.cluster_dns),
+        "pods",
+        format!("{count}, with {:.1} MiB of shims", kib as f64 / 1024.0),
+    );
+    row(
+        "addresses",
+        format!(
+            "pods {}, services {}, DNS {}",
+            config.pod_cidr, config.service_cidr, config.cluster_dns
+        ),
     );
     row("data", config.data_dir.display().to_string());
     if instance.server.is_none() {
@@ -67,10 +74,35 @@ pub fn run(data_dir: &Path) -> Result<()> {
             config.admin_kubeconfig().display().to_string(),
         );
     }
-    if !config.disable.is_empty() {
-        row("left out", config.disable.join(", "));
-    }
     Ok(())
+}
+
+/// The parts in the process, and those that were left out.
+fn parts(instance: &Instance) -> String {
+    if instance.server.is_some() {
+        return "the kubelet alone".into();
+    }
+    let (runs, left_out): (Vec<&str>, Vec<&str>) = PARTS
+        .into_iter()
+        .partition(|part| instance.config.runs(part));
+    let all = [&["API server"][..], &runs].concat().join(", ");
+    match left_out.is_empty() {
+        true => all,
+        false => format!("{all}; without {}", left_out.join(", ")),
+    }
+}
+
+/// How many pods run, going by their shims, and how many KiB those have.
+fn shims(processes: &Path, data_dir: &Path) -> (usize, u64) {
+    let place = format!("{}/run/s/", data_dir.display());
+    let found = fs::read_dir(processes).into_iter().flatten().flatten();
+    let found = found.filter_map(|entry| {
+        let process: i32 = entry.file_name().to_str()?.parse().ok()?;
+        let line = fs::read(entry.path().join("cmdline")).ok()?;
+        let is_shim = String::from_utf8_lossy(&line).contains(&place);
+        is_shim.then(|| resident(process).unwrap_or(0))
+    });
+    found.fold((0, 0), |(count, sum), kib| (count + 1, sum + kib))
 }
 
 /// Resident memory in KiB.

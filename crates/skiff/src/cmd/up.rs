@@ -1,7 +1,7 @@
 //! `skiff up`: starts a server in the background and waits until it works.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Instant;
@@ -12,6 +12,7 @@ use crate::cli::ServerArguments;
 use crate::config::{Config, Host, Options};
 use crate::instance::Lock;
 use crate::progress::READY;
+use crate::say::say;
 use crate::{checks, kubeconfig};
 
 /// Starts, waits, adds the kubeconfig context, says what to try.
@@ -24,7 +25,7 @@ pub fn run(arguments: ServerArguments, demo: bool, no_kubeconfig: bool) -> Resul
     }
     let config = options.clone().resolve(&Host::detect())?;
     if let Some(process) = Lock::is_held(&config.data_dir)? {
-        println!(
+        say!(
             "Skiff runs already (process {process}, data in {}); see `skiff status`.",
             config.data_dir.display()
         );
@@ -38,7 +39,7 @@ pub fn run(arguments: ServerArguments, demo: bool, no_kubeconfig: bool) -> Resul
     if !no_kubeconfig {
         add_context(&config)?;
     }
-    println!(
+    say!(
         "\nTry:\n  kubectl get nodes\n  kubectl create deployment hello --image=skiff.local/demo --replicas=3\n  kubectl expose deployment hello --port=80 --target-port=8080 --type=NodePort\n  skiff down          # stops everything again"
     );
     Ok(())
@@ -56,7 +57,7 @@ fn start(config: &Config, options: &Options, saved: &Path) -> Result<()> {
         .open(&log_path)
         .with_context(|| format!("opening {}", log_path.display()))?;
     let already = log.metadata()?.len();
-    println!(
+    say!(
         "Starting skiff {} in {}",
         super::version::TEXT,
         config.data_dir.display()
@@ -82,12 +83,11 @@ fn start(config: &Config, options: &Options, saved: &Path) -> Result<()> {
     for line in BufReader::new(output).lines() {
         let line = line?;
         if line == READY {
-            println!("Ready after {:.2} s", started.elapsed().as_secs_f64());
+            say!("Ready after {:.2} s", started.elapsed().as_secs_f64());
             return Ok(());
         }
         let (milliseconds, what) = line.split_once(' ').unwrap_or(("", &line));
-        println!("  {what:<44} {milliseconds:>6} ms");
-        std::io::stdout().flush()?;
+        say!("  {what:<44} {milliseconds:>6} ms");
     }
     let status = child.wait()?;
     let written = fs::read(&log_path).unwrap_or_default();
@@ -117,7 +117,7 @@ fn add_context(config: &Config) -> Result<()> {
         return Ok(());
     };
     kubeconfig::merge_into(&path, &kubeconfig::read(&config.admin_kubeconfig())?)?;
-    println!(
+    say!(
         "kubectl context {:?} is set in {}",
         config.cluster_name,
         path.display()

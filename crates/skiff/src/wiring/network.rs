@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use async_trait::async_trait;
+use skiff_base::Shutdown;
 use skiff_network::pod::{self, PodNetworkConfig, PortMapping, Protocol};
 use skiff_runtime::cri;
 use skiff_runtime::{AttachRequest, Attachment, NetworkError, PodNetwork};
@@ -17,6 +18,18 @@ impl Network {
     /// Sets the network up, or finds it as it was.
     pub async fn open(config: PodNetworkConfig) -> Result<Self> {
         Ok(Self(Arc::new(pod::PodNetwork::open(config).await?)))
+    }
+
+    /// Mends it when somebody else breaks it, until `shutdown`.
+    pub async fn keep(self, shutdown: Shutdown) {
+        tokio::select! {
+            outcome = self.0.keep() => {
+                if let Err(error) = outcome {
+                    tracing::error!(error = &error as &dyn std::error::Error, "nobody watches over the pod network's rules");
+                }
+            }
+            () = shutdown.triggered() => {}
+        }
     }
 
     /// Removes it with everything in it.

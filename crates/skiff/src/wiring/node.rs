@@ -17,9 +17,10 @@ use skiff_network::Cidr;
 use skiff_network::dns::Resolvers;
 use skiff_network::pod::{PodNetwork, PodNetworkConfig};
 use skiff_proxy::{DnsConfig, ProxyConfig};
-use skiff_runtime::image::ImageReference;
+use skiff_runtime::image::{ImageReference, ImageStore, Limits};
 use skiff_runtime::{EmbeddedRuntime, RuntimeConfig};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::config::Config;
 use crate::demo;
@@ -39,12 +40,15 @@ const MASQUERADE_BIT: u8 = 14;
 pub(crate) async fn start(
     context: &Context,
     plane: &ControlPlane,
+    images: Option<Images>,
     running: &mut Running,
 ) -> Result<()> {
     let config = &context.config;
     let mut ready: Vec<(&str, watch::Receiver<bool>)> = Vec::new();
-    if config.runs("kubelet") {
-        start_kubelet(context, plane, running).await?;
+    let mut demo = None;
+    if let Some(images) = images {
+        start_kubelet(context, plane, images.store, running).await?;
+        demo = Some(images.demo);
     }
     if config.runs("proxy") {
         let client = identity::client(&plane.server, identity::proxy());
@@ -90,12 +94,38 @@ pub(crate) async fn start(
             .progress
             .done(&format!("node {} is Ready", config.node_name));
     }
+    if let Some(demo) = demo {
+        demo.await??;
+        context.progress.done("demo image");
+    }
     Ok(())
+}
+
+/// The node's images; the built-in one is being made.
+pub(crate) struct Images {
+    store: Arc<ImageStore>,
+    demo: JoinHandle<Result<()>>,
+}
+
+/// Opens the image store and begins to make the demo image, which takes longer than anything else of a first start.
+pub(crate) fn open_images(config: &Config) -> Result<Images> {
+    let root = config.data_dir.join("containers");
+    fs::create_dir_all(&root).with_context(|| format!("making {}", root.display()))?;
+    let store = Arc::new(EmbeddedRuntime::open_images(&root, Limits::default())?);
+    let images = store.clone();
+    let demo = tokio::task::spawn_blocking(move || {
+        let program = std::env::current_exe().context("finding this program")?;
+        let name: ImageReference = demo::IMAGE.parse()?;
+        let made = images.build_from_binary(&name, &program, &["demo"]);
+        made.map(drop).context("making the demo image")
+    });
+    Ok(Images { store, demo })
 }
 
 async fn start_kubelet(
     context: &Context,
     plane: &ControlPlane,
+    images: Arc<ImageStore>,
     running: &mut Running,
 ) -> Result<()> {
     let config = &context.config;
@@ -113,7 +143,8 @@ async fn start_kubelet(
         clients: &context.pki.authority_pem,
         shutdown: &context.shutdown,
     };
-    let runtime = parts.runtime(network).await?;
+    running.add(network.clone().keep(context.shutdown.child()));
+    let runtime = parts.runtime(network, images).await?;
     context.progress.done("container runtime");
     let client = identity::client(&plane.server, identity::node(&config.node_name));
     let component = parts.kubelet(client, runtime, running).await?;
@@ -134,16 +165,14 @@ struct NodeParts<'a> {
 }
 
 impl NodeParts<'_> {
-    /// The container runtime, with the built-in image.
-    async fn runtime(&self, network: Network) -> Result<Arc<EmbeddedRuntime>> {
+    /// The container runtime.
+    async fn runtime(
+        &self,
+        network: Network,
+        images: Arc<ImageStore>,
+    ) -> Result<Arc<EmbeddedRuntime>> {
         let (clock, random) = (self.clock.clone(), self.random.clone());
-        let runtime = open_runtime(self.config, network, clock, random).await?;
-        let images = runtime.images().clone();
-        let program = std::env::current_exe().context("finding this program")?;
-        let name: ImageReference = demo::IMAGE.parse()?;
-        tokio::task::spawn_blocking(move || images.build_from_binary(&name, &program, &["demo"]))
-            .await?
-            .context("making the demo image")?;
+        let runtime = open_runtime(self.config, network, Some(images), clock, random).await?;
         Ok(Arc::new(runtime))
     }
 
@@ -204,6 +233,7 @@ impl NodeParts<'_> {
 async fn open_runtime(
     config: &Config,
     network: Network,
+    images: Option<Arc<ImageStore>>,
     clock: SharedClock,
     random: Random,
 ) -> Result<EmbeddedRuntime> {
@@ -215,6 +245,7 @@ async fn open_runtime(
         fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
     }
     let mut runtime = RuntimeConfig::new(root, run, Arc::new(network), clock, random);
+    runtime.images = images;
     runtime.cgroup_parent = format!("/{}", config.cluster_name);
     runtime.shim_program = std::env::current_exe().context("finding this program")?;
     Ok(EmbeddedRuntime::open(runtime).await?)
@@ -367,7 +398,10 @@ pub(crate) async fn kubelet(
     let network = Network::open(network_config(config, range)?)
         .await
         .context("setting up the pod network")?;
-    let runtime = parts.runtime(network).await?;
+    running.add(network.clone().keep(shutdown.child()));
+    let images = open_images(config)?;
+    let runtime = parts.runtime(network, images.store).await?;
+    images.demo.await??;
     parts.kubelet(client, runtime, running).await
 }
 
@@ -416,7 +450,8 @@ pub async fn remove(config: &Config, clock: SharedClock) -> Result<()> {
         let network = Network::open(network_config(config, range)?)
             .await
             .context("opening the pod network")?;
-        let runtime = open_runtime(config, network.clone(), clock, Random::from_system()).await?;
+        let runtime =
+            open_runtime(config, network.clone(), None, clock, Random::from_system()).await?;
         runtime
             .remove_everything()
             .await

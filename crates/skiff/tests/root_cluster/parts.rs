@@ -247,6 +247,19 @@ fn clusters_live_side_by_side() {
     right.ask(&["rollout", "status", "deployment/hello", "--timeout=60s"]);
 }
 
+/// Nobody listens, or there is no room: that is no reason for a backtrace.
+#[test]
+fn commands_bear_an_output_that_takes_nothing() {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
+    let output = Command::new(env!("CARGO_BIN_EXE_skiff"))
+        .arg("version")
+        .stdout(full.unwrap())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(text(&output), "");
+}
+
 /// In a network of its own, for a chain that drops everything would cut the machine off.
 #[test]
 fn check_says_what_drops_forwarded_packets() {
@@ -439,9 +452,11 @@ fn what_the_file_says_holds(cluster: &Cluster, outside: &Outside, services: u16)
     let log = std::fs::read_to_string(cluster.data().join("server.log")).unwrap();
     assert!(log.contains("DEBUG"));
     let status = text(&cluster.skiff(&["status"]));
-    let left_out = status.lines().find(|line| line.starts_with("left out"));
+    let runs = "API server, controllers, kubelet, proxy, dns; without scheduler";
+    assert!(status.contains(runs), "{status}");
+    let pods = status.lines().find(|line| line.starts_with("pods "));
     assert!(
-        left_out.is_some_and(|line| line.ends_with("scheduler")),
+        pods.is_some_and(|line| line.contains(" 1, with ")),
         "{status}"
     );
 }

@@ -5,7 +5,7 @@ pub mod names;
 pub mod places;
 mod services;
 
-use crate::cluster::{Cluster, cannot_run};
+use crate::cluster::{Cluster, cannot_run, fetch};
 use crate::image::BUSYBOX;
 
 use places::{Outside, Place};
@@ -39,7 +39,9 @@ spec:
 apiVersion: v1
 kind: Pod
 metadata: {name: c}
-spec: {terminationGracePeriodSeconds: 0, containers: [{name: c, image: skiff.local/demo}]}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers: [{name: c, image: skiff.local/demo, ports: [{containerPort: 8080, hostPort: HOSTPORT}]}]
 ---
 apiVersion: v1
 kind: Pod
@@ -82,6 +84,7 @@ impl World {
         assert!(output.status.success(), "{}", crate::cluster::text(&output));
         cluster.import_busybox();
         let manifest = PODS.replace("BUSYBOX", BUSYBOX);
+        let manifest = manifest.replace("HOSTPORT", &host_port(&cluster).to_string());
         cluster.apply(&manifest.replace("KUBECTL", &kubectl()));
         let ready = ["wait", "pod", "--all", "--for=condition=Ready"];
         cluster.ask(&[&ready[..], &["--timeout=60s"]].concat());
@@ -134,6 +137,10 @@ impl World {
     }
 }
 
+fn host_port(cluster: &Cluster) -> u16 {
+    24_200 + u16::from(cluster.number())
+}
+
 /// The program itself, not a link to it.
 fn kubectl() -> String {
     let path = std::env::var_os("PATH").unwrap();
@@ -150,6 +157,7 @@ fn the_network() {
     }
     let world = World::new();
     reach(&world);
+    host_ports(&world);
     services::all(&world);
     names::all(&world);
     api_from_a_pod(&world);
@@ -193,10 +201,35 @@ fn reach(world: &World) {
     let seen = format!("outside {}", outside.node);
     assert_eq!(world.c.tcp(&there), Ok(seen.clone()));
     assert_eq!(world.c.udp(&there), Ok(seen));
+    for address in [b.clone(), node.clone(), outside.address.to_string()] {
+        let said = world.exec("tool", &["ping", "-c", "1", "-W", "2", &address]);
+        assert!(said.contains("1 packets received"), "{said}");
+    }
     // Nobody has this address, and the sender is told so instead of waiting.
     let nobody = range.nth((1 << (32 - range.prefix())) - 2).unwrap();
     let refusal = world.c.tcp(&format!("{nobody}:80")).unwrap_err();
     assert_ne!(refusal, std::io::ErrorKind::TimedOut);
+}
+
+/// A port of the machine that leads to a pod: on all addresses, for everyone, the pod itself too.
+fn host_ports(world: &World) {
+    let node = world.read("nodes", "{.items[0].status.addresses[0].address}");
+    let beside = world.outside.node.to_string();
+    for (place, address) in [
+        (&world.host, "127.0.0.1"),
+        (&world.host, &node),
+        (&world.outside.place, &beside),
+        (&world.a, &node),
+        (&world.c, &node),
+    ] {
+        let address = format!("{address}:{}", host_port(&world.cluster));
+        let page = place.run(|| fetch(&address, "/hostname"));
+        assert!(
+            page.as_deref()
+                .is_some_and(|page| page.ends_with("\r\n\r\nc")),
+            "{address}: {page:?}"
+        );
+    }
 }
 
 /// With the token and the authority that every pod has, under the API's own name.

@@ -89,6 +89,8 @@ pub fn all(world: &World) {
     without_endpoints(world);
     endpoints_follow_readiness(world);
     changes(world);
+    machine_as_an_endpoint(world);
+    rules_that_somebody_removes(world);
 }
 
 impl World {
@@ -291,4 +293,51 @@ fn changes(world: &World) {
     });
     world.cluster.ask(&["delete", "service", "own"]);
     eventually("no service", || world.c.tcp(&format!("{own}:90")).is_err());
+}
+
+const MACHINE: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: machine}
+spec: {ports: [{name: t, port: 80}, {name: u, port: 80, protocol: UDP}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: machine-1, labels: {kubernetes.io/service-name: machine}}
+addressType: IPv4
+ports: [{name: t, port: PORT}, {name: u, port: PORT, protocol: UDP}]
+endpoints: [{addresses: [ADDRESS]}]
+";
+
+/// What runs in the machine's own network is served too; over UDP the answer must come from the address that was asked.
+fn machine_as_an_endpoint(world: &World) {
+    let port = 24_100 + u16::from(world.cluster.number());
+    world.host.serve_tcp(port, "machine");
+    world.host.serve_udp(port, "machine");
+    let node = world.read("nodes", "{.items[0].status.addresses[0].address}");
+    let manifest = MACHINE.replace("PORT", &port.to_string());
+    world.cluster.apply(&manifest.replace("ADDRESS", &node));
+    let address = format!("{}:80", world.cluster_ip("machine"));
+    let expected = Ok(format!("machine {}", world.ip("c")));
+    eventually("the machine's service", || {
+        world.c.tcp(&address) == expected
+    });
+    assert_eq!(world.c.udp(&address), expected);
+}
+
+/// As a reload of the host's firewall does, which flushes everything.
+fn rules_that_somebody_removes(world: &World) {
+    let web = format!("{}:80", world.cluster_ip("web"));
+    let there = format!("{}:9000", world.outside.address);
+    let name = world.cluster.name().to_owned();
+    world.host.run_async(async move {
+        let connection = nlink::Connection::<nlink::netlink::Nftables>::new().unwrap();
+        for table in [name.clone(), format!("{name}-pods")] {
+            let family = nlink::netlink::nftables::Family::Ip;
+            connection.del_table(&*table, family).await.unwrap();
+        }
+    });
+    eventually("the service's rules", || world.c.tcp(&web).is_ok());
+    let seen = Ok(format!("outside {}", world.outside.node));
+    eventually("the pods' way out", || world.c.tcp(&there) == seen);
 }

@@ -9,14 +9,14 @@ mod mounts;
 pub(crate) mod paths;
 mod resize;
 mod rules;
-mod scheduling;
+pub(crate) mod scheduling;
 mod security;
 mod spec;
 mod status;
 mod update;
 pub(crate) mod volumes;
 pub(crate) mod volumes_network;
-mod volumes_projected;
+pub(crate) mod volumes_projected;
 mod warnings;
 mod windows;
 
