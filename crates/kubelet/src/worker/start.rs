@@ -99,6 +99,11 @@ impl Execution {
                         .await;
                 }
                 Step::CreateSandbox { attempt } => {
+                    if !self.observed.sandboxes.is_empty() {
+                        let message = "Pod sandbox changed, it will be killed and re-created.";
+                        let (context, pod) = (&self.context, &self.pod);
+                        context.pod_event(pod, false, "SandboxChanged", message);
+                    }
                     if !self.create_sandbox(*attempt).await {
                         outcome.pod_failed = true;
                         return outcome;
@@ -128,10 +133,6 @@ impl Execution {
         let (context, pod) = (&self.context, &self.pod);
         match step {
             Step::KillPod => {
-                if !self.observed.containers.is_empty() {
-                    let message = "Pod sandbox changed, it will be killed and re-created.";
-                    context.pod_event(pod, false, "SandboxChanged", message);
-                }
                 let grace = stop::grace_period(pod);
                 stop::stop_and_tell(context, pod, &self.observed, grace).await;
             }

@@ -112,6 +112,13 @@ spec:
 ---
 apiVersion: v1
 kind: Pod
+metadata: {name: orphaned}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers: [{name: c, image: "BUSYBOX", command: [sleep, "76543"]}]
+---
+apiVersion: v1
+kind: Pod
 metadata: {name: refused}
 spec:
   os: {name: windows}
@@ -203,6 +210,7 @@ fn lives_of_pods() {
     ends_and_last_words(&cluster);
     starts_that_fail(&cluster);
     refusals(&cluster);
+    a_shim_that_dies(&cluster);
     images_that_are_not_there(&cluster);
     settings_that_are_not_there(&cluster);
     graceful_end(&cluster, &host);
@@ -354,6 +362,34 @@ fn refusals(cluster: &Cluster) {
     let listed = cluster.ask(&["get", "pod", "refused"]);
     assert!(listed.contains(" PodOSNotSupported "), "{listed}");
     cluster.happened("refused", &format!("Warning/PodOSNotSupported: {words}"));
+}
+
+/// The process that holds a pod together is killed: the pod is made anew, and nothing of the old one is left.
+fn a_shim_that_dies(cluster: &Cluster) {
+    let before = cluster.until_ready("orphaned");
+    let sleepers = || -> Vec<u32> {
+        let processes = cluster.footprint().processes.into_iter();
+        let sleepers = processes.filter(|(_, line)| line.trim() == "sleep 76543");
+        sleepers.map(|(id, _)| id).collect()
+    };
+    let [sleeper] = sleepers()[..] else {
+        panic!("one process was expected");
+    };
+    let status = std::fs::read_to_string(format!("/proc/{sleeper}/status")).unwrap();
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+    let parent = parent.and_then(|id| id.trim().parse().ok()).unwrap();
+    let parent = nix::unistd::Pid::from_raw(parent);
+    nix::sys::signal::kill(parent, nix::sys::signal::Signal::SIGKILL).unwrap();
+    let after = cluster.until("orphaned", "another life", |pod| {
+        container(pod, "c")["restartCount"] == 1 && condition(pod, "Ready")["status"] == "True"
+    });
+    assert_ne!(
+        container(&after, "c")["containerID"],
+        container(&before, "c")["containerID"]
+    );
+    let words = "Normal/SandboxChanged: Pod sandbox changed, it will be killed and re-created.";
+    cluster.happened("orphaned", words);
+    assert_eq!(sleepers().len(), 1);
 }
 
 fn images_that_are_not_there(cluster: &Cluster) {
