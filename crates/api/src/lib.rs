@@ -28,6 +28,7 @@ pub mod pod_resources;
 pub mod policy;
 pub mod printing;
 pub mod protobuf;
+pub mod quota;
 pub mod rbac;
 pub mod resource;
 pub mod scheduling;

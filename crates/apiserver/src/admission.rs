@@ -18,6 +18,7 @@ mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
 mod priority;
+mod resource_quota;
 mod runtime_class;
 mod service_account;
 mod storage_object_in_use_protection;
@@ -42,6 +43,8 @@ pub(crate) struct AdmissionRequest<'a> {
     pub namespace: &'a str,
     /// Empty for a create whose name is yet to be made.
     pub name: &'a str,
+    /// Whether nothing is stored in the end.
+    pub dry_run: bool,
 }
 
 impl AdmissionRequest<'_> {
@@ -72,6 +75,23 @@ impl AdmissionRequest<'_> {
             .ok_or_else(ApiError::no_such_path)?;
         let cache = server.hub_cache(resource).await?;
         server.wait_fresh(Freshness::Newest).await?;
+        let (entries, _) = cache.list(&resource.prefix(namespace), None, 0);
+        Ok(entries.iter().filter_map(|entry| entry.decode()).collect())
+    }
+
+    /// The same as far as the cache knows, without waiting for what was written a moment ago.
+    pub async fn list_known<T: DeserializeOwned>(
+        &self,
+        group: &str,
+        plural: &str,
+        namespace: &str,
+    ) -> ApiResult<Vec<T>> {
+        let server = &self.call.server;
+        let registry = server.registry.load_full();
+        let resource = registry
+            .stored(group, plural)
+            .ok_or_else(ApiError::no_such_path)?;
+        let cache = server.hub_cache(resource).await?;
         let (entries, _) = cache.list(&resource.prefix(namespace), None, 0);
         Ok(entries.iter().filter_map(|entry| entry.decode()).collect())
     }
@@ -118,6 +138,7 @@ pub(crate) fn plugins() -> Vec<Arc<dyn Admission>> {
         Arc::new(certificates::CertificateSigning),
         Arc::new(certificates::CertificateSubjectRestriction),
         Arc::new(default_class::DefaultIngressClass),
+        Arc::new(resource_quota::ResourceQuota),
     ]
 }
 

@@ -105,6 +105,7 @@ impl Target<'_> {
             subresource: self.subresource,
             namespace: self.namespace,
             name: self.name,
+            dry_run: self.options.dry_run,
         }
     }
 

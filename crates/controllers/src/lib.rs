@@ -27,6 +27,7 @@ pub mod pod_garbage;
 pub mod pods;
 pub mod replica_set;
 mod replicas;
+pub mod resource_quota;
 pub mod root_ca;
 pub mod service_account;
 mod service_endpoints;
@@ -79,6 +80,7 @@ const CONTROLLERS: &[(&str, Start)] = &[
     (cluster_role_aggregation::NAME, |c| {
         Box::pin(cluster_role_aggregation::run(c))
     }),
+    (resource_quota::NAME, |c| Box::pin(resource_quota::run(c))),
     (volume_protection::CLAIMS, |c| {
         Box::pin(volume_protection::run_claims(c))
     }),

@@ -261,6 +261,15 @@ impl Amount {
         }
     }
 
+    /// The difference, in the format of the first.
+    #[must_use]
+    pub fn minus(self, other: Self) -> Self {
+        Self {
+            nanos: self.nanos.saturating_sub(other.nanos),
+            format: self.format,
+        }
+    }
+
     /// Rounded to thousandths, away from zero.
     #[must_use]
     pub fn round_up_to_milli(self) -> Self {

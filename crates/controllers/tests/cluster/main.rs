@@ -4,6 +4,7 @@ mod accounts;
 mod endpoints;
 mod garbage;
 mod nodes;
+mod quotas;
 mod rollout;
 mod running;
 mod volumes;

@@ -61,7 +61,7 @@ spec:
   shareProcessNamespace: true
   containers:
   - {name: a, image: "BUSYBOX", command: [sleep, "1000"]}
-  - {name: b, image: "BUSYBOX", command: [sh, -c, "sleep 1000", other-container-mark]}
+  - {name: b, image: "BUSYBOX", command: [sleep, "98765"]}
 ---
 apiVersion: v1
 kind: Pod
@@ -132,12 +132,12 @@ fn what_containers_are_given() {
     resources(&cluster);
     cluster.until_ready("together");
     // A process that belongs to none of them is the first; each sees the others.
-    assert_eq!(
-        cluster.exec("together", "tr -d '\\0' < /proc/1/cmdline"),
-        "/pause"
-    );
-    let processes = cluster.exec("together", "ps");
-    assert!(processes.contains("other-container-mark"), "{processes}");
+    let ask = |command: &str| {
+        let exec = ["exec", "together", "-c", "a", "--", "sh", "-c", command];
+        cluster.ask(&exec)
+    };
+    assert_eq!(ask("tr -d '\\0' < /proc/1/cmdline"), "/pause");
+    assert!(ask("ps").contains("sleep 98765"));
     let pod = cluster.until_ready("host");
     assert_eq!(pod["status"]["podIP"], pod["status"]["hostIP"]);
     let own = std::fs::read_link("/proc/self/ns/net").unwrap();
