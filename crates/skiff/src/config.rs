@@ -49,7 +49,7 @@ pub struct Options {
     #[arg(long, value_name = "DOMAIN")]
     pub cluster_domain: Option<String>,
     /// Names this host's resolvers: the cluster DNS asks them for other names, and pods of the DNS policy Default inherit them
-    /// [default: /etc/resolv.conf]
+    /// [default: /etc/resolv.conf, or systemd-resolved's list when that names this host itself only]
     #[arg(long, value_name = "FILE")]
     pub resolv_conf: Option<PathBuf>,
     /// Where the cluster's state is kept: embedded or memory [default: embedded]
@@ -274,7 +274,7 @@ impl Options {
             cluster_domain: self
                 .cluster_domain
                 .unwrap_or_else(|| "cluster.local".into()),
-            resolv_conf: self.resolv_conf.unwrap_or_else(resolv_conf),
+            resolv_conf: self.resolv_conf.unwrap_or_else(|| host.resolv_conf.clone()),
             store: match self.store.as_deref().unwrap_or("embedded") {
                 "embedded" => StoreKind::Embedded,
                 "memory" => StoreKind::Memory,
@@ -303,6 +303,25 @@ impl Options {
 
 fn resolv_conf() -> PathBuf {
     "/etc/resolv.conf".into()
+}
+
+/// Where systemd-resolved lists the resolvers that it asks itself.
+const SYSTEMD_RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
+
+/// `usual`, unless all it names is this host's own 127.0.0.x, where a pod would find nobody, and `other` names somebody.
+fn useful_resolvers(usual: PathBuf, other: PathBuf) -> PathBuf {
+    let servers = |path: &Path| -> Vec<IpAddr> {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let lines = text.lines();
+        let named = lines.filter_map(|line| line.trim().strip_prefix("nameserver"));
+        named.filter_map(|rest| rest.trim().parse().ok()).collect()
+    };
+    let own = servers(&usual).iter().all(IpAddr::is_loopback);
+    let better = servers(&other).iter().any(|ip| !ip.is_loopback());
+    match own && better {
+        true => other,
+        false => usual,
+    }
 }
 
 fn parse_ports(text: &str) -> Result<(u16, u16)> {
@@ -403,6 +422,8 @@ pub struct Host {
     pub name: String,
     /// The address of the interface with the default route, else of any other than loopback.
     pub address: Option<IpAddr>,
+    /// The file that names its resolvers.
+    pub resolv_conf: PathBuf,
 }
 
 impl Host {
@@ -434,6 +455,7 @@ impl Host {
         Self {
             name: name.unwrap_or_else(|| "node".into()),
             address,
+            resolv_conf: useful_resolvers(resolv_conf(), SYSTEMD_RESOLVED.into()),
         }
     }
 }
@@ -446,6 +468,7 @@ mod tests {
         Host {
             name: "Board".into(),
             address: Some("192.168.7.7".parse().unwrap()),
+            resolv_conf: resolv_conf(),
         }
     }
 
@@ -463,6 +486,24 @@ mod tests {
                 .server_names()
                 .contains(&"kubernetes.default.svc.cluster.local".to_owned())
         );
+    }
+
+    #[test]
+    fn resolvers_that_pods_cannot_reach_are_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let stub = file("stub", "nameserver 127.0.0.53\noptions edns0\n");
+        let real = file("real", "# all\nnameserver 192.0.2.53\n");
+        let none = folder.path().join("none");
+        assert_eq!(useful_resolvers(stub.clone(), real.clone()), real);
+        assert_eq!(useful_resolvers(stub.clone(), none.clone()), stub);
+        assert_eq!(useful_resolvers(real.clone(), stub.clone()), real);
+        assert_eq!(useful_resolvers(none.clone(), stub), none);
+        assert_eq!(useful_resolvers(none, real.clone()), real);
     }
 
     #[test]

@@ -61,6 +61,19 @@ impl EmbeddedRuntime {
         }
     }
 
+    /// The image of that name. One that is built in may still be on its way.
+    async fn known(&self, name: &str) -> Option<StoredImage> {
+        let find = || self.0.images.find(name);
+        let of_ours = |reference: ImageReference| reference.registry == BUILT_IN;
+        match find() {
+            None if name.parse().is_ok_and(of_ours) => {
+                self.built_in_images().await;
+                find()
+            }
+            found => found,
+        }
+    }
+
     /// Pulls an image. Answers its id.
     pub async fn pull(&self, name: &str, credentials: &Credentials) -> Result<String, Status> {
         let failed = |error: ImageError| pull_failed(name, &error);
@@ -68,6 +81,7 @@ impl EmbeddedRuntime {
             .parse()
             .map_err(|error| Status::invalid_argument(format!("{error}")))?;
         if reference.registry == BUILT_IN {
+            self.known(name).await;
             let image = self.0.images.get(&reference.to_string()).map_err(failed)?;
             return Ok(image.id);
         }
@@ -158,7 +172,7 @@ impl ImageService for EmbeddedRuntime {
     ) -> Result<Response<cri::ImageStatusResponse>, Status> {
         let name = name_of(request.into_inner().image)?;
         Ok(Response::new(cri::ImageStatusResponse {
-            image: self.0.images.find(&name).map(|image| self.describe(&image)),
+            image: self.known(&name).await.map(|image| self.describe(&image)),
             info: Default::default(),
         }))
     }

@@ -28,7 +28,7 @@ use std::time::UNIX_EPOCH;
 
 use parking_lot::{Mutex, RwLock};
 use skiff_base::{Random, SharedClock};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 use tonic::Status;
 
 use crate::cgroup::Hierarchies;
@@ -59,8 +59,8 @@ pub struct RuntimeConfig {
     pub shim_program: PathBuf,
     /// How large images may be.
     pub limits: Limits,
-    /// The image store of `root`, if it is open already.
-    pub images: Option<Arc<ImageStore>>,
+    /// Turns true when the built-in images are there; until then whoever asks for one that is missing waits.
+    pub built_in: Option<watch::Receiver<bool>>,
     /// Registries and how to talk to them.
     pub registries: crate::image::Registries,
 }
@@ -84,7 +84,7 @@ impl RuntimeConfig {
             random,
             shim_program: "/proc/self/exe".into(),
             limits: Limits::default(),
-            images: None,
+            built_in: None,
             registries: crate::image::Registries::default(),
         }
     }
@@ -145,14 +145,11 @@ impl EmbeddedRuntime {
         private_mount(&config.run).map_err(failed("cannot mount the runtime directory"))?;
         let shim_program = protect_program(&config.shim_program, &config.run)
             .map_err(failed("cannot prepare the shim program"))?;
-        let images = match &config.images {
-            Some(images) => images.clone(),
-            None => Arc::new(Self::open_images(&config.root, config.limits)?),
-        };
+        let images = ImageStore::open(&config.root.join("images"), config.limits)?;
         let runtime = Self(Arc::new(Inner {
             config,
             shim_program,
-            images,
+            images: Arc::new(images),
             cgroups,
             sandboxes: RwLock::default(),
             containers: RwLock::default(),
@@ -167,12 +164,12 @@ impl EmbeddedRuntime {
         Ok(runtime)
     }
 
-    /// Opens the image store of a runtime's `root` before the runtime itself.
-    ///
-    /// # Errors
-    /// The directory cannot be made or read.
-    pub fn open_images(root: &Path, limits: Limits) -> Result<ImageStore, ImageError> {
-        ImageStore::open(&root.join("images"), limits)
+    /// Returns when the built-in images have been made, or nobody makes them.
+    pub async fn built_in_images(&self) {
+        if let Some(made) = &self.0.config.built_in {
+            // When their maker has gone without them, waiting is over as well.
+            let _ = made.clone().wait_for(|made| *made).await;
+        }
     }
 
     /// The image store.

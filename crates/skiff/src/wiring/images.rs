@@ -125,6 +125,7 @@ async fn blocking<T: Send + 'static>(
 }
 
 async fn list(State(runtime): Runtime) -> Json<Vec<StoredImage>> {
+    runtime.built_in_images().await;
     Json(runtime.images().list())
 }
 
@@ -132,6 +133,7 @@ async fn remove(
     State(runtime): Runtime,
     Query(wanted): Query<Wanted>,
 ) -> Result<StatusCode, Response> {
+    runtime.built_in_images().await;
     blocking(move || {
         runtime
             .images()
@@ -176,6 +178,7 @@ async fn import(
 }
 
 async fn export(State(runtime): Runtime, Query(wanted): Query<Wanted>) -> Result<Body, Response> {
+    runtime.built_in_images().await;
     if runtime.images().find(&wanted.name).is_none() {
         return Err(refuse(&ImageError::NotFound(wanted.name)));
     }

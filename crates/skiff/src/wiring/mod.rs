@@ -86,14 +86,10 @@ pub async fn run(config: Config, progress: Arc<Progress>) -> Result<()> {
     context.progress.done("certificates");
 
     let mut running = Running::default();
-    let images = match context.config.runs("kubelet") {
-        true => Some(node::open_images(&context.config)?),
-        false => None,
-    };
     let plane = ControlPlane::start(&context, &mut running).await?;
     Instance::new(&context.config, now).write()?;
     control_plane::start_controllers(&context, &plane, &mut running);
-    node::start(&context, &plane, images, &mut running).await?;
+    node::start(&context, &plane, &mut running).await?;
     context.progress.ready();
 
     let mut terminate = signal(SignalKind::terminate())?;

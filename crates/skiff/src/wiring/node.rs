@@ -17,10 +17,9 @@ use skiff_network::Cidr;
 use skiff_network::dns::Resolvers;
 use skiff_network::pod::{PodNetwork, PodNetworkConfig};
 use skiff_proxy::{DnsConfig, ProxyConfig};
-use skiff_runtime::image::{ImageReference, ImageStore, Limits};
+use skiff_runtime::image::{ImageReference, ImageStore};
 use skiff_runtime::{EmbeddedRuntime, RuntimeConfig};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
 use crate::config::Config;
 use crate::demo;
@@ -40,15 +39,13 @@ const MASQUERADE_BIT: u8 = 14;
 pub(crate) async fn start(
     context: &Context,
     plane: &ControlPlane,
-    images: Option<Images>,
     running: &mut Running,
 ) -> Result<()> {
     let config = &context.config;
     let mut ready: Vec<(&str, watch::Receiver<bool>)> = Vec::new();
     let mut demo = None;
-    if let Some(images) = images {
-        start_kubelet(context, plane, images.store, running).await?;
-        demo = Some(images.demo);
+    if config.runs("kubelet") {
+        demo = Some(start_kubelet(context, plane, running).await?);
     }
     if config.runs("proxy") {
         let client = identity::client(&plane.server, identity::proxy());
@@ -95,39 +92,39 @@ pub(crate) async fn start(
             .done(&format!("node {} is Ready", config.node_name));
     }
     if let Some(demo) = demo {
-        demo.await??;
-        context.progress.done("demo image");
+        // Now, because on a slow disk it takes longer than everything else.
+        running.add(demo.make());
     }
     Ok(())
 }
 
-/// The node's images; the built-in one is being made.
-pub(crate) struct Images {
-    store: Arc<ImageStore>,
-    demo: JoinHandle<Result<()>>,
+/// The demo image that is still to be made. Pods that want it wait until it is.
+struct DemoImage {
+    images: Arc<ImageStore>,
+    made: watch::Sender<bool>,
 }
 
-/// Opens the image store and begins to make the demo image, which takes longer than anything else of a first start.
-pub(crate) fn open_images(config: &Config) -> Result<Images> {
-    let root = config.data_dir.join("containers");
-    fs::create_dir_all(&root).with_context(|| format!("making {}", root.display()))?;
-    let store = Arc::new(EmbeddedRuntime::open_images(&root, Limits::default())?);
-    let images = store.clone();
-    let demo = tokio::task::spawn_blocking(move || {
-        let program = std::env::current_exe().context("finding this program")?;
-        let name: ImageReference = demo::IMAGE.parse()?;
-        let made = images.build_from_binary(&name, &program, &["demo"]);
-        made.map(drop).context("making the demo image")
-    });
-    Ok(Images { store, demo })
+impl DemoImage {
+    async fn make(self) {
+        let images = self.images;
+        let making = tokio::task::spawn_blocking(move || {
+            let program = std::env::current_exe().context("finding this program")?;
+            let name: ImageReference = demo::IMAGE.parse()?;
+            let made = images.build_from_binary(&name, &program, &["demo"]);
+            made.map(drop).context("making the demo image")
+        });
+        match making.await.map_err(Into::into).flatten() {
+            Ok(()) => drop(self.made.send(true)),
+            Err(error) => tracing::error!("{error:#}"),
+        }
+    }
 }
 
 async fn start_kubelet(
     context: &Context,
     plane: &ControlPlane,
-    images: Arc<ImageStore>,
     running: &mut Running,
-) -> Result<()> {
+) -> Result<DemoImage> {
     let config = &context.config;
     let client = identity::client(&plane.server, identity::node(&config.node_name));
     let range = assigned_range(&client, config).await?;
@@ -144,12 +141,12 @@ async fn start_kubelet(
         shutdown: &context.shutdown,
     };
     running.add(network.clone().keep(context.shutdown.child()));
-    let runtime = parts.runtime(network, images).await?;
+    let (runtime, demo) = parts.runtime(network).await?;
     context.progress.done("container runtime");
     let client = identity::client(&plane.server, identity::node(&config.node_name));
     let component = parts.kubelet(client, runtime, running).await?;
     running.start(component, context);
-    Ok(())
+    Ok(demo)
 }
 
 /// What a kubelet and its runtime are made from, beside a control plane or alone.
@@ -165,15 +162,13 @@ struct NodeParts<'a> {
 }
 
 impl NodeParts<'_> {
-    /// The container runtime.
-    async fn runtime(
-        &self,
-        network: Network,
-        images: Arc<ImageStore>,
-    ) -> Result<Arc<EmbeddedRuntime>> {
+    /// The container runtime, and the image that it is to have.
+    async fn runtime(&self, network: Network) -> Result<(Arc<EmbeddedRuntime>, DemoImage)> {
         let (clock, random) = (self.clock.clone(), self.random.clone());
-        let runtime = open_runtime(self.config, network, Some(images), clock, random).await?;
-        Ok(Arc::new(runtime))
+        let (made, wait) = watch::channel(false);
+        let runtime = open_runtime(self.config, network, Some(wait), clock, random).await?;
+        let images = runtime.images().clone();
+        Ok((Arc::new(runtime), DemoImage { images, made }))
     }
 
     /// The kubelet, with what runs beside it: renewal of its certificate, the socket for the node's owner.
@@ -233,7 +228,7 @@ impl NodeParts<'_> {
 async fn open_runtime(
     config: &Config,
     network: Network,
-    images: Option<Arc<ImageStore>>,
+    built_in: Option<watch::Receiver<bool>>,
     clock: SharedClock,
     random: Random,
 ) -> Result<EmbeddedRuntime> {
@@ -245,7 +240,7 @@ async fn open_runtime(
         fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
     }
     let mut runtime = RuntimeConfig::new(root, run, Arc::new(network), clock, random);
-    runtime.images = images;
+    runtime.built_in = built_in;
     runtime.cgroup_parent = format!("/{}", config.cluster_name);
     runtime.shim_program = std::env::current_exe().context("finding this program")?;
     Ok(EmbeddedRuntime::open(runtime).await?)
@@ -399,9 +394,8 @@ pub(crate) async fn kubelet(
         .await
         .context("setting up the pod network")?;
     running.add(network.clone().keep(shutdown.child()));
-    let images = open_images(config)?;
-    let runtime = parts.runtime(network, images.store).await?;
-    images.demo.await??;
+    let (runtime, demo) = parts.runtime(network).await?;
+    running.add(demo.make());
     parts.kubelet(client, runtime, running).await
 }
 
