@@ -114,12 +114,13 @@ pub async fn forward(runtime: &dyn StreamRuntime, sandbox: &str, forward: Forwar
         let _ = tokio::io::copy(&mut reader, &mut to_pod).await;
         let _ = to_pod.shutdown().await;
     };
-    let back = async {
+    let back = async move {
         let _ = tokio::io::copy(&mut from_pod, &mut writer).await;
         let _ = writer.shutdown().await;
+        // All went well. Clients before 1.30 close their connection only when they know that.
+        drop(error);
     };
     tokio::join!(there, back);
-    drop(error);
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ mod parts;
 mod pods;
 mod probes;
 mod registry;
+mod streams;
 mod tour;
 mod volumes;
 mod workloads;
