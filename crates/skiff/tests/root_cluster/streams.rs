@@ -39,8 +39,8 @@ impl Drop for Running {
 /// The kubectl of the PATH, and the oldest and newest of the versions that lie beside it, as Debian's package brings them.
 fn kubectls() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).map(|folder| folder.join("kubectl"));
-    let found = found.filter(|file| file.exists()).next().unwrap();
+    let mut places = std::env::split_paths(&path).map(|folder| folder.join("kubectl"));
+    let found = places.find(|file| file.exists()).unwrap();
     let real = std::fs::canonicalize(&found).unwrap();
     let beside = std::fs::read_dir(real.parent().unwrap()).unwrap();
     let versioned = |file: &PathBuf| {
