@@ -562,6 +562,12 @@ impl Planner<'_> {
             return;
         }
         let attempt = match self.observed.latest(name) {
+            // It was made and never started: a kubelet ended in between. That is no restart, and nobody needs its logs.
+            Some(seen) if seen.state == State::Created => {
+                let (id, attempt) = (seen.id.clone(), seen.attempt);
+                self.plan.steps.push(Step::Remove { id });
+                attempt
+            }
             Some(seen) => seen.attempt + 1,
             None => self.books.known_restarts.get(name).map_or(0, |n| n + 1),
         };

@@ -163,7 +163,7 @@ fn regular_containers() {
             "created but never started",
             simple("Always"),
             world(vec![seen("a", 0, Created, 0), seen("b", 0, Running, 0)]),
-            vec!["start Regular[0]#1"],
+            vec!["rm a-0", "start Regular[0]#0"],
             false,
         ),
         (
