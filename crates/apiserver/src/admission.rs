@@ -61,6 +61,23 @@ impl AdmissionRequest<'_> {
             && self.subresource.is_empty()
     }
 
+    /// An object of a stored resource as of now.
+    pub async fn find<T: DeserializeOwned>(
+        &self,
+        group: &str,
+        plural: &str,
+        namespace: &str,
+        name: &str,
+    ) -> ApiResult<Option<T>> {
+        let server = &self.call.server;
+        let registry = server.registry.load_full();
+        let resource = registry
+            .stored(group, plural)
+            .ok_or_else(ApiError::no_such_path)?;
+        let found = server.lookup(resource, namespace, name).await?;
+        Ok(found.and_then(|entry| entry.decode()))
+    }
+
     /// All objects of a stored resource as of now; of one namespace, or of all where it is empty.
     pub async fn list<T: DeserializeOwned>(
         &self,
@@ -68,15 +85,8 @@ impl AdmissionRequest<'_> {
         plural: &str,
         namespace: &str,
     ) -> ApiResult<Vec<T>> {
-        let server = &self.call.server;
-        let registry = server.registry.load_full();
-        let resource = registry
-            .stored(group, plural)
-            .ok_or_else(ApiError::no_such_path)?;
-        let cache = server.hub_cache(resource).await?;
-        server.wait_fresh(Freshness::Newest).await?;
-        let (entries, _) = cache.list(&resource.prefix(namespace), None, 0);
-        Ok(entries.iter().filter_map(|entry| entry.decode()).collect())
+        self.list_at(Freshness::Newest, group, plural, namespace)
+            .await
     }
 
     /// The same as far as the cache knows, without waiting for what was written a moment ago.
@@ -86,12 +96,23 @@ impl AdmissionRequest<'_> {
         plural: &str,
         namespace: &str,
     ) -> ApiResult<Vec<T>> {
+        self.list_at(Freshness::Any, group, plural, namespace).await
+    }
+
+    async fn list_at<T: DeserializeOwned>(
+        &self,
+        freshness: Freshness,
+        group: &str,
+        plural: &str,
+        namespace: &str,
+    ) -> ApiResult<Vec<T>> {
         let server = &self.call.server;
         let registry = server.registry.load_full();
         let resource = registry
             .stored(group, plural)
             .ok_or_else(ApiError::no_such_path)?;
         let cache = server.hub_cache(resource).await?;
+        server.wait_fresh(freshness).await?;
         let (entries, _) = cache.list(&resource.prefix(namespace), None, 0);
         Ok(entries.iter().filter_map(|entry| entry.decode()).collect())
     }

@@ -27,8 +27,8 @@ use crate::service_endpoints::{
 pub const NAME: &str = "endpointslice-controller";
 
 const WORKERS: usize = 5;
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
-const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub(crate) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 const ZONE: &str = "topology.kubernetes.io/zone";
 /// So many endpoints fit into a slice.
@@ -45,10 +45,10 @@ struct Slices {
     recorder: EventRecorder,
 }
 
-/// The Service that our slice belongs to.
-fn service_of(slice: &EndpointSlice) -> Option<ObjectKey> {
+/// The Service that a slice of this manager belongs to; none of another's slices.
+pub(crate) fn service_of(slice: &EndpointSlice, manager: &str) -> Option<ObjectKey> {
     let labels = slice.metadata.labels.as_ref()?;
-    if labels.get(MANAGED_BY).map(String::as_str) != Some(MANAGER) {
+    if labels.get(MANAGED_BY).map(String::as_str) != Some(manager) {
         return None;
     }
     let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
@@ -62,7 +62,7 @@ pub async fn run(context: Context) {
     let pods = context.caches.of::<Pod>();
     let nodes = context.caches.of::<Node>();
     slices.add_index(SERVICE_INDEX, |slice: &EndpointSlice| {
-        service_of(slice)
+        service_of(slice, MANAGER)
             .map(|key| key.to_string())
             .into_iter()
             .collect()
@@ -76,7 +76,7 @@ pub async fn run(context: Context) {
     let _slices = {
         let queue = queue.clone();
         slices.on_event(move |event| {
-            service_of(event.object())
+            service_of(event.object(), MANAGER)
                 .into_iter()
                 .for_each(|key| queue.add(key));
         })

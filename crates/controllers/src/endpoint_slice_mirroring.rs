@@ -18,7 +18,7 @@ use skiff_client::{
 };
 
 use crate::Context;
-use crate::endpoint_slice::port_key;
+use crate::endpoint_slice::{MANAGED_BY, SERVICE_NAME, port_key, service_of};
 use crate::gate::WriteGate;
 use crate::ownership::controller_reference;
 
@@ -26,8 +26,6 @@ use crate::ownership::controller_reference;
 pub const NAME: &str = "endpointslicemirroring-controller";
 
 const MANAGER: &str = "endpointslicemirroring-controller.k8s.io";
-const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const SKIP: &str = "endpointslice.kubernetes.io/skip-mirror";
 const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 /// Annotations that a mirror does not get.
@@ -50,22 +48,13 @@ struct Mirroring {
     recorder: EventRecorder,
 }
 
-fn mirrored(slice: &EndpointSlice) -> Option<ObjectKey> {
-    let labels = slice.metadata.labels.as_ref()?;
-    if labels.get(MANAGED_BY).map(String::as_str) != Some(MANAGER) {
-        return None;
-    }
-    let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
-    Some(ObjectKey::new(namespace, labels.get(SERVICE_NAME)?))
-}
-
 /// Runs the controller.
 pub async fn run(context: Context) {
     let services = context.caches.of::<Service>();
     let endpoints = context.caches.of::<Endpoints>();
     let slices = context.caches.of::<EndpointSlice>();
     slices.add_index(MIRROR_INDEX, |slice: &EndpointSlice| {
-        let key = mirrored(slice).map(|key| key.to_string());
+        let key = service_of(slice, MANAGER).map(|key| key.to_string());
         key.into_iter().collect()
     });
     let queue = context.queue();
@@ -83,7 +72,7 @@ pub async fn run(context: Context) {
     let _slices = {
         let queue = queue.clone();
         slices.on_event(move |event| {
-            let key = mirrored(event.object());
+            let key = service_of(event.object(), MANAGER);
             key.into_iter().for_each(|key| queue.add(key));
         })
     };

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::api::storage::v1::StorageClass;
 use skiff_api::validation::quantity::Amount;
-use skiff_api::{ApiError, ApiResult, Object, ObjectExt};
+use skiff_api::{ApiResult, Object, ObjectExt};
 
 use super::{Admission, AdmissionRequest, Operation};
 
@@ -52,13 +52,9 @@ impl Admission for PersistentVolumeClaimResize {
         }
         let mut allowed = false;
         if let Some(name) = class(&new).filter(|name| class(&old) == Some(*name)) {
-            let server = &request.call.server;
-            let registry = server.registry.load_full();
-            let classes = registry
-                .stored("storage.k8s.io", "storageclasses")
-                .ok_or_else(ApiError::no_such_path)?;
-            let found = server.lookup(classes, "", name).await?;
-            let found: Option<StorageClass> = found.and_then(|entry| entry.decode());
+            let found: Option<StorageClass> = request
+                .find("storage.k8s.io", "storageclasses", "", name)
+                .await?;
             allowed = found.is_some_and(|class| class.allow_volume_expansion == Some(true));
         }
         if allowed {

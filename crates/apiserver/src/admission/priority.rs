@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::scheduling::v1::PriorityClass;
-use skiff_api::{ApiError, ApiResult, Object, ObjectExt};
+use skiff_api::{ApiResult, Object, ObjectExt};
 
 use super::{Admission, AdmissionRequest, Operation};
 
@@ -73,16 +73,10 @@ impl Admission for Priority {
 
 /// The class of that name; for no name the default class, of several the one with the lowest number.
 async fn find(request: &AdmissionRequest<'_>, name: &str) -> ApiResult<Option<PriorityClass>> {
-    let server = &request.call.server;
-    let registry = server.registry.load_full();
-    let classes = registry
-        .stored("scheduling.k8s.io", "priorityclasses")
-        .ok_or_else(ApiError::no_such_path)?;
     if !name.is_empty() {
-        return Ok(server
-            .lookup(classes, "", name)
-            .await?
-            .and_then(|entry| entry.decode()));
+        return request
+            .find("scheduling.k8s.io", "priorityclasses", "", name)
+            .await;
     }
     let classes: Vec<PriorityClass> = request
         .list("scheduling.k8s.io", "priorityclasses", "")

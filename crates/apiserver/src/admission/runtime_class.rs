@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{Pod, PodSpec, Toleration};
 use k8s_openapi::api::node::v1::RuntimeClass as Class;
-use skiff_api::{ApiError, ApiResult, Object, ObjectExt};
+use skiff_api::{ApiResult, Object, ObjectExt};
 
 use super::{Admission, AdmissionRequest, Operation};
 
@@ -17,13 +17,8 @@ async fn class_of(
     let Some(name) = spec.and_then(|spec| spec.runtime_class_name.as_ref()) else {
         return Ok(None);
     };
-    let server = &request.call.server;
-    let registry = server.registry.load_full();
-    let classes = registry
-        .stored("node.k8s.io", "runtimeclasses")
-        .ok_or_else(ApiError::no_such_path)?;
-    let found = server.lookup(classes, "", name).await?;
-    match found.and_then(|entry| entry.decode()) {
+    let found = request.find("node.k8s.io", "runtimeclasses", "", name);
+    match found.await? {
         Some(class) => Ok(Some(class)),
         None => Err(request.forbidden(&format!("pod rejected: RuntimeClass {name:?} not found"))),
     }

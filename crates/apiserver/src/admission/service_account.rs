@@ -89,13 +89,8 @@ fn check_mirror(request: &AdmissionRequest<'_>, spec: &PodSpec) -> ApiResult<()>
 }
 
 async fn account(request: &AdmissionRequest<'_>, name: &str) -> ApiResult<ServiceAccount> {
-    let server = &request.call.server;
-    let registry = server.registry.load_full();
-    let accounts = registry
-        .stored("", "serviceaccounts")
-        .ok_or_else(ApiError::no_such_path)?;
-    let entry = server.lookup(accounts, request.namespace, name).await?;
-    entry.and_then(|entry| entry.decode()).ok_or_else(|| {
+    let found = request.find("", "serviceaccounts", request.namespace, name);
+    found.await?.ok_or_else(|| {
         request.forbidden(&format!(
             "error looking up service account {}/{name}: serviceaccount {name:?} not found",
             request.namespace

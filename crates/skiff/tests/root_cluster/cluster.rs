@@ -38,16 +38,30 @@ pub struct Cluster {
     _reservation: std::fs::File,
 }
 
-/// A number that no other cluster of any test on this machine has: it keeps ports, ranges and names apart.
+/// A number that no other cluster of any test on this machine has: it keeps ports, ranges and names apart. What a killed test
+/// left running holds its number too, though nobody holds the lock any more.
 fn reserve() -> (u8, std::fs::File) {
+    let routes = std::fs::read_to_string("/proc/net/route").unwrap();
     for number in 1..70 {
         let path = std::env::temp_dir().join(format!("skiff-test-cluster-{number}"));
         let file = std::fs::File::create(path).unwrap();
-        if file.try_lock().is_ok() {
+        if file.try_lock().is_ok() && !left_over(number, &routes) {
             return (number, file);
         }
     }
     panic!("seventy clusters of tests run on this machine");
+}
+
+/// Whether the host still routes the pods or services of the cluster of this number (`routes` as `/proc/net/route` prints them).
+fn left_over(number: u8, routes: &str) -> bool {
+    let destinations = routes
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(1));
+    let mut destinations = destinations.filter_map(|hex| u32::from_str_radix(hex, 16).ok());
+    destinations.any(|destination| {
+        let [first, second, ..] = destination.to_ne_bytes();
+        first == 10 && [100 + 2 * number, 101 + 2 * number].contains(&second)
+    })
 }
 
 pub fn run(command: &mut Command) -> Output {
