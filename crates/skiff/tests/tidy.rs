@@ -9,6 +9,7 @@ const LEVELS: &[(&str, u8)] = &[
     ("base", 0),
     ("api", 0),
     ("streaming", 0),
+    ("cel", 0),
     ("store", 1),
     ("client", 1),
     ("runtime", 1),
