@@ -4,7 +4,8 @@ use axum::body::Body;
 use http::Response;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use skiff_api::{ApiError, ApiResult, Object, ObjectExt};
+use skiff_api::validation::meta::validate_object_meta_update;
+use skiff_api::{ApiError, ApiResult, Object, ObjectExt, Path};
 
 use super::pod_parts::changed_body;
 use crate::query::WriteOptions;
@@ -39,14 +40,16 @@ pub(crate) async fn change(
         ) else {
             return Err(ApiError::internal("no request for a certificate"));
         };
-        request
-            .metadata
-            .resource_version
-            .clone_from(&wanted.metadata.resource_version);
-        request
-            .metadata
-            .managed_fields
-            .clone_from(&wanted.metadata.managed_fields);
+        let before = request.metadata.clone();
+        let (meta, asked) = (&mut request.metadata, &wanted.metadata);
+        meta.labels.clone_from(&asked.labels);
+        meta.annotations.clone_from(&asked.annotations);
+        let errors = validate_object_meta_update(meta, &before, &Path::new("metadata"));
+        if !errors.is_empty() {
+            return Err(target.invalid(&errors));
+        }
+        meta.resource_version.clone_from(&asked.resource_version);
+        meta.managed_fields.clone_from(&asked.managed_fields);
         let mut conditions = wanted
             .status
             .as_ref()
