@@ -52,7 +52,7 @@ pub(crate) async fn answer(
 ) -> ApiResult<Response<Body>> {
     let text = call.info.name.clone();
     let named = Named::parse(&text)?;
-    let endpoint = match resource.kind.plural {
+    let endpoint = match &*resource.kind.plural {
         "nodes" => kubelet::endpoint(&call.server, named.name).await?,
         "pods" => pod(&call, resource, &named).await?,
         _ => service(&call, resource, &named).await?,
@@ -144,7 +144,7 @@ async fn service(call: &Call, services: &Resource, named: &Named<'_>) -> ApiResu
     let mut backends: Vec<(String, u16)> = Vec::new();
     for entry in cache.list(&slices.prefix(namespace), None, 0).0 {
         let owner = entry
-            .labels(slices.storage)
+            .labels(&slices.storage)
             .get("kubernetes.io/service-name");
         if owner.map(String::as_str) != Some(named.name) {
             continue;
