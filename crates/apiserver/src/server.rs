@@ -69,6 +69,7 @@ pub struct ApiServer {
     pub(crate) random: Random,
     pub(crate) hub: Arc<CacheHub>,
     pub(crate) registry: ArcSwap<Registry>,
+    pub(crate) definitions: crate::crd::Definitions,
     pub(crate) shutdown: Shutdown,
     pub(crate) openapi:
         Mutex<HashMap<crate::documents::OpenApi, skiff_api::schema::openapi::Document>>,
@@ -141,6 +142,7 @@ impl ApiServer {
             random,
             hub,
             registry: ArcSwap::from_pointee(registry),
+            definitions: crate::crd::Definitions::default(),
             shutdown: Shutdown::new(),
             openapi: Mutex::default(),
             metrics: crate::metrics::Metrics::default(),
@@ -160,6 +162,7 @@ impl ApiServer {
                 .run(server.random.clone(), server.shutdown.clone()),
         );
         tokio::spawn(server.clone().housekeeping());
+        tokio::spawn(crate::crd::run(server.clone()));
         if let Some(advertise) = server.config.advertise {
             tokio::spawn(crate::kubernetes_service::keep(server.clone(), advertise));
         }

@@ -12,6 +12,7 @@ use skiff_store::{Event, KeyValue, Range};
 use tokio::sync::{Notify, watch};
 
 use super::entry::Entry;
+use crate::registry::ServedKind;
 
 /// The ring keeps at most so many changes ...
 const RING_EVENTS: usize = 10_000;
@@ -68,11 +69,11 @@ pub enum Trigger {
     Any,
     /// Changes of objects whose key starts so (a namespace, or one object).
     Key(String),
-    /// Changes of objects whose value of a field is, or was, this.
-    Field(&'static str, String),
+    /// Changes of objects whose value of a field (by its place among the kind's) is, or was, this.
+    Field(usize, String),
 }
 
-type FieldIndex = HashMap<(&'static str, String), Vec<(u64, Arc<Notify>)>>;
+type FieldIndex = HashMap<(usize, String), Vec<(u64, Arc<Notify>)>>;
 
 #[derive(Default)]
 struct Wakers {
@@ -164,7 +165,7 @@ struct Inner {
 pub struct ResourceCache {
     /// The key prefix, with slash at the end.
     prefix: String,
-    kind: &'static skiff_api::Kind,
+    kind: Arc<ServedKind>,
     inner: RwLock<Inner>,
     wakers: Mutex<Wakers>,
     /// How many watch all of it, or by key.
@@ -175,7 +176,7 @@ pub struct ResourceCache {
 impl ResourceCache {
     /// An empty cache that is yet to be loaded.
     #[must_use]
-    pub fn new(kind: &'static skiff_api::Kind) -> Arc<Self> {
+    pub fn new(kind: Arc<ServedKind>) -> Arc<Self> {
         Arc::new(Self {
             prefix: format!("{}/", kind.storage),
             kind,
@@ -352,7 +353,7 @@ impl ResourceCache {
             Trigger::Field(field, value) => {
                 wakers
                     .fields
-                    .entry((field, value.clone()))
+                    .entry((*field, value.clone()))
                     .or_default()
                     .push((id, notify.clone()));
             }
@@ -398,8 +399,9 @@ impl ResourceCache {
             .flat_map(|event| [&event.current, &event.previous])
             .flatten()
         {
-            for field in entry.fields(self.kind) {
-                for (_, notify) in wakers.fields.get(field).into_iter().flatten() {
+            for (field, value) in entry.fields(&self.kind).iter().enumerate() {
+                let waiting = wakers.fields.get(&(field, value.clone()));
+                for (_, notify) in waiting.into_iter().flatten() {
                     notify.notify_one();
                 }
             }
