@@ -41,6 +41,7 @@ mod watch;
 pub mod webhook;
 mod write;
 
+pub use admission::AdmissionChain;
 pub use connect::KUBELET_AUTHORITY;
 pub use request::{Attributes, RequestInfo, UserInfo};
 pub use seam::{
