@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
-use skiff_store::{Event, KeyValue, Range};
+use skiff_store::{Event, KeyValue, Range, StoreError};
 use tokio::sync::{Notify, watch};
 
 use super::entry::Entry;
@@ -135,6 +135,7 @@ pub struct ResourceCache {
     inner: RwLock<Inner>,
     wakers: Mutex<Wakers>,
     ready: watch::Sender<bool>,
+    failure: Mutex<Option<StoreError>>,
 }
 
 impl ResourceCache {
@@ -157,6 +158,7 @@ impl ResourceCache {
             }),
             wakers: Mutex::new(Wakers::default()),
             ready: watch::Sender::new(false),
+            failure: Mutex::default(),
         })
     }
 
@@ -223,6 +225,18 @@ impl ResourceCache {
         drop(inner);
         self.ready.send_replace(true);
         self.wake_all();
+    }
+
+    /// Gives up loading: who waits for the cache gets the error.
+    pub fn fail(&self, error: StoreError) {
+        *self.failure.lock() = Some(error);
+        self.close();
+    }
+
+    /// Why it was given up, if loading failed.
+    #[must_use]
+    pub fn failure(&self) -> Option<StoreError> {
+        self.failure.lock().clone()
     }
 
     /// One object.
