@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Bound;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use skiff_store::{Event, KeyValue, Range};
 use tokio::sync::{Notify, watch};
@@ -19,6 +21,10 @@ const RING_BYTES: usize = 4 << 20;
 const RING_KEEP: usize = 128;
 /// ... none older than this, as upstream.
 const RING_AGE: Duration = Duration::from_secs(75);
+/// What a wake-up of one watcher costs the machine, about: changes that come faster than all can be woken are gathered ...
+const GATHERING_EACH: Duration = Duration::from_micros(50);
+/// ... for at most so long.
+const GATHERING_MOST: Duration = Duration::from_millis(5);
 
 /// One change of one object.
 #[derive(Debug)]
@@ -29,10 +35,18 @@ pub struct CacheEvent {
     pub current: Option<Arc<Entry>>,
     /// The state before; `None`: created.
     pub previous: Option<Arc<Entry>>,
+    /// What the event shows, as protobuf; made for the first watcher that wants it.
+    protobuf: OnceLock<Option<Bytes>>,
     at: Duration,
 }
 
 impl CacheEvent {
+    /// What the event shows (`bytes`: the new state, or the last one of an object that is gone) as protobuf.
+    pub fn protobuf(&self, bytes: &[u8]) -> Option<&Bytes> {
+        let encode = || crate::content::protobuf(bytes).map(Bytes::from);
+        self.protobuf.get_or_init(encode).as_ref()
+    }
+
     /// The object's key.
     #[must_use]
     pub fn key(&self) -> &str {
@@ -83,13 +97,32 @@ impl Subscription {
     pub async fn changed(&self) {
         self.notify.notified().await;
     }
+
+    /// How long a burst of changes should be gathered before it is written: the more are woken by the same changes, the longer.
+    #[must_use]
+    pub fn gathering(&self) -> Duration {
+        if matches!(self.trigger, Trigger::Field(..)) {
+            return Duration::ZERO;
+        }
+        let crowd = u32::try_from(self.cache.crowd.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
+        let gathering = GATHERING_EACH.saturating_mul(crowd).min(GATHERING_MOST);
+        // Timers are no finer than this.
+        if gathering < Duration::from_millis(1) {
+            Duration::ZERO
+        } else {
+            gathering
+        }
+    }
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
         let mut wakers = self.cache.wakers.lock();
         match &self.trigger {
-            Trigger::Any | Trigger::Key(_) => wakers.any.retain(|(id, ..)| *id != self.id),
+            Trigger::Any | Trigger::Key(_) => {
+                wakers.any.retain(|(id, ..)| *id != self.id);
+                self.cache.crowd.store(wakers.any.len(), Ordering::Relaxed);
+            }
             Trigger::Field(field, value) => {
                 let key = (*field, value.clone());
                 if let Some(list) = wakers.fields.get_mut(&key) {
@@ -135,6 +168,8 @@ pub struct ResourceCache {
     kind: Arc<ServedKind>,
     inner: RwLock<Inner>,
     wakers: Mutex<Wakers>,
+    /// How many watch all of it, or by key.
+    crowd: AtomicUsize,
     ready: watch::Sender<bool>,
 }
 
@@ -157,6 +192,7 @@ impl ResourceCache {
                 closed: false,
             }),
             wakers: Mutex::new(Wakers::default()),
+            crowd: AtomicUsize::new(0),
             ready: watch::Sender::new(false),
         })
     }
@@ -322,6 +358,7 @@ impl ResourceCache {
                     .push((id, notify.clone()));
             }
         }
+        self.crowd.store(wakers.any.len(), Ordering::Relaxed);
         drop(wakers);
         Subscription {
             cache: self.clone(),
@@ -417,6 +454,7 @@ impl Inner {
             revision,
             current,
             previous,
+            protobuf: OnceLock::new(),
             at: now,
         });
         self.ring_bytes += event.bytes();

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use arc_swap::ArcSwap;
 use axum::body::Body;
 use futures::TryStreamExt as _;
@@ -14,6 +14,7 @@ use skiff_apiserver::authn::Authentication;
 use skiff_apiserver::authn::tokens::{Reference, Tokens};
 use skiff_apiserver::authz::Authorization;
 use skiff_apiserver::{ApiServer, ApiServerConfig, UserInfo, bootstrap};
+use skiff_controllers::certificate_authority::CertificateAuthority;
 use skiff_controllers::{ClientFactory, ControllersConfig, TokenSigner};
 use skiff_scheduler::SchedulerConfig;
 use skiff_store::{EmbeddedOptions, EmbeddedStore, MemoryStore, Store};
@@ -281,7 +282,11 @@ async fn call(
 }
 
 /// Starts scheduler and controllers, each under its own name.
-pub(crate) fn start_controllers(context: &Context, plane: &ControlPlane, running: &mut Running) {
+pub(crate) fn start_controllers(
+    context: &Context,
+    plane: &ControlPlane,
+    running: &mut Running,
+) -> Result<()> {
     let config = &context.config;
     let (clock, random) = (context.clock.clone(), context.random.clone());
     if config.runs("controllers") {
@@ -294,6 +299,10 @@ pub(crate) fn start_controllers(context: &Context, plane: &ControlPlane, running
             Arc::new(move |name| identity::client(&server, identity::kube_system(name)));
         let mut settings = controllers_config(config, context.pki.authority_pem.clone());
         settings.token_signer = Some(token_signer(plane.tokens.clone()));
+        let authority =
+            CertificateAuthority::new(&context.pki.authority_pem, &context.pki.authority_key()?);
+        settings.authority =
+            Some(authority.map_err(|why| anyhow!("the cluster's authority: {why}"))?);
         running.start(
             skiff_controllers::component(reader, clients, settings, clock.clone(), random.clone()),
             context,
@@ -306,6 +315,7 @@ pub(crate) fn start_controllers(context: &Context, plane: &ControlPlane, running
             context,
         );
     }
+    Ok(())
 }
 
 fn token_signer(tokens: Arc<Tokens>) -> TokenSigner {
