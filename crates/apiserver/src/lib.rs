@@ -17,6 +17,7 @@ mod delete;
 mod denied;
 mod dispatch;
 mod documents;
+pub mod encryption;
 mod fields;
 mod health;
 mod kubernetes_service;
@@ -41,6 +42,7 @@ mod watch;
 pub mod webhook;
 mod write;
 
+pub use admission::AdmissionChain;
 pub use connect::KUBELET_AUTHORITY;
 pub use request::{Attributes, RequestInfo, UserInfo};
 pub use seam::{
