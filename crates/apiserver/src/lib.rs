@@ -11,6 +11,7 @@ pub mod cache;
 mod component_status;
 mod connect;
 mod content;
+pub mod crd;
 mod create;
 mod delete;
 mod denied;
@@ -28,6 +29,7 @@ pub mod request;
 pub mod seam;
 pub mod selector;
 pub mod serve;
+mod served_kind;
 mod server;
 pub mod services;
 mod subresource;
@@ -35,8 +37,11 @@ mod table;
 mod unread;
 mod update;
 mod watch;
+#[allow(dead_code, reason = "step one: the callers follow")]
+pub mod webhook;
 mod write;
 
+pub use admission::AdmissionChain;
 pub use connect::KUBELET_AUTHORITY;
 pub use request::{Attributes, RequestInfo, UserInfo};
 pub use seam::{

@@ -3,7 +3,10 @@
 use axum::body::Body;
 use http::Response;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use skiff_api::certificates::certificate_signing_request::stamp;
+use skiff_api::validation::certificates::{
+    Settable, validate_certificate_signing_request_status_update,
+};
 use skiff_api::{ApiError, ApiResult, Object, ObjectExt};
 
 use super::pod_parts::changed_body;
@@ -21,7 +24,7 @@ pub(crate) async fn change(
     let options = WriteOptions::parse(&call.query, "UpdateOptions")?;
     let body = ApiServer::read_body(body).await?;
     let make = changed_body(call, resource, &options, &body)?;
-    let now = Time(call.server.now());
+    let now = call.server.now();
     let target = Target {
         call,
         resource,
@@ -47,19 +50,22 @@ pub(crate) async fn change(
             .metadata
             .managed_fields
             .clone_from(&wanted.metadata.managed_fields);
-        let mut conditions = wanted
-            .status
-            .as_ref()
-            .and_then(|status| status.conditions.clone());
-        for condition in conditions.iter_mut().flatten() {
-            condition
-                .last_update_time
-                .get_or_insert_with(|| now.clone());
-            condition
-                .last_transition_time
-                .get_or_insert_with(|| now.clone());
+        let before = request.clone();
+        let status = |request: &CertificateSigningRequest| {
+            let status = request.status.as_ref();
+            status
+                .and_then(|status| status.conditions.clone())
+                .unwrap_or_default()
+        };
+        let mut conditions = status(wanted);
+        stamp(&mut conditions, &status(&before), now);
+        request.status.get_or_insert_default().conditions =
+            Some(conditions).filter(|list| !list.is_empty());
+        let errors =
+            validate_certificate_signing_request_status_update(request, &before, Settable::Verdict);
+        if !errors.is_empty() {
+            return Err(target.invalid(&errors));
         }
-        request.status.get_or_insert_default().conditions = conditions;
         Ok::<Box<dyn Object>, ApiError>(object)
     };
     let written = write::update(&target, Part::Own, &mut change).await?;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use arc_swap::ArcSwap;
 use axum::body::Body;
 use futures::TryStreamExt as _;
@@ -13,7 +13,8 @@ use serde_json::Value;
 use skiff_apiserver::authn::Authentication;
 use skiff_apiserver::authn::tokens::{Reference, Tokens};
 use skiff_apiserver::authz::Authorization;
-use skiff_apiserver::{ApiServer, ApiServerConfig, UserInfo, bootstrap};
+use skiff_apiserver::{AdmissionChain, ApiServer, ApiServerConfig, UserInfo, bootstrap};
+use skiff_controllers::certificate_authority::CertificateAuthority;
 use skiff_controllers::{ClientFactory, ControllersConfig, TokenSigner};
 use skiff_scheduler::SchedulerConfig;
 use skiff_store::{EmbeddedOptions, EmbeddedStore, MemoryStore, Store};
@@ -58,7 +59,7 @@ impl ControlPlane {
             context.random.clone(),
         ));
         let server = ApiServer::new(
-            api_config(config),
+            api_config(config)?,
             store.clone(),
             context.clock.clone(),
             context.random.clone(),
@@ -107,13 +108,19 @@ impl ControlPlane {
     }
 }
 
-fn api_config(config: &Config) -> ApiServerConfig {
-    ApiServerConfig {
+fn api_config(config: &Config) -> Result<ApiServerConfig> {
+    let admission = AdmissionChain::from_file(
+        &config.enable_admission_plugins,
+        &config.disable_admission_plugins,
+        config.admission_control_config_file.as_deref(),
+    );
+    Ok(ApiServerConfig {
         service_cidr: config.service_cidr.to_string(),
         node_ports: config.node_ports,
         advertise: Some(SocketAddr::new(config.advertise_address, config.api_port)),
+        admission: admission.map_err(anyhow::Error::msg)?,
         ..ApiServerConfig::default()
-    }
+    })
 }
 
 async fn open_store(context: &Context) -> Result<Arc<dyn Store>> {
@@ -281,7 +288,11 @@ async fn call(
 }
 
 /// Starts scheduler and controllers, each under its own name.
-pub(crate) fn start_controllers(context: &Context, plane: &ControlPlane, running: &mut Running) {
+pub(crate) fn start_controllers(
+    context: &Context,
+    plane: &ControlPlane,
+    running: &mut Running,
+) -> Result<()> {
     let config = &context.config;
     let (clock, random) = (context.clock.clone(), context.random.clone());
     if config.runs("controllers") {
@@ -294,6 +305,10 @@ pub(crate) fn start_controllers(context: &Context, plane: &ControlPlane, running
             Arc::new(move |name| identity::client(&server, identity::kube_system(name)));
         let mut settings = controllers_config(config, context.pki.authority_pem.clone());
         settings.token_signer = Some(token_signer(plane.tokens.clone()));
+        let authority =
+            CertificateAuthority::new(&context.pki.authority_pem, &context.pki.authority_key()?);
+        settings.authority =
+            Some(authority.map_err(|why| anyhow!("the cluster's authority: {why}"))?);
         running.start(
             skiff_controllers::component(reader, clients, settings, clock.clone(), random.clone()),
             context,
@@ -306,6 +321,7 @@ pub(crate) fn start_controllers(context: &Context, plane: &ControlPlane, running
             context,
         );
     }
+    Ok(())
 }
 
 fn token_signer(tokens: Arc<Tokens>) -> TokenSigner {
