@@ -18,7 +18,7 @@ use skiff_cel::{Activation, Environment, EvalError, Program, Schema, Type, Value
 
 pub(crate) use authorizer::Checks;
 pub(crate) use conditions::{Conditions, Matched};
-pub(crate) use request::{Shown, namespace_object, request_value};
+pub(crate) use request::namespace_object;
 
 /// What one expression may cost.
 const CALL_LIMIT: u64 = 1_000_000;

@@ -53,6 +53,7 @@ impl Conditions {
         for (name, expression) in &self.0 {
             match evaluation.run(expression) {
                 Err(exhausted) => return Matched::Failed(exhausted.to_string()),
+                Ok(Err(error)) if errors.contains(&error) => {}
                 Ok(Err(error)) => errors.push(error),
                 Ok(Ok(value)) if value.as_bool() == Some(false) && refused.is_none() => {
                     refused = Some(name.clone());
@@ -63,7 +64,6 @@ impl Conditions {
         if let Some(name) = refused {
             return Matched::No(name);
         }
-        errors.dedup();
         match errors.as_slice() {
             [] => Matched::Yes,
             [one] => Matched::Failed(one.clone()),

@@ -16,12 +16,13 @@ use crate::server::ApiServer;
 /// Parameters that a policy keeps decoded; above, all are forgotten.
 const KEPT: usize = 256;
 
-/// The parameters that a policy used last, decoded once per revision.
+/// Objects that policies used last, decoded once per revision.
 #[derive(Default)]
 pub(crate) struct ParamCache(Mutex<HashMap<Arc<str>, (u64, Arc<Value>)>>);
 
 impl ParamCache {
-    fn get(&self, resource: &Resource, entry: &Entry) -> Arc<Value> {
+    /// The object of an entry, made if this revision of it is not known.
+    pub fn get(&self, entry: &Entry, make: impl FnOnce() -> Value) -> Arc<Value> {
         let mut kept = self.0.lock();
         if let Some((revision, value)) = kept.get(&entry.key)
             && *revision == entry.revision
@@ -31,7 +32,7 @@ impl ParamCache {
         if kept.len() >= KEPT {
             kept.clear();
         }
-        let value = Arc::new(resource.served_value(&entry.bytes));
+        let value = Arc::new(make());
         kept.insert(entry.key.clone(), (entry.revision, value.clone()));
         value
     }
@@ -104,7 +105,7 @@ pub(crate) async fn collect(
             let (mut entries, _) = cache.list(&resource.prefix(namespace), None, 0);
             if !selects_everything(selector) {
                 entries.retain(|entry| {
-                    let labels = entry.labels(resource.storage).clone();
+                    let labels = entry.labels(&resource.storage).clone();
                     selector_matches(selector, &Some(labels))
                 });
             }
@@ -119,6 +120,9 @@ pub(crate) async fn collect(
     }
     Ok(found
         .iter()
-        .map(|entry| Some(head.params.get(resource, entry)))
+        .map(|entry| {
+            let make = || resource.served_value(&entry.bytes);
+            Some(head.params.get(entry, make))
+        })
         .collect())
 }

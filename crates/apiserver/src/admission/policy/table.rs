@@ -99,6 +99,8 @@ pub(crate) struct Policies {
     validating: ArcSwapOption<Hooks<validating::Policy>>,
     mutating: ArcSwapOption<Hooks<mutating::Policy>>,
     ready: watch::Sender<bool>,
+    /// The namespaces of requests, as expressions see them.
+    pub namespaces: ParamCache,
 }
 
 /// What the table needs to know of an object to compile it once per generation.
@@ -202,16 +204,21 @@ impl PolicyKind for mutating::Policy {
 
 impl Policies {
     /// The policies of one sort; waits while the server starts.
-    pub async fn hooks<P: PolicyKind>(&self) -> ApiResult<Option<Arc<Hooks<P>>>> {
+    pub async fn hooks<P: PolicyKind>(
+        &self,
+        server: &ApiServer,
+    ) -> ApiResult<Option<Arc<Hooks<P>>>> {
         let slot = P::slot(self);
         if let Some(hooks) = slot.load_full() {
             return Ok(Some(hooks).filter(|hooks| !hooks.is_empty()));
         }
         let mut ready = self.ready.subscribe();
         let waited = ready.wait_for(|_| slot.load().is_some());
-        match tokio::time::timeout(READY_TIMEOUT, waited).await {
-            Ok(Ok(_)) => Ok(slot.load_full().filter(|hooks| !hooks.is_empty())),
-            _ => Err(ApiError::internal("not yet ready to handle request")),
+        tokio::select! {
+            _ = waited => Ok(slot.load_full().filter(|hooks| !hooks.is_empty())),
+            () = server.clock.sleep(READY_TIMEOUT) => {
+                Err(ApiError::internal("not yet ready to handle request"))
+            }
         }
     }
 }
@@ -242,6 +249,12 @@ async fn follow_caches<P: PolicyKind>(
     server: &Arc<ApiServer>,
     compiled: &mut Compilations<P>,
 ) -> ApiResult<()> {
+    if server.registry.load().stored(GROUP, P::PLURALS[0]).is_none() {
+        // A server of other kinds has no policies.
+        P::slot(&server.policies).store(Some(Arc::default()));
+        server.policies.ready.send_replace(true);
+        std::future::pending::<()>().await;
+    }
     let [policies, bindings] = [
         cache(server, P::PLURALS[0]).await?,
         cache(server, P::PLURALS[1]).await?,
