@@ -17,6 +17,7 @@ mod delete;
 mod denied;
 mod dispatch;
 mod documents;
+pub mod encryption;
 mod fields;
 mod health;
 mod kubernetes_service;

@@ -81,6 +81,7 @@ pub struct ApiServer {
     pub(crate) service_range: AddressRange,
     /// Held while a service's addresses and ports are chosen and until it is written.
     pub(crate) service_lock: Arc<tokio::sync::Mutex<()>>,
+    pub(crate) encryption: ArcSwapOption<crate::encryption::Encryption>,
     authenticator: ArcSwapOption<Arc<dyn Authenticator>>,
     authorizer: ArcSwap<Arc<dyn Authorizer>>,
     token_issuer: ArcSwapOption<Arc<dyn TokenIssuer>>,
@@ -161,6 +162,7 @@ impl ApiServer {
             metrics: crate::metrics::Metrics::default(),
             service_range,
             service_lock: Arc::default(),
+            encryption: ArcSwapOption::empty(),
             authenticator: ArcSwapOption::empty(),
             authorizer: ArcSwap::from_pointee(Arc::new(MastersOnly) as Arc<dyn Authorizer>),
             token_issuer: ArcSwapOption::empty(),
@@ -200,6 +202,11 @@ impl ApiServer {
     /// trusts. May be set again when the certificate is renewed.
     pub fn set_kubelet_tls(&self, tls: Arc<rustls::ClientConfig>) {
         self.kubelet_tls.store(Some(tls));
+    }
+
+    /// The encryption that the store lies behind, for the health check of its key management services.
+    pub fn set_encryption(&self, encryption: Arc<crate::encryption::Encryption>) {
+        self.encryption.store(Some(encryption));
     }
 
     pub(crate) fn kubelet_tls(&self) -> Option<Arc<rustls::ClientConfig>> {

@@ -120,6 +120,12 @@ impl Target<'_> {
         }
     }
 
+    /// Whether the object's bytes should be written again although nothing changed.
+    async fn wants_rewrite(&self) -> ApiResult<bool> {
+        let wanted = self.call.server.store.wants_rewrite(&self.key()).await;
+        wanted.map_err(|error| store_error(&error))
+    }
+
     /// The object's state now.
     pub async fn current(&self) -> ApiResult<Option<Current>> {
         let found = self.call.server.store.get(&self.key(), None).await;
@@ -277,7 +283,7 @@ pub(crate) async fn update(
             }
         }
         let bytes = encode_unless_same(&mut *new, &current, same_record);
-        if bytes == current.stored || target.options.dry_run {
+        if target.options.dry_run || (bytes == current.stored && !target.wants_rewrite().await?) {
             return Ok(Written {
                 entry: entry(target, &bytes, current.revision)?,
                 created: false,

@@ -182,6 +182,9 @@ impl CacheHub {
             if cache.ready().await {
                 return Ok(cache);
             }
+            if let Some(error) = cache.failure() {
+                return Err(error.into());
+            }
         }
     }
 
@@ -206,7 +209,7 @@ impl CacheHub {
                 tracing::error!(%error, resource = &*kind.plural, "loading the cache failed");
                 self.forget(kind, &cache);
                 self.clock.sleep(Duration::from_millis(200)).await;
-                cache.close();
+                cache.fail(error);
             }
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use skiff_store::{Event, KeyValue, Range};
+use skiff_store::{Event, KeyValue, Range, StoreError};
 use tokio::sync::{Notify, watch};
 
 use super::entry::Entry;
@@ -171,6 +171,7 @@ pub struct ResourceCache {
     /// How many watch all of it, or by key.
     crowd: AtomicUsize,
     ready: watch::Sender<bool>,
+    failure: Mutex<Option<StoreError>>,
 }
 
 impl ResourceCache {
@@ -194,6 +195,7 @@ impl ResourceCache {
             wakers: Mutex::new(Wakers::default()),
             crowd: AtomicUsize::new(0),
             ready: watch::Sender::new(false),
+            failure: Mutex::default(),
         })
     }
 
@@ -260,6 +262,18 @@ impl ResourceCache {
         drop(inner);
         self.ready.send_replace(true);
         self.wake_all();
+    }
+
+    /// Gives up loading: who waits for the cache gets the error.
+    pub fn fail(&self, error: StoreError) {
+        *self.failure.lock() = Some(error);
+        self.close();
+    }
+
+    /// Why it was given up, if loading failed.
+    #[must_use]
+    pub fn failure(&self) -> Option<StoreError> {
+        self.failure.lock().clone()
     }
 
     /// One object.
