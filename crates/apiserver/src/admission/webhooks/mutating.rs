@@ -88,7 +88,12 @@ pub(super) async fn run(
         if !state.is_asked(hook) {
             continue;
         }
-        let place = Place { request, hook, round, index };
+        let place = Place {
+            request,
+            hook,
+            round,
+            index,
+        };
         let outcome = place.ask(&matched, current, old).await;
         if let Ok(Some(_)) = outcome {
             state.changed();
@@ -99,7 +104,10 @@ pub(super) async fn run(
             Ok(None) => {}
             Err(Failure::Call(reason)) if hook.ignores_failure => {
                 tracing::warn!("{}; the request goes on", call_text(&hook.name, &reason));
-                place.annotate("failed-open.mutation.webhook.admission.k8s.io", hook.name.clone());
+                place.annotate(
+                    "failed-open.mutation.webhook.admission.k8s.io",
+                    hook.name.clone(),
+                );
             }
             Err(failure) => return Err(failure.into_error(&hook.name)),
         }
@@ -146,7 +154,9 @@ impl Place<'_> {
     ) -> Result<Option<Box<dyn Object>>, Failure> {
         let Self { request, hook, .. } = *self;
         let resource = matched.resource(request);
-        let (mut shown, old) = request.shown_objects(resource, object, old).map_err(Failure::Refused)?;
+        let (mut shown, old) = request
+            .shown_objects(resource, object, old)
+            .map_err(Failure::Refused)?;
         let hidden = (request.operation == Operation::Create).then(|| Unmade::hide(&mut shown));
         let answer = ask(hook, request, matched, (shown.clone(), old), true).await?;
         let Some(patch) = operations(&answer)? else {
@@ -159,7 +169,10 @@ impl Place<'_> {
             ))));
         };
         if answer.patch_type != "JSONPatch" {
-            return Err(Failure::Call(format!("unsupported patch type {:?}", answer.patch_type)));
+            return Err(Failure::Call(format!(
+                "unsupported patch type {:?}",
+                answer.patch_type
+            )));
         }
         let before = shown.clone();
         skiff_api::patch::apply_json_patch(&mut shown, &patch)
@@ -175,7 +188,9 @@ impl Place<'_> {
             hidden.show(&mut shown);
         }
         let taken = request.taken(resource, shown, object);
-        taken.map(Some).map_err(|error| Failure::Refused(ApiError::internal(error.message)))
+        taken
+            .map(Some)
+            .map_err(|error| Failure::Refused(ApiError::internal(error.message)))
     }
 }
 
@@ -189,9 +204,12 @@ fn operations(answer: &Answer) -> Result<Option<Value>, Failure> {
         Ok(patch @ Value::Array(_)) => Ok(Some(patch)),
         Ok(Value::Null) => Ok(None),
         Ok(_) => Err(Failure::Call(
-            "received undecodable patch in webhook response: a patch is a list of operations".to_owned(),
+            "received undecodable patch in webhook response: a patch is a list of operations"
+                .to_owned(),
         )),
-        Err(error) => Err(Failure::Call(format!("received undecodable patch in webhook response: {error}"))),
+        Err(error) => Err(Failure::Call(format!(
+            "received undecodable patch in webhook response: {error}"
+        ))),
     }
 }
 
@@ -208,18 +226,33 @@ impl Unmade {
         let text = |name: &str| meta.get(name).and_then(Value::as_str).unwrap_or_default();
         let generated = !text("generateName").is_empty()
             && text("name").len() == text("generateName").len().min(58) + 5
-            && text("name").starts_with(text("generateName").get(..58).unwrap_or(text("generateName")));
+            && text("name").starts_with(
+                text("generateName")
+                    .get(..58)
+                    .unwrap_or(text("generateName")),
+            );
         let mut fields = vec!["uid", "creationTimestamp"];
         if generated {
             fields.push("name");
         }
-        Self(fields.into_iter().filter_map(|field| Some((field, meta.remove(field)?))).collect())
+        Self(
+            fields
+                .into_iter()
+                .filter_map(|field| Some((field, meta.remove(field)?)))
+                .collect(),
+        )
     }
 
     fn show(self, shown: &mut Value) {
         if let Some(meta) = shown.get_mut("metadata").and_then(Value::as_object_mut) {
             for (field, value) in self.0 {
-                if field != "name" || meta.get("name").and_then(Value::as_str).unwrap_or_default().is_empty() {
+                if field != "name"
+                    || meta
+                        .get("name")
+                        .and_then(Value::as_str)
+                        .unwrap_or_default()
+                        .is_empty()
+                {
                     meta.insert(field.to_owned(), value);
                 }
             }
