@@ -13,7 +13,7 @@ use skiff_api::validation::meta::{
 use skiff_api::{ApiError, ApiResult, ErrorList, Object, Path, WriteContext};
 use skiff_store::StoreError;
 
-use crate::admission::{self, AdmissionRequest, Operation};
+use crate::admission::{self, AdmissionRequest, Given, Operation};
 use crate::cache::Entry;
 use crate::content;
 use crate::query::WriteOptions;
@@ -108,6 +108,8 @@ impl Target<'_> {
             namespace: self.namespace,
             name: self.name,
             dry_run: self.options.dry_run,
+            given: Given::default(),
+            reinvocation: Default::default(),
         }
     }
 
@@ -258,12 +260,11 @@ pub(crate) async fn update(
         let mut new = change(&current)?;
         check_version(target, part, &current, &mut *new)?;
         let same_record = crate::fields::record(target, Some(&current), &mut *new)?;
-        admission::mutate(
-            &target.admission(Operation::Update),
-            &mut *new,
-            Some(&*current.object),
-        )
-        .await?;
+        let request = target.admission(Operation::Update);
+        let admitted = !is_servers_own(target, part);
+        if admitted {
+            admission::mutate(&request, &mut new, Some(&*current.object)).await?;
+        }
         crate::authz::escalation::check(target, &*new, Some(&*current.object)).await?;
         let allocation = match part {
             Part::Main => {
@@ -272,12 +273,9 @@ pub(crate) async fn update(
             Part::Status | Part::Own => None,
         };
         before_update(target, part, &mut *new, &*current.object)?;
-        admission::validate(
-            &target.admission(Operation::Update),
-            Some(&*new),
-            Some(&*current.object),
-        )
-        .await?;
+        if admitted {
+            admission::validate(&request, Some(&*new), Some(&*current.object)).await?;
+        }
         if crate::delete::deleted_by_update(target.resource, &*new, &*current.object) {
             match crate::delete::finish(target, &current, &mut *new).await? {
                 Some(written) => return Ok(written),
@@ -315,6 +313,12 @@ pub(crate) async fn update(
         }
     }
     Err(target.conflict(MODIFIED))
+}
+
+/// Whether an update is what the server makes of a binding or an eviction. These were admitted; it is not, again.
+fn is_servers_own(target: &Target<'_>, part: Part) -> bool {
+    part == Part::Own
+        && (target.subresource == "binding" || target.call.info.subresource == "eviction")
 }
 
 /// The served form of what was written.
