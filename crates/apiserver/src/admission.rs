@@ -90,8 +90,8 @@ pub(crate) struct AdmissionRequest<'a> {
 impl AdmissionRequest<'_> {
     /// The refusal of a plugin, in upstream's form.
     pub fn forbidden(&self, why: &str) -> ApiError {
-        let kind = self.resource.kind;
-        ApiError::forbidden(kind.group, kind.plural, self.name, why)
+        let kind = &self.resource.kind;
+        ApiError::forbidden(&kind.group, &kind.plural, self.name, why)
     }
 
     /// Whether the write is to this resource of this group, subresource excluded.

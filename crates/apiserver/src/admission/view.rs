@@ -81,7 +81,7 @@ impl AdmissionRequest<'_> {
             } else {
                 format!("{group}/{version}")
             };
-            return decode_kind(kind_of(&api_version, &kind)?, shown);
+            return decode_kind(&kind_of(&api_version, &kind)?, shown);
         }
         decode(resource, shown)
     }
