@@ -24,6 +24,7 @@ mod event_rate_limit;
 mod extended_resource_toleration;
 mod limit_pod_hard_anti_affinity;
 mod limit_ranger;
+pub(crate) mod matching;
 mod namespace_lifecycle;
 mod namespace_presence;
 mod node_restriction;
@@ -54,6 +55,19 @@ pub enum Operation {
     Connect,
 }
 
+impl Operation {
+    /// The operation as rules and reviews write it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "CREATE",
+            Self::Update => "UPDATE",
+            Self::Delete => "DELETE",
+            Self::Connect => "CONNECT",
+        }
+    }
+}
+
 /// A write, or a connection, on its way to being admitted.
 pub(crate) struct AdmissionRequest<'a> {
     pub call: &'a Call,
@@ -70,8 +84,8 @@ pub(crate) struct AdmissionRequest<'a> {
 impl AdmissionRequest<'_> {
     /// The refusal of a plugin, in upstream's form.
     pub fn forbidden(&self, why: &str) -> ApiError {
-        let kind = self.resource.kind;
-        ApiError::forbidden(kind.group, kind.plural, self.name, why)
+        let kind = &self.resource.kind;
+        ApiError::forbidden(&kind.group, &kind.plural, self.name, why)
     }
 
     /// Whether the write is to this resource of this group, subresource excluded.

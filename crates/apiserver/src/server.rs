@@ -73,6 +73,7 @@ pub struct ApiServer {
     pub(crate) random: Random,
     pub(crate) hub: Arc<CacheHub>,
     pub(crate) registry: ArcSwap<Registry>,
+    pub(crate) definitions: crate::crd::Definitions,
     pub(crate) shutdown: Shutdown,
     pub(crate) openapi:
         Mutex<HashMap<crate::documents::OpenApi, skiff_api::schema::openapi::Document>>,
@@ -80,6 +81,7 @@ pub struct ApiServer {
     pub(crate) service_range: AddressRange,
     /// Held while a service's addresses and ports are chosen and until it is written.
     pub(crate) service_lock: Arc<tokio::sync::Mutex<()>>,
+    pub(crate) encryption: ArcSwapOption<crate::encryption::Encryption>,
     authenticator: ArcSwapOption<Arc<dyn Authenticator>>,
     authorizer: ArcSwap<Arc<dyn Authorizer>>,
     token_issuer: ArcSwapOption<Arc<dyn TokenIssuer>>,
@@ -154,11 +156,13 @@ impl ApiServer {
             random,
             hub,
             registry: ArcSwap::from_pointee(registry),
+            definitions: crate::crd::Definitions::default(),
             shutdown: Shutdown::new(),
             openapi: Mutex::default(),
             metrics: crate::metrics::Metrics::default(),
             service_range,
             service_lock: Arc::default(),
+            encryption: ArcSwapOption::empty(),
             authenticator: ArcSwapOption::empty(),
             authorizer: ArcSwap::from_pointee(Arc::new(MastersOnly) as Arc<dyn Authorizer>),
             token_issuer: ArcSwapOption::empty(),
@@ -172,6 +176,7 @@ impl ApiServer {
                 .run(server.random.clone(), server.shutdown.clone()),
         );
         tokio::spawn(server.clone().housekeeping());
+        tokio::spawn(crate::crd::run(server.clone()));
         if let Some(advertise) = server.config.advertise {
             tokio::spawn(crate::kubernetes_service::keep(server.clone(), advertise));
         }
@@ -197,6 +202,11 @@ impl ApiServer {
     /// trusts. May be set again when the certificate is renewed.
     pub fn set_kubelet_tls(&self, tls: Arc<rustls::ClientConfig>) {
         self.kubelet_tls.store(Some(tls));
+    }
+
+    /// The encryption that the store lies behind, for the health check of its key management services.
+    pub fn set_encryption(&self, encryption: Arc<crate::encryption::Encryption>) {
+        self.encryption.store(Some(encryption));
     }
 
     pub(crate) fn kubelet_tls(&self) -> Option<Arc<rustls::ClientConfig>> {

@@ -150,7 +150,7 @@ fn too_old(revision: u64, oldest: u64) -> Response<Body> {
 fn trigger(resource: &Resource, prefix: &str, filter: &Filter) -> Trigger {
     if let Some(name) = filter.exact("metadata.name") {
         let namespace = prefix
-            .strip_prefix(resource.storage.storage)
+            .strip_prefix(&*resource.storage.storage)
             .unwrap_or_default()
             .trim_matches('/');
         if !resource.namespaced() || !namespace.is_empty() {
@@ -158,12 +158,8 @@ fn trigger(resource: &Resource, prefix: &str, filter: &Filter) -> Trigger {
         }
     }
     if resource.is_storage()
-        && let Some((field, _)) = resource
-            .kind
-            .fields
-            .iter()
-            .find(|(field, _)| *field == "spec.nodeName")
-        && let Some(value) = filter.exact(field)
+        && let Some(field) = resource.kind.field_index("spec.nodeName")
+        && let Some(value) = filter.exact("spec.nodeName")
     {
         return Trigger::Field(field, value.to_owned());
     }

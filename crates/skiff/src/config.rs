@@ -1,10 +1,14 @@
 //! How a server is set up: flags, then the configuration file, then defaults.
 
+mod api_server;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
+
+pub use api_server::{ApiServerOptions, ApiServerSettings};
 
 /// What `--disable` can leave out.
 pub const PARTS: [&str; 5] = ["scheduler", "controllers", "kubelet", "proxy", "dns"];
@@ -92,6 +96,12 @@ pub struct Options {
     /// What is logged: error, warn, info, debug, trace, or a tracing filter [default: info]
     #[arg(long, env = "SKIFF_LOG", value_name = "LEVEL")]
     pub log_level: Option<String>,
+    #[command(flatten)]
+    #[allow(
+        missing_docs,
+        reason = "a doc comment would become the text of the whole program's help"
+    )]
+    pub api_server: ApiServerOptions,
 }
 
 /// A checked, complete configuration.
@@ -128,6 +138,8 @@ pub struct Config {
     #[serde(default)]
     pub runtime_config: Vec<String>,
     pub log_level: String,
+    #[serde(default)]
+    pub api_server: ApiServerSettings,
 }
 
 /// Where the cluster's state is kept.
@@ -225,7 +237,7 @@ impl Options {
         ) else {
             bail!("the configuration cannot be merged");
         };
-        merged.extend(flags.into_iter().filter(|(_, value)| !value.is_null()));
+        overlay(&mut merged, flags);
         serde_json::from_value(merged.into()).context("the configuration cannot be merged")
     }
 
@@ -325,7 +337,25 @@ impl Options {
                 .transpose()?,
             runtime_config: self.runtime_config.unwrap_or_default(),
             log_level: self.log_level.unwrap_or_else(|| "info".into()),
+            api_server: self.api_server.resolve(),
         })
+    }
+}
+
+/// Puts what is set in `flags` over `merged`, groups of settings key by key.
+fn overlay(
+    merged: &mut serde_json::Map<String, serde_json::Value>,
+    flags: serde_json::Map<String, serde_json::Value>,
+) {
+    use serde_json::Value;
+    for (key, value) in flags {
+        match (merged.get_mut(&key), value) {
+            (_, Value::Null) => {}
+            (Some(Value::Object(under)), Value::Object(over)) => overlay(under, over),
+            (_, value) => {
+                merged.insert(key, value);
+            }
+        }
     }
 }
 

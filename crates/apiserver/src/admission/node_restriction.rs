@@ -30,8 +30,8 @@ impl Admission for NodeRestriction {
         let Some(node) = node_of(request) else {
             return Ok(());
         };
-        let kind = request.resource.kind;
-        let refusal = match (kind.group, kind.plural, request.subresource) {
+        let kind = &request.resource.kind;
+        let refusal = match (&*kind.group, &*kind.plural, request.subresource) {
             ("", "pods", sub) => pods(request, node, sub, object, old),
             ("", "nodes", _) => nodes(request, node, object, old),
             ("", "serviceaccounts", "token") => token(object),

@@ -65,7 +65,7 @@ impl Admission for OwnerReferencesPermissionEnforcement {
         object: Option<&dyn Object>,
         old: Option<&dyn Object>,
     ) -> ApiResult<()> {
-        let kind = request.resource.kind;
+        let kind = &request.resource.kind;
         if !matches!(request.operation, Operation::Create | Operation::Update)
             || (kind.group.is_empty() && kind.plural == "pods" && request.subresource == "status")
             || owners(object) == owners(old)
@@ -75,9 +75,9 @@ impl Admission for OwnerReferencesPermissionEnforcement {
         if request.operation == Operation::Update {
             let delete = Attributes {
                 namespace: request.namespace.to_owned(),
-                group: kind.group.to_owned(),
-                version: kind.version.to_owned(),
-                resource: kind.plural.to_owned(),
+                group: kind.group.to_string(),
+                version: kind.version.to_string(),
+                resource: kind.plural.to_string(),
                 name: request.name.to_owned(),
                 ..nobody("delete", request.subresource)
             };
@@ -109,9 +109,9 @@ impl Admission for OwnerReferencesPermissionEnforcement {
             };
             let finalizers = Attributes {
                 namespace,
-                group: resource.kind.group.to_owned(),
-                version: resource.kind.version.to_owned(),
-                resource: resource.kind.plural.to_owned(),
+                group: resource.kind.group.to_string(),
+                version: resource.kind.version.to_string(),
+                resource: resource.kind.plural.to_string(),
                 name: owner.name.clone(),
                 ..nobody("update", "finalizers")
             };

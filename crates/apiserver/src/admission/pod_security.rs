@@ -177,7 +177,7 @@ impl PodSecurity {
             }
             return Ok(());
         };
-        let (policy, errors) = self.policy(namespace.labels(namespaces.storage));
+        let (policy, errors) = self.policy(namespace.labels(&namespaces.storage));
         if errors.is_empty() {
             let told = [policy.audit, policy.warn];
             let silent = told.iter().all(|one| one.level == Level::Privileged);

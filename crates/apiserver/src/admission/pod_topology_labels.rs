@@ -38,7 +38,7 @@ impl Admission for PodTopologyLabels {
             return Ok(());
         };
         if let Some(entry) = request.find_entry("", "nodes", "", &node).await? {
-            let labels = entry.labels(nodes.storage);
+            let labels = entry.labels(&nodes.storage);
             for (key, value) in LABELS.iter().filter_map(|key| labels.get_key_value(*key)) {
                 let own = pod.metadata.labels.get_or_insert_default();
                 own.insert(key.clone(), value.clone());

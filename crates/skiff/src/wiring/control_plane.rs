@@ -13,6 +13,7 @@ use serde_json::Value;
 use skiff_apiserver::authn::Authentication;
 use skiff_apiserver::authn::tokens::{Reference, Tokens};
 use skiff_apiserver::authz::Authorization;
+use skiff_apiserver::encryption::Encryption;
 use skiff_apiserver::{AdmissionChain, ApiServer, ApiServerConfig, UserInfo, bootstrap};
 use skiff_controllers::certificate_authority::CertificateAuthority;
 use skiff_controllers::{ClientFactory, ControllersConfig, TokenSigner};
@@ -44,6 +45,7 @@ impl ControlPlane {
     pub async fn start(context: &Context, running: &mut Running) -> Result<Self> {
         let config = &context.config;
         let store = open_store(context).await?;
+        let (store, encryption) = encrypt(context, store, running).await?;
         context.progress.done("database");
 
         let issuer = format!("https://kubernetes.default.svc.{}", config.cluster_domain);
@@ -65,6 +67,9 @@ impl ControlPlane {
             context.random.clone(),
         );
         server.set_authorizer(authorization.clone());
+        if let Some(encryption) = encryption {
+            server.set_encryption(encryption);
+        }
         server.set_authenticator(Arc::new(Authentication::new(
             tokens.clone(),
             store.clone(),
@@ -136,6 +141,30 @@ async fn open_store(context: &Context) -> Result<Arc<dyn Store>> {
             })?))
         }
     }
+}
+
+/// Puts encryption at rest over the store: as configured, else Secrets under a key of this cluster's own. A store that is gone
+/// with the process has none of its own.
+async fn encrypt(
+    context: &Context,
+    store: Arc<dyn Store>,
+    running: &mut Running,
+) -> Result<(Arc<dyn Store>, Option<Arc<Encryption>>)> {
+    let settings = &context.config.api_server;
+    let path = match (&settings.encryption_provider_config, context.config.store) {
+        (Some(path), _) => path.clone(),
+        (None, StoreKind::Memory) => return Ok((store, None)),
+        (None, StoreKind::Embedded) => {
+            let path = context.config.data_dir.join("encryption.yaml");
+            skiff_apiserver::encryption::generate(&path)?;
+            path
+        }
+    };
+    let encryption = Encryption::open(&path, context.clock.clone()).await?;
+    if settings.encryption_reload {
+        running.add(encryption.clone().follow(context.shutdown.child()));
+    }
+    Ok((encryption.over(store), Some(encryption)))
 }
 
 async fn serve(context: &Context, server: &Arc<ApiServer>, running: &mut Running) -> Result<()> {
