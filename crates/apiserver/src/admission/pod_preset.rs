@@ -115,7 +115,7 @@ impl Admission for PodPreset {
         let mut presets: Vec<Preset> = request
             .list("settings.k8s.io", "podpresets", request.namespace)
             .await?;
-        let labels = pod.metadata.labels.as_ref().unwrap_or(&none);
+        let labels = &pod.metadata.labels;
         presets.retain(|preset| selector_matches(&preset.spec.selector, labels));
         match applied(pod, &presets) {
             Ok(changed) => *pod = changed,
