@@ -4,8 +4,13 @@
 //! Every controller is one file that plans with pure functions and acts through the API with an identity
 //! of its own. [`component`] runs them all.
 
+pub mod certificate_authority;
+pub mod certificate_request;
 pub mod cluster_role_aggregation;
 pub mod context;
+pub mod csr_approving;
+pub mod csr_cleaner;
+pub mod csr_signing;
 pub mod deployment;
 mod deployment_plan;
 mod deployment_status;
@@ -80,6 +85,9 @@ const CONTROLLERS: &[(&str, Start)] = &[
     (cluster_role_aggregation::NAME, |c| {
         Box::pin(cluster_role_aggregation::run(c))
     }),
+    (csr_signing::NAME, |c| Box::pin(csr_signing::run(c))),
+    ("csrapproving", |c| Box::pin(csr_approving::run(c))),
+    ("csrcleaner", |c| Box::pin(csr_cleaner::run(c))),
     (resource_quota::NAME, |c| Box::pin(resource_quota::run(c))),
     (volume_protection::CLAIMS, |c| {
         Box::pin(volume_protection::run_claims(c))
