@@ -26,7 +26,7 @@ use crate::query::Query;
 use crate::registry::Registry;
 use crate::request::{Attributes, RequestInfo, UserInfo};
 use crate::seam::{
-    Authenticator, Authorizer, Decision, MastersOnly, PeerCertificates, TokenIssuer,
+    Authenticator, Authorizer, Decision, MastersOnly, Notes, PeerCertificates, TokenIssuer,
 };
 use crate::services::AddressRange;
 
@@ -90,6 +90,9 @@ pub struct ApiServer {
     kubelet_tls: ArcSwapOption<rustls::ClientConfig>,
     /// Clients of webhooks that have no better place, by configuration.
     #[allow(dead_code, reason = "step one: the callers follow")]
+    /// The webhooks that admission asks.
+    pub(crate) webhooks: crate::admission::webhooks::Tables,
+    #[allow(dead_code, reason = "conversion webhooks come next")]
     pub(crate) webhook_clients: crate::webhook::Clients,
 }
 
@@ -171,6 +174,7 @@ impl ApiServer {
             authorizer: ArcSwap::from_pointee(Arc::new(MastersOnly) as Arc<dyn Authorizer>),
             token_issuer: ArcSwapOption::empty(),
             kubelet_tls: ArcSwapOption::empty(),
+            webhooks: Default::default(),
             webhook_clients: Default::default(),
         });
         tokio::spawn(
@@ -180,6 +184,7 @@ impl ApiServer {
                 .run(server.random.clone(), server.shutdown.clone()),
         );
         tokio::spawn(server.clone().housekeeping());
+        tokio::spawn(crate::admission::webhooks::keep(server.clone()));
         tokio::spawn(crate::crd::run(server.clone()));
         if let Some(advertise) = server.config.advertise {
             tokio::spawn(crate::kubernetes_service::keep(server.clone(), advertise));
@@ -305,6 +310,8 @@ impl ApiServer {
         user: Option<Arc<UserInfo>>,
     ) -> Response<Body> {
         let info = RequestInfo::resolve(&parts.method, parts.uri.path(), parts.uri.query());
+        let notes = Notes::default();
+        parts.extensions.insert(notes.clone());
         let user = match user {
             Some(user) => user,
             None => match self.authenticate(&parts).await {
@@ -312,7 +319,14 @@ impl ApiServer {
                 Err(error) => return content::error_response(&error),
             },
         };
-        let user = match crate::authn::impersonation::resolve(&self, user, &mut parts.headers).await
+        if let Some((namespace, name)) = notes.unmarked_secret.lock().take() {
+            tokio::spawn(crate::authn::used_secret::mark(
+                self.clone(),
+                namespace,
+                name,
+            ));
+        }
+        let user = match crate::authn::impersonation::resolve(&self, user, &info, &mut parts).await
         {
             Ok(user) => user,
             Err(error) => return content::error_response(&error),
@@ -324,7 +338,7 @@ impl ApiServer {
             user,
             query,
             parts,
-            warnings: Arc::default(),
+            warnings: notes.warnings,
             annotations: Arc::default(),
         };
         let warnings = call.warnings.clone();
@@ -343,7 +357,7 @@ impl ApiServer {
         let authenticator = self.authenticator().ok_or_else(ApiError::unauthorized)?;
         let certificates = parts.extensions.get::<PeerCertificates>();
         match authenticator.authenticate(parts, certificates).await {
-            Ok(Some(user)) => Ok(Arc::new(user)),
+            Ok(Some(user)) => Ok(user),
             Ok(None) => Err(ApiError::unauthorized()),
             Err(error) => {
                 tracing::debug!(%error, "authentication failed");

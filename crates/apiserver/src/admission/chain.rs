@@ -15,7 +15,7 @@ use super::{
     namespace_presence, node_restriction, owner_references, pod_node_selector, pod_preset,
     pod_resize, pod_security, pod_toleration_restriction, pod_topology_labels, priority,
     resource_quota, runtime_class, service_account, storage_object_in_use_protection,
-    taint_nodes_by_condition,
+    taint_nodes_by_condition, webhooks,
 };
 
 /// What a plugin is made of: its part of the configuration file, null without one.
@@ -152,6 +152,16 @@ const PLUGINS: &[Plugin] = &[
         pod_topology_labels::PodTopologyLabels
     ),
     plugin!("PodResizeValidator", true, pod_resize::PodResizeValidator),
+    plugin!(
+        "MutatingAdmissionWebhook",
+        true,
+        webhooks::MutatingAdmissionWebhook
+    ),
+    plugin!(
+        "ValidatingAdmissionWebhook",
+        true,
+        webhooks::ValidatingAdmissionWebhook
+    ),
     plugin!("ResourceQuota", true, resource_quota::ResourceQuota),
     plugin!("AlwaysDeny", false, always_tell::AlwaysDeny),
 ];
