@@ -19,8 +19,16 @@ const ALL: &[&str] = &["healthz", "livez", "readyz"];
 const CHECKS: &[Check] = &[
     ("ping", ALL, |_| true),
     ("log", ALL, |_| true),
-    ("autoregister-completion", ALL, ApiServer::watch_cache_started),
-    ("loopback-serving-certificate", &["healthz", "livez"], |_| true),
+    (
+        "autoregister-completion",
+        ALL,
+        ApiServer::watch_cache_started,
+    ),
+    (
+        "loopback-serving-certificate",
+        &["healthz", "livez"],
+        |_| true,
+    ),
     ("etcd", ALL, ApiServer::watch_cache_started),
     ("informer-sync", &["readyz"], ApiServer::watch_cache_started),
     ("shutdown", &["readyz"], |server| {
@@ -65,7 +73,9 @@ const AFTER_START: &[&str] = &[
 ];
 
 fn after_start() -> impl Iterator<Item = String> {
-    AFTER_START.iter().map(|name| format!("poststarthook/{name}"))
+    AFTER_START
+        .iter()
+        .map(|name| format!("poststarthook/{name}"))
 }
 
 /// The paths of the endpoints.

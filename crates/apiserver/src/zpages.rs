@@ -39,7 +39,11 @@ fn flags(call: &Call) -> Value {
 fn status(call: &Call) -> Value {
     let server = &call.server;
     let up = server.clock.monotonic().saturating_sub(server.started);
-    let start = server.clock.now().checked_sub(up).unwrap_or(SystemTime::UNIX_EPOCH);
+    let start = server
+        .clock
+        .now()
+        .checked_sub(up)
+        .unwrap_or(SystemTime::UNIX_EPOCH);
     let start = jiff::Timestamp::try_from(start).unwrap_or_default();
     let version = server.config.version.trim_start_matches('v');
     let emulated = version.splitn(3, '.').take(2).collect::<Vec<_>>().join(".");
@@ -53,10 +57,15 @@ fn status(call: &Call) -> Value {
 fn page(call: &Call, kind: &str, content: &Value) -> ApiResult<Response<Body>> {
     let accept = call.header(ACCEPT);
     let wanted = accept.split(',').map(str::trim).find_map(|media| {
-        let plain = matches!(media.split(';').next(), Some("text/plain" | "*/*" | "text/*" | ""));
+        let plain = matches!(
+            media.split(';').next(),
+            Some("text/plain" | "*/*" | "text/*" | "")
+        );
         let named = media.contains(&format!("as={kind}")) && media.contains("g=config.k8s.io");
         let version = ["v1beta1", "v1alpha1"];
-        let version = version.into_iter().find(|version| media.contains(&format!("v={version}")));
+        let version = version
+            .into_iter()
+            .find(|version| media.contains(&format!("v={version}")));
         match version.filter(|_| named) {
             Some(version) => Some(Some(version)),
             None => plain.then_some(None),
@@ -97,7 +106,12 @@ fn text(kind: &str, content: &Value) -> String {
     let seconds = content["uptimeSeconds"].as_u64().unwrap_or(0);
     let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
     let word = |name: &str| content[name].as_str().unwrap_or_default().to_owned();
-    let paths: Vec<&str> = content["paths"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let paths: Vec<&str> = content["paths"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
     text.push_str(&format!(
         "\nStarted: {}\nUp: {hours} hr {minutes:02} min {:02} sec\nBinary version: {}\nEmulation version: {}\nPaths: {}\n",
         word("startTime"),
@@ -118,6 +132,8 @@ mod tests {
         let flags = json!({"flags": {"a": "1", "b": "2"}});
         assert!(text("Flagz", &flags).ends_with("only.\na=1\nb=2\n"));
         let status = json!({"startTime": "t", "uptimeSeconds": 3723, "binaryVersion": "1.36.2", "emulationVersion": "1.36", "paths": ["/x"]});
-        assert!(text("Statusz", &status).contains("\nUp: 1 hr 02 min 03 sec\nBinary version: 1.36.2\n"));
+        assert!(
+            text("Statusz", &status).contains("\nUp: 1 hr 02 min 03 sec\nBinary version: 1.36.2\n")
+        );
     }
 }

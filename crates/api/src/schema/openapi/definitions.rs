@@ -116,7 +116,13 @@ impl Definitions {
         });
         let events = format!("{META}WatchEvent");
         generator.definitions_mut().insert(events, event);
-        for name in ["Status", "APIGroup", "APIGroupList", "APIResourceList", "APIVersions"] {
+        for name in [
+            "Status",
+            "APIGroup",
+            "APIGroupList",
+            "APIResourceList",
+            "APIVersions",
+        ] {
             gvks.insert(format!("{META}{name}"), vec![gvk("", "v1", name)]);
         }
         self.drain(&mut generator, &gvks, take);

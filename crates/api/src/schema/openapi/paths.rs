@@ -66,14 +66,7 @@ const PROPAGATION: Parameter = (
     "string",
     "What becomes of dependents: Orphan, Background or Foreground.",
 );
-const DELETE: &[Parameter] = &[
-    PRETTY,
-    DRY_RUN,
-    GRACE,
-    IGNORE_BROKEN,
-    ORPHAN,
-    PROPAGATION,
-];
+const DELETE: &[Parameter] = &[PRETTY, DRY_RUN, GRACE, IGNORE_BROKEN, ORPHAN, PROPAGATION];
 /// What a list takes, and nothing else does.
 const SHARD: Parameter = (
     "shardSelector",
@@ -229,7 +222,12 @@ pub(super) fn of_kind(kind: &Kind, dialect: Dialect) -> Vec<(String, Value)> {
 /// The paths of discovery and what is served beside it, in the order of the alphabet; version 2 lists them, too.
 pub(super) fn of_discovery(kinds: &'static [Kind]) -> BTreeMap<String, Value> {
     let mut paths = BTreeMap::new();
-    let mut add = |path: String, tag: String, id: String, what: &str, answer: &str, media: &[&str]| {
+    let mut add = |path: String,
+                   tag: String,
+                   id: String,
+                   what: &str,
+                   answer: &str,
+                   media: &[&str]| {
         let schema = match answer {
             "" => json!({"type": "string"}),
             name => json!({"$ref": Dialect::V2.reference(name)}),
@@ -246,16 +244,54 @@ pub(super) fn of_discovery(kinds: &'static [Kind]) -> BTreeMap<String, Value> {
     let (versions, groups) = (meta("APIVersions"), meta("APIGroupList"));
     let (group, resources) = (meta("APIGroup"), meta("APIResourceList"));
     const JSON: &[&str] = &["application/json"];
-    add("/api/".into(), "core".into(), "getCoreAPIVersions".into(), "the versions of the core group", &versions, &MEDIA_TYPES);
-    add("/apis/".into(), "apis".into(), "getAPIVersions".into(), "the groups", &groups, &MEDIA_TYPES);
+    add(
+        "/api/".into(),
+        "core".into(),
+        "getCoreAPIVersions".into(),
+        "the versions of the core group",
+        &versions,
+        &MEDIA_TYPES,
+    );
+    add(
+        "/apis/".into(),
+        "apis".into(),
+        "getAPIVersions".into(),
+        "the groups",
+        &groups,
+        &MEDIA_TYPES,
+    );
     let info = "io.k8s.apimachinery.pkg.version.Info";
-    add("/version/".into(), "version".into(), "getCodeVersion".into(), "the version of the server", info, JSON);
+    add(
+        "/version/".into(),
+        "version".into(),
+        "getCodeVersion".into(),
+        "the version of the server",
+        info,
+        JSON,
+    );
     for (path, tag, id, media) in [
-        ("/.well-known/openid-configuration/", "WellKnown", "Configuration", JSON),
-        ("/openid/v1/jwks/", "openid", "Keyset", &["application/jwk-set+json"]),
+        (
+            "/.well-known/openid-configuration/",
+            "WellKnown",
+            "Configuration",
+            JSON,
+        ),
+        (
+            "/openid/v1/jwks/",
+            "openid",
+            "Keyset",
+            &["application/jwk-set+json"],
+        ),
     ] {
         let id = format!("getServiceAccountIssuerOpenID{id}");
-        add(path.into(), tag.into(), id, "who issues tokens of service accounts", "", media);
+        add(
+            path.into(),
+            tag.into(),
+            id,
+            "who issues tokens of service accounts",
+            "",
+            media,
+        );
     }
     for kind in kinds {
         let (tag, version) = (group_name(kind.group), kind.version);
@@ -265,11 +301,25 @@ pub(super) fn of_discovery(kinds: &'static [Kind]) -> BTreeMap<String, Value> {
             name => format!("/apis/{name}/"),
         };
         if !kind.group.is_empty() {
-            add(base.clone(), tag.clone(), format!("{id}APIGroup"), "a group", &group, &MEDIA_TYPES);
+            add(
+                base.clone(),
+                tag.clone(),
+                format!("{id}APIGroup"),
+                "a group",
+                &group,
+                &MEDIA_TYPES,
+            );
         }
         let id = format!("{id}{}APIResources", capital(version));
         let tag = format!("{tag}_{version}");
-        add(format!("{base}{version}/"), tag, id, "the resources of a version", &resources, &MEDIA_TYPES);
+        add(
+            format!("{base}{version}/"),
+            tag,
+            id,
+            "the resources of a version",
+            &resources,
+            &MEDIA_TYPES,
+        );
     }
     paths
 }
@@ -336,7 +386,10 @@ fn operation_id(kind: &Kind, verb: &str, suffix: &str) -> String {
 fn id_for_all(kind: &Kind, verb: &str, suffix: &str) -> String {
     let group = capital(&group_name(kind.group));
     let version = capital(kind.version);
-    format!("{verb}{group}{version}{}{suffix}ForAllNamespaces", kind.kind)
+    format!(
+        "{verb}{group}{version}{}{suffix}ForAllNamespaces",
+        kind.kind
+    )
 }
 
 fn collection(kind: &Kind) -> Vec<Operation<'_>> {
@@ -516,7 +569,11 @@ fn connect_id(kind: &Kind, method: &str, name: &str) -> String {
     }
     let id = operation_id(kind, "connect", name);
     // The method comes after the version.
-    let head = format!("connect{}{}", capital(&group_name(kind.group)), capital(kind.version));
+    let head = format!(
+        "connect{}{}",
+        capital(&group_name(kind.group)),
+        capital(kind.version)
+    );
     let rest = id.strip_prefix(&head).unwrap_or_default();
     format!("{head}{}{rest}", capital(method))
 }
@@ -542,12 +599,20 @@ const LOG: &[Parameter] = &[
     PRETTY,
     CONTAINER,
     ("follow", "boolean", "What comes later is sent, too."),
-    ("insecureSkipTLSVerifyBackend", "boolean", "The kubelet's certificate is not checked."),
+    (
+        "insecureSkipTLSVerifyBackend",
+        "boolean",
+        "The kubelet's certificate is not checked.",
+    ),
     ("limitBytes", "integer", "How many bytes are sent at most."),
     ("previous", "boolean", "The log of the run before."),
     ("sinceSeconds", "integer", "Only lines of the last seconds."),
     LOG_STREAM,
-    ("tailLines", "integer", "How many of the last lines are sent."),
+    (
+        "tailLines",
+        "integer",
+        "How many of the last lines are sent.",
+    ),
     ("timestamps", "boolean", "Each line begins with its time."),
 ];
 
@@ -689,8 +754,11 @@ fn v3(operation: &Operation<'_>) -> Value {
     for code in operation.codes {
         let mut response = json!({"description": "OK"});
         if let Some(name) = &operation.answer {
-            response["content"] =
-                content(&produces(operation), &json!({"$ref": Dialect::V3.reference(name)})).into();
+            response["content"] = content(
+                &produces(operation),
+                &json!({"$ref": Dialect::V3.reference(name)}),
+            )
+            .into();
         }
         responses.insert((*code).to_owned(), response);
     }
