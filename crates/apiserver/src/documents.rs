@@ -76,6 +76,10 @@ pub(crate) async fn answer(call: &Call) -> ApiResult<Response<Body>> {
         ["openid", "v1", "jwks"] => openid(call, Issued::Keys),
         [".well-known", "openid-configuration"] => openid(call, Issued::Configuration),
         ["metrics"] => Ok(crate::metrics::answer(&call.server)),
+        ["metrics", "slis"] => Ok(crate::health::indicators(&call.server)),
+        ["statusz" | "flagz"] => {
+            crate::zpages::answer(call, &segments).unwrap_or_else(|| Err(ApiError::no_such_path()))
+        }
         _ => crate::health::answer(call, &segments).ok_or_else(ApiError::no_such_path),
     }
 }
@@ -272,10 +276,13 @@ fn paths(call: &Call) -> Vec<String> {
         "/api",
         "/api/v1",
         "/apis",
-        "/apis/",
         "/version",
         "/openapi/v2",
         "/openapi/v3",
+        "/openapi/v3/",
+        "/flagz",
+        "/metrics/slis",
+        "/statusz",
         "/.well-known/openid-configuration",
         "/openid/v1/jwks",
         "/metrics",

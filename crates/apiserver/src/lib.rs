@@ -41,6 +41,7 @@ mod watch;
 #[allow(dead_code, reason = "step one: the callers follow")]
 pub mod webhook;
 mod write;
+mod zpages;
 
 pub use admission::AdmissionChain;
 pub use connect::KUBELET_AUTHORITY;

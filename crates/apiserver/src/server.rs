@@ -78,6 +78,8 @@ pub struct ApiServer {
     pub(crate) registry: ArcSwap<Registry>,
     pub(crate) definitions: crate::crd::Definitions,
     pub(crate) shutdown: Shutdown,
+    /// When the server was made, on the monotonic clock.
+    pub(crate) started: Duration,
     pub(crate) openapi:
         Mutex<HashMap<crate::documents::OpenApi, skiff_api::schema::openapi::Document>>,
     pub(crate) metrics: crate::metrics::Metrics,
@@ -155,6 +157,7 @@ impl ApiServer {
             );
             AddressRange::DEFAULT
         });
+        let started = clock.monotonic();
         let server = Arc::new(Self {
             config,
             store,
@@ -164,6 +167,7 @@ impl ApiServer {
             registry: ArcSwap::from_pointee(registry),
             definitions: crate::crd::Definitions::default(),
             shutdown: Shutdown::new(),
+            started,
             openapi: Mutex::default(),
             metrics: crate::metrics::Metrics::default(),
             service_range,
