@@ -1,28 +1,48 @@
-//! Admission: plugins that change or refuse writes, in upstream's default order.
+//! Admission: plugins that change or refuse writes. `chain` lists them in upstream's order and says which run.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde::de::DeserializeOwned;
 use skiff_api::{ApiError, ApiResult, Object};
 
+use crate::cache::Entry;
 use crate::query::Freshness;
 use crate::registry::Resource;
 use crate::server::Call;
 
+mod always_pull_images;
+mod always_tell;
 mod certificates;
+mod chain;
 mod claim_resize;
 mod default_class;
 mod default_toleration_seconds;
+mod deny_service_external_ips;
+mod event_rate_limit;
+mod extended_resource_toleration;
+mod limit_pod_hard_anti_affinity;
 mod limit_ranger;
+pub(crate) mod matching;
 mod namespace_lifecycle;
+mod namespace_presence;
 mod node_restriction;
+mod owner_references;
+mod pod_node_selector;
+mod pod_resize;
+mod pod_security;
+mod pod_toleration_restriction;
+mod pod_topology_labels;
 mod priority;
 mod resource_quota;
 mod runtime_class;
 mod service_account;
 mod storage_object_in_use_protection;
 mod taint_nodes_by_condition;
+mod tolerations;
+
+pub use chain::AdmissionChain;
 
 /// What is done to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +52,19 @@ pub enum Operation {
     Update,
     Delete,
     Connect,
+}
+
+impl Operation {
+    /// The operation as rules and reviews write it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "CREATE",
+            Self::Update => "UPDATE",
+            Self::Delete => "DELETE",
+            Self::Connect => "CONNECT",
+        }
+    }
 }
 
 /// A write, or a connection, on its way to being admitted.
@@ -50,8 +83,8 @@ pub(crate) struct AdmissionRequest<'a> {
 impl AdmissionRequest<'_> {
     /// The refusal of a plugin, in upstream's form.
     pub fn forbidden(&self, why: &str) -> ApiError {
-        let kind = self.resource.kind;
-        ApiError::forbidden(kind.group, kind.plural, self.name, why)
+        let kind = &self.resource.kind;
+        ApiError::forbidden(&kind.group, &kind.plural, self.name, why)
     }
 
     /// Whether the write is to this resource of this group, subresource excluded.
@@ -69,13 +102,41 @@ impl AdmissionRequest<'_> {
         namespace: &str,
         name: &str,
     ) -> ApiResult<Option<T>> {
+        let found = self.find_entry(group, plural, namespace, name).await?;
+        Ok(found.and_then(|entry| entry.decode()))
+    }
+
+    /// The same, not decoded.
+    pub async fn find_entry(
+        &self,
+        group: &str,
+        plural: &str,
+        namespace: &str,
+        name: &str,
+    ) -> ApiResult<Option<Arc<Entry>>> {
         let server = &self.call.server;
         let registry = server.registry.load_full();
         let resource = registry
             .stored(group, plural)
             .ok_or_else(ApiError::no_such_path)?;
-        let found = server.lookup(resource, namespace, name).await?;
-        Ok(found.and_then(|entry| entry.decode()))
+        server.lookup(resource, namespace, name).await
+    }
+
+    /// The annotations of the request's namespace; an error when there is no such namespace.
+    pub async fn namespace_annotations(&self) -> ApiResult<BTreeMap<String, String>> {
+        #[derive(serde::Deserialize)]
+        struct Named {
+            metadata: Annotated,
+        }
+        #[derive(serde::Deserialize)]
+        struct Annotated {
+            #[serde(default)]
+            annotations: BTreeMap<String, String>,
+        }
+        let found: Option<Named> = self.find("", "namespaces", "", self.namespace).await?;
+        found
+            .map(|namespace| namespace.metadata.annotations)
+            .ok_or_else(|| ApiError::not_found("", "namespaces", self.namespace))
     }
 
     /// All objects of a stored resource as of now; of one namespace, or of all where it is empty.
@@ -141,35 +202,13 @@ pub(crate) trait Admission: Send + Sync + 'static {
     }
 }
 
-/// The plugins, in the order in which they run.
-pub(crate) fn plugins() -> Vec<Arc<dyn Admission>> {
-    vec![
-        Arc::new(namespace_lifecycle::NamespaceLifecycle),
-        Arc::new(limit_ranger::LimitRanger),
-        Arc::new(service_account::ServiceAccountAdmission),
-        Arc::new(node_restriction::NodeRestriction),
-        Arc::new(taint_nodes_by_condition::TaintNodesByCondition),
-        Arc::new(priority::Priority),
-        Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
-        Arc::new(default_class::DefaultStorageClass),
-        Arc::new(storage_object_in_use_protection::StorageObjectInUseProtection),
-        Arc::new(claim_resize::PersistentVolumeClaimResize),
-        Arc::new(runtime_class::RuntimeClass),
-        Arc::new(certificates::CertificateApproval),
-        Arc::new(certificates::CertificateSigning),
-        Arc::new(certificates::CertificateSubjectRestriction),
-        Arc::new(default_class::DefaultIngressClass),
-        Arc::new(resource_quota::ResourceQuota),
-    ]
-}
-
 /// Runs the changing half of all plugins.
 pub(crate) async fn mutate(
     request: &AdmissionRequest<'_>,
     object: &mut dyn Object,
     old: Option<&dyn Object>,
 ) -> ApiResult<()> {
-    for plugin in &request.call.server.admission {
+    for plugin in request.call.server.config.admission.plugins() {
         plugin.mutate(request, object, old).await?;
     }
     Ok(())
@@ -181,7 +220,7 @@ pub(crate) async fn validate(
     object: Option<&dyn Object>,
     old: Option<&dyn Object>,
 ) -> ApiResult<()> {
-    for plugin in &request.call.server.admission {
+    for plugin in request.call.server.config.admission.plugins() {
         plugin.validate(request, object, old).await?;
     }
     Ok(())

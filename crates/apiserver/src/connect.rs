@@ -1,10 +1,12 @@
 //! Connections to kubelets, pods and services: logs, exec, attach, port-forward and proxies.
 
 mod backend;
+mod endpoints;
 mod kubelet;
 mod log;
 mod proxy;
 
+pub(crate) use endpoints::service_endpoint;
 pub use kubelet::KUBELET_AUTHORITY;
 
 use std::sync::Arc;

@@ -31,7 +31,7 @@ pub(crate) async fn create(
     content::negotiate(call, false)?;
     let options = WriteOptions::parse(&call.query, "CreateOptions")?;
     let body: Bytes = crate::server::ApiServer::read_body(body).await?;
-    let value = parse_body(call, resource.kind, &body, options.field_validation)?;
+    let value = parse_body(call, &resource.kind, &body, options.field_validation)?;
     let object = decode(resource, value)?;
     let written = create_object(call, resource, &call.info.namespace, object, &options).await?;
     written_response(call, resource, &written)
@@ -134,8 +134,8 @@ async fn store_new(target: &Target<'_>, mut object: Box<dyn Object>) -> ApiResul
     let bytes = encode(&mut *object);
     let exists = || {
         ApiError::already_exists(
-            target.resource.kind.group,
-            target.resource.kind.plural,
+            &target.resource.kind.group,
+            &target.resource.kind.plural,
             target.name,
         )
     };

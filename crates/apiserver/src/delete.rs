@@ -5,9 +5,11 @@ use bytes::Bytes;
 use http::Response;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use skiff_api::apiextensions::naming;
 use skiff_api::schema::body::FieldValidation;
 use skiff_api::{ApiError, ApiResult, FieldError, Object, ObjectExt, Path};
 use skiff_store::StoreError;
@@ -162,7 +164,7 @@ pub(crate) async fn delete(
     let options = DeleteOptions::parse(call, &body)?;
     let name = call.info.name.clone();
     let deleted = delete_object(call, resource, &call.info.namespace, &name, &options).await?;
-    let with_object = !deleted.gone || ANSWERED_WITH_OBJECT.contains(&resource.kind.plural);
+    let with_object = !deleted.gone || ANSWERED_WITH_OBJECT.contains(&&*resource.kind.plural);
     if with_object {
         let code = if !deleted.gone && options.orphan_dependents == Some(false) {
             202
@@ -175,7 +177,7 @@ pub(crate) async fn delete(
     let mut details =
         json!({"name": name, "kind": resource.kind.plural, "uid": value["metadata"]["uid"]});
     if !resource.kind.group.is_empty() {
-        details["group"] = resource.kind.group.into();
+        details["group"] = resource.kind.group.as_ref().into();
     }
     let status = json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details,
@@ -324,8 +326,15 @@ fn check_preconditions(
     let Some(wanted) = &options.preconditions else {
         return Ok(());
     };
-    let kind = target.resource.kind;
-    let conflict = |why: String| Err(ApiError::conflict(kind.group, kind.kind, target.name, &why));
+    let kind = &target.resource.kind;
+    let conflict = |why: String| {
+        Err(ApiError::conflict(
+            &kind.group,
+            &kind.kind,
+            target.name,
+            &why,
+        ))
+    };
     let uid = current.object.metadata().uid.clone().unwrap_or_default();
     if let Some(wanted) = wanted.uid.as_ref().filter(|wanted| **wanted != uid) {
         return conflict(format!(
@@ -380,6 +389,12 @@ fn plan(
     };
     if let Some(namespace) = new.downcast_mut::<Namespace>() {
         return plan_namespace(namespace, now);
+    }
+    if let Some(definition) = new.downcast_mut::<CustomResourceDefinition>()
+        && definition.metadata.deletion_timestamp.is_none()
+    {
+        naming::mark_deleted(definition, now);
+        return Step::Update { keep: true };
     }
     let pending = new
         .metadata()
@@ -503,7 +518,7 @@ fn collector_finalizers(
     options: &DeleteOptions,
 ) -> Vec<String> {
     let have = meta.finalizers.clone().unwrap_or_default();
-    let (group, plural) = (resource.kind.group, resource.kind.plural);
+    let (group, plural) = (&*resource.kind.group, &*resource.kind.plural);
     if plural == "events" {
         return have;
     }
@@ -573,10 +588,7 @@ mod tests {
 
     fn resource(plural: &str) -> Resource {
         let kind = kinds().iter().find(|kind| kind.plural == plural).unwrap();
-        Resource {
-            kind,
-            storage: kind,
-        }
+        Resource::from(kind)
     }
 
     fn at(second: i64) -> Timestamp {

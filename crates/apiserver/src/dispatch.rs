@@ -26,8 +26,13 @@ pub(crate) async fn dispatch(call: Call, body: Body) -> ApiResult<Response<Body>
     if !call.info.is_resource {
         return crate::documents::answer(&call).await;
     }
-    let registry = call.server.registry.load_full();
     let info = &call.info;
+    let mut registry = call.server.registry.load_full();
+    if !registry.serves(&info.group) {
+        // A server that has just started may not have read the definitions of custom resources yet.
+        call.server.definitions.synced().await;
+        registry = call.server.registry.load_full();
+    }
     let Some(resource) = registry.get(&info.group, &info.version, &info.resource) else {
         if registry.serves(&info.group) {
             return Err(ApiError::no_such_path());

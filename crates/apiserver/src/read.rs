@@ -114,7 +114,7 @@ impl ApiServer {
         resource: &Resource,
     ) -> ApiResult<Arc<crate::cache::ResourceCache>> {
         self.hub
-            .cache(resource.storage)
+            .cache(&resource.storage)
             .await
             .map_err(|error| ReadError::from(error).0)
     }
@@ -133,7 +133,7 @@ pub(crate) async fn get(call: &Call, resource: &Resource) -> ApiResult<Response<
     let entry = cache
         .get(&resource.key(&call.info.namespace, &call.info.name))
         .ok_or_else(|| {
-            ApiError::not_found(resource.kind.group, resource.kind.plural, &call.info.name)
+            ApiError::not_found(&resource.kind.group, &resource.kind.plural, &call.info.name)
         })?;
     object_response(call, resource, accepted, 200, &entry)
 }
@@ -474,8 +474,11 @@ pub(crate) fn list_response(
     metadata: &serde_json::Value,
     items: Vec<Arc<Entry>>,
 ) -> Response<Body> {
-    let kind = format!("{}List", resource.kind.kind);
-    let head = list_head(&kind, &resource.kind.api_version(), metadata);
+    let head = list_head(
+        &resource.kind.list_kind,
+        &resource.kind.api_version(),
+        metadata,
+    );
     let items = items
         .iter()
         .map(|entry| resource.served_bytes(&entry.bytes))

@@ -46,6 +46,8 @@ struct Watcher {
     bookmarks: bool,
     next_bookmark: Duration,
     end: Duration,
+    /// When something was written last.
+    written: Duration,
     header_sent: bool,
     over: bool,
 }
@@ -110,6 +112,7 @@ pub(crate) async fn watch(call: Call, resource: Arc<Resource>) -> ApiResult<Resp
         bookmarks: options.bookmarks,
         next_bookmark: now + BOOKMARK_INTERVAL,
         end: now.saturating_add(timeout),
+        written: Duration::ZERO,
         header_sent: false,
         over: false,
     };
@@ -147,7 +150,7 @@ fn too_old(revision: u64, oldest: u64) -> Response<Body> {
 fn trigger(resource: &Resource, prefix: &str, filter: &Filter) -> Trigger {
     if let Some(name) = filter.exact("metadata.name") {
         let namespace = prefix
-            .strip_prefix(resource.storage.storage)
+            .strip_prefix(&*resource.storage.storage)
             .unwrap_or_default()
             .trim_matches('/');
         if !resource.namespaced() || !namespace.is_empty() {
@@ -155,12 +158,8 @@ fn trigger(resource: &Resource, prefix: &str, filter: &Filter) -> Trigger {
         }
     }
     if resource.is_storage()
-        && let Some((field, _)) = resource
-            .kind
-            .fields
-            .iter()
-            .find(|(field, _)| *field == "spec.nodeName")
-        && let Some(value) = filter.exact(field)
+        && let Some(field) = resource.kind.field_index("spec.nodeName")
+        && let Some(value) = filter.exact("spec.nodeName")
     {
         return Trigger::Field(field, value.to_owned());
     }
@@ -196,6 +195,7 @@ impl Watcher {
                 }
             }
             if !out.is_empty() {
+                self.written = self.call.server.clock.monotonic();
                 return Some(out.freeze());
             }
             if self.over {
@@ -225,7 +225,13 @@ impl Watcher {
             }
         }
         tokio::select! {
-            () = self.subscription.changed() => {}
+            () = self.subscription.changed() => {
+                let quiet = clock.monotonic().saturating_sub(self.written);
+                let gathering = self.subscription.gathering().saturating_sub(quiet);
+                if !gathering.is_zero() {
+                    clock.sleep(gathering).await;
+                }
+            }
             () = self.call.server.shutdown.triggered() => self.over = true,
             () = clock.sleep(wake.saturating_sub(now)) => {
                 let now = clock.monotonic();
@@ -249,7 +255,7 @@ impl Watcher {
                 break;
             };
             if self.filter.matches(&entry) {
-                self.write(out, "ADDED", &entry.bytes, entry.revision);
+                self.write(out, "ADDED", &entry.bytes, entry.revision, None);
             }
         }
         if self.initial.len() == 0
@@ -272,18 +278,39 @@ impl Watcher {
         match (&event.current, &event.previous) {
             (Some(entry), _) if is => {
                 let kind = if was { "MODIFIED" } else { "ADDED" };
-                self.write(out, kind, &entry.bytes, event.revision);
+                self.write(out, kind, &entry.bytes, event.revision, Some(event));
             }
-            (_, Some(entry)) if was => {
+            (current, Some(entry)) if was => {
                 let bytes = entry.bytes_at(event.revision);
-                self.write(out, "DELETED", &bytes, event.revision);
+                // An object that is there still left only this watcher's selection.
+                let shared = current.is_none().then_some(event);
+                self.write(out, "DELETED", &bytes, event.revision, shared);
             }
             _ => {}
         }
     }
 
-    fn write(&mut self, out: &mut BytesMut, kind: &str, bytes: &Bytes, revision: u64) {
+    /// Writes one event. `shared`: the change, when its watchers are all shown these bytes.
+    fn write(
+        &mut self,
+        out: &mut BytesMut,
+        kind: &str,
+        bytes: &Bytes,
+        revision: u64,
+        shared: Option<&CacheEvent>,
+    ) {
         match self.accepted.shape {
+            Shape::Object
+                if self.resource.is_storage() && self.accepted.encoding == Encoding::Protobuf =>
+            {
+                if let Some(event) = shared {
+                    if let Some(object) = event.protobuf(bytes) {
+                        out.put_slice(&skiff_api::protobuf::watch_frame(kind, object));
+                    }
+                } else {
+                    write_line(out, Encoding::Protobuf, kind, bytes);
+                }
+            }
             Shape::Object if self.resource.is_storage() => {
                 write_line(out, self.accepted.encoding, kind, bytes)
             }

@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde_json::Value;
 use skiff_api::schema::body::{self, FieldValidation};
 use skiff_api::validation::meta::{validate_object_meta, validate_object_meta_update};
-use skiff_api::{ApiError, ApiResult, ErrorList, Kind, Object, Path, WriteContext};
+use skiff_api::{ApiError, ApiResult, ErrorList, Object, Path, WriteContext};
 use skiff_store::StoreError;
 
 use crate::admission::{self, AdmissionRequest, Operation};
@@ -16,7 +16,7 @@ use crate::cache::Entry;
 use crate::content;
 use crate::query::WriteOptions;
 use crate::read::{object_response, store_error};
-use crate::registry::Resource;
+use crate::registry::{Resource, ServedKind};
 use crate::server::{ApiServer, Call};
 
 /// How often a write is tried again when others write the same object.
@@ -73,16 +73,16 @@ impl Target<'_> {
 
     pub fn not_found(&self) -> ApiError {
         ApiError::not_found(
-            self.resource.kind.group,
-            self.resource.kind.plural,
+            &self.resource.kind.group,
+            &self.resource.kind.plural,
             self.name,
         )
     }
 
     pub fn conflict(&self, why: &str) -> ApiError {
         ApiError::conflict(
-            self.resource.kind.group,
-            self.resource.kind.plural,
+            &self.resource.kind.group,
+            &self.resource.kind.plural,
             self.name,
             why,
         )
@@ -90,8 +90,8 @@ impl Target<'_> {
 
     pub fn invalid(&self, errors: &ErrorList) -> ApiError {
         ApiError::invalid(
-            self.resource.kind.group,
-            self.resource.kind.kind,
+            &self.resource.kind.group,
+            &self.resource.kind.kind,
             self.name,
             errors,
         )
@@ -118,6 +118,12 @@ impl Target<'_> {
             extra: self.call.user.extra.clone(),
             subresource: self.subresource.to_owned(),
         }
+    }
+
+    /// Whether the object's bytes should be written again although nothing changed.
+    async fn wants_rewrite(&self) -> ApiResult<bool> {
+        let wanted = self.call.server.store.wants_rewrite(&self.key()).await;
+        wanted.map_err(|error| store_error(&error))
     }
 
     /// The object's state now.
@@ -177,12 +183,12 @@ impl ApiServer {
 /// A request body as JSON in the served version, checked against the kind's schema.
 pub(crate) fn parse_body(
     call: &Call,
-    kind: &'static Kind,
+    kind: &ServedKind,
     body: &Bytes,
     validation: FieldValidation,
 ) -> ApiResult<Value> {
     let (text, format) = content::body_text(call, body)?;
-    let target = body::Target::of(kind)?;
+    let target = kind.target()?;
     let decoded = body::decode(&target, &text, format, validation)?;
     for warning in decoded.warnings {
         call.warn(warning);
@@ -191,7 +197,7 @@ pub(crate) fn parse_body(
 }
 
 /// The typed, defaulted object of a kind.
-pub(crate) fn decode_kind(kind: &'static Kind, value: Value) -> ApiResult<Box<dyn Object>> {
+pub(crate) fn decode_kind(kind: &ServedKind, value: Value) -> ApiResult<Box<dyn Object>> {
     let mut object = kind.ops.decode(value).map_err(|error| {
         ApiError::bad_request(format!(
             "{} in version {:?} cannot be handled as a {}: {}",
@@ -204,11 +210,12 @@ pub(crate) fn decode_kind(kind: &'static Kind, value: Value) -> ApiResult<Box<dy
 
 /// The typed, defaulted object in the stored version, from JSON in the served one.
 pub(crate) fn decode(resource: &Resource, value: Value) -> ApiResult<Box<dyn Object>> {
-    let object = decode_kind(resource.kind, value)?;
+    let object = decode_kind(&resource.kind, value)?;
     match &resource.kind.conversion {
-        Some(conversion) => {
-            decode_kind(resource.storage, (conversion.to_storage)(object.to_value()))
-        }
+        Some(conversion) => decode_kind(
+            &resource.storage,
+            (conversion.to_storage)(object.to_value()),
+        ),
         None => Ok(object),
     }
 }
@@ -276,7 +283,7 @@ pub(crate) async fn update(
             }
         }
         let bytes = encode_unless_same(&mut *new, &current, same_record);
-        if bytes == current.stored || target.options.dry_run {
+        if target.options.dry_run || (bytes == current.stored && !target.wants_rewrite().await?) {
             return Ok(Written {
                 entry: entry(target, &bytes, current.revision)?,
                 created: false,
@@ -336,8 +343,8 @@ fn check_version(
             let error =
                 skiff_api::FieldError::invalid(&path, 0i64, "must be specified for an update");
             return Err(ApiError::invalid(
-                target.resource.kind.group,
-                target.resource.kind.plural,
+                &target.resource.kind.group,
+                &target.resource.kind.plural,
                 target.name,
                 &[error],
             ));
@@ -357,7 +364,7 @@ fn before_update(
     new: &mut dyn Object,
     old: &dyn Object,
 ) -> ApiResult<()> {
-    let ops = target.resource.storage.ops;
+    let ops = &*target.resource.storage.ops;
     let context = target.context();
     keep_system_fields(new.metadata_mut(), old.metadata());
     match part {
@@ -372,7 +379,9 @@ fn before_update(
     new.metadata_mut().generation = match part {
         // Which node a pod runs on is no change of what was asked for.
         Part::Own if target.subresource == "binding" => generation,
-        Part::Main | Part::Own if ops.has_generation() && changes_generation(new, old) => {
+        Part::Main | Part::Own
+            if ops.has_generation() && changes_generation(new, old, ops.has_status()) =>
+        {
             Some(generation.unwrap_or(0) + 1)
         }
         _ => generation,
@@ -415,13 +424,15 @@ fn keep_system_fields(new: &mut ObjectMeta, old: &ObjectMeta) {
     }
 }
 
-/// Whether anything but metadata and status differs.
-fn changes_generation(new: &dyn Object, old: &dyn Object) -> bool {
+/// Whether anything but the metadata and, where it is kept apart, the status differs.
+fn changes_generation(new: &dyn Object, old: &dyn Object, has_status: bool) -> bool {
     let rest = |object: &dyn Object| {
         let mut value = object.to_value();
         if let Some(fields) = value.as_object_mut() {
             fields.remove("metadata");
-            fields.remove("status");
+            if has_status {
+                fields.remove("status");
+            }
         }
         value
     };
@@ -430,7 +441,7 @@ fn changes_generation(new: &dyn Object, old: &dyn Object) -> bool {
 
 /// Makes a new object: system fields, the kind's own rules, validation.
 pub(crate) fn before_create(target: &Target<'_>, object: &mut dyn Object) -> ApiResult<()> {
-    let ops = target.resource.storage.ops;
+    let ops = &*target.resource.storage.ops;
     let meta = object.metadata_mut();
     meta.deletion_timestamp = None;
     meta.deletion_grace_period_seconds = None;

@@ -21,14 +21,14 @@ const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
 
 /// What a kind says of its names: the name and whether it is a `generateName`.
-pub type NameRule = dyn Fn(&str, bool) -> Vec<String>;
+pub type NameRule<'a> = dyn Fn(&str, bool) -> Vec<String> + 'a;
 
 /// Metadata of a new object, its name made already. `namespaced` is the kind's scope.
 #[must_use]
 pub fn validate_object_meta(
     meta: &ObjectMeta,
     namespaced: bool,
-    name_rule: &NameRule,
+    name_rule: &NameRule<'_>,
     path: &Path,
 ) -> ErrorList {
     let mut errors = ErrorList::new();

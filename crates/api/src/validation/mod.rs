@@ -4,6 +4,7 @@
 //! filled before by [`crate::defaults`]. Metadata is checked by [`meta`], once, for every kind.
 
 pub(crate) mod absent;
+pub mod admissionregistration;
 pub mod apps;
 pub mod autoscaling;
 pub mod batch;
@@ -13,6 +14,7 @@ pub mod coordination;
 pub mod core;
 pub mod discovery;
 pub mod events;
+pub mod expressions;
 pub mod meta;
 pub mod names;
 pub mod net;

@@ -21,7 +21,7 @@ pub(crate) struct CertificateSigning;
 pub(crate) struct CertificateSubjectRestriction;
 
 fn concerns(request: &AdmissionRequest<'_>, operation: Operation, subresource: &str) -> bool {
-    let kind = request.resource.kind;
+    let kind = &request.resource.kind;
     kind.group == GROUP
         && kind.plural == "certificatesigningrequests"
         && request.operation == operation

@@ -112,8 +112,8 @@ impl<'a> Check<'a> {
             let user = &self.request.call.user.name;
             return refuse(format!("could not determine node from user {user:?}"));
         }
-        let kind = self.request.resource.kind;
-        match (kind.group, kind.plural, self.request.subresource) {
+        let kind = &self.request.resource.kind;
+        match (&*kind.group, &*kind.plural, self.request.subresource) {
             ("", "pods", "") => self.pod().await,
             ("", "pods", "status") => self.pod_status(),
             ("", "pods", "eviction") => self.eviction().await,

@@ -71,7 +71,7 @@ impl Admission for ServiceAccountAdmission {
         object: Option<&dyn Object>,
         _old: Option<&dyn Object>,
     ) -> ApiResult<()> {
-        let kind = request.resource.kind;
+        let kind = &request.resource.kind;
         let ephemeral =
             request.operation == Operation::Update && request.subresource == "ephemeralcontainers";
         let create = request.operation == Operation::Create && request.subresource.is_empty();

@@ -2,14 +2,17 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Bound;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use skiff_store::{Event, KeyValue, Range};
+use skiff_store::{Event, KeyValue, Range, StoreError};
 use tokio::sync::{Notify, watch};
 
 use super::entry::Entry;
+use crate::registry::ServedKind;
 
 /// The ring keeps at most so many changes ...
 const RING_EVENTS: usize = 10_000;
@@ -18,6 +21,10 @@ const RING_BYTES: usize = 4 << 20;
 const RING_KEEP: usize = 128;
 /// ... none older than this, as upstream.
 const RING_AGE: Duration = Duration::from_secs(75);
+/// What a wake-up of one watcher costs the machine, about: changes that come faster than all can be woken are gathered ...
+const GATHERING_EACH: Duration = Duration::from_micros(50);
+/// ... for at most so long.
+const GATHERING_MOST: Duration = Duration::from_millis(5);
 
 /// One change of one object.
 #[derive(Debug)]
@@ -28,10 +35,18 @@ pub struct CacheEvent {
     pub current: Option<Arc<Entry>>,
     /// The state before; `None`: created.
     pub previous: Option<Arc<Entry>>,
+    /// What the event shows, as protobuf; made for the first watcher that wants it.
+    protobuf: OnceLock<Option<Bytes>>,
     at: Duration,
 }
 
 impl CacheEvent {
+    /// What the event shows (`bytes`: the new state, or the last one of an object that is gone) as protobuf.
+    pub fn protobuf(&self, bytes: &[u8]) -> Option<&Bytes> {
+        let encode = || crate::content::protobuf(bytes).map(Bytes::from);
+        self.protobuf.get_or_init(encode).as_ref()
+    }
+
     /// The object's key.
     #[must_use]
     pub fn key(&self) -> &str {
@@ -54,11 +69,11 @@ pub enum Trigger {
     Any,
     /// Changes of objects whose key starts so (a namespace, or one object).
     Key(String),
-    /// Changes of objects whose value of a field is, or was, this.
-    Field(&'static str, String),
+    /// Changes of objects whose value of a field (by its place among the kind's) is, or was, this.
+    Field(usize, String),
 }
 
-type FieldIndex = HashMap<(&'static str, String), Vec<(u64, Arc<Notify>)>>;
+type FieldIndex = HashMap<(usize, String), Vec<(u64, Arc<Notify>)>>;
 
 #[derive(Default)]
 struct Wakers {
@@ -82,13 +97,32 @@ impl Subscription {
     pub async fn changed(&self) {
         self.notify.notified().await;
     }
+
+    /// How long a burst of changes should be gathered before it is written: the more are woken by the same changes, the longer.
+    #[must_use]
+    pub fn gathering(&self) -> Duration {
+        if matches!(self.trigger, Trigger::Field(..)) {
+            return Duration::ZERO;
+        }
+        let crowd = u32::try_from(self.cache.crowd.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
+        let gathering = GATHERING_EACH.saturating_mul(crowd).min(GATHERING_MOST);
+        // Timers are no finer than this.
+        if gathering < Duration::from_millis(1) {
+            Duration::ZERO
+        } else {
+            gathering
+        }
+    }
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
         let mut wakers = self.cache.wakers.lock();
         match &self.trigger {
-            Trigger::Any | Trigger::Key(_) => wakers.any.retain(|(id, ..)| *id != self.id),
+            Trigger::Any | Trigger::Key(_) => {
+                wakers.any.retain(|(id, ..)| *id != self.id);
+                self.cache.crowd.store(wakers.any.len(), Ordering::Relaxed);
+            }
             Trigger::Field(field, value) => {
                 let key = (*field, value.clone());
                 if let Some(list) = wakers.fields.get_mut(&key) {
@@ -131,16 +165,19 @@ struct Inner {
 pub struct ResourceCache {
     /// The key prefix, with slash at the end.
     prefix: String,
-    kind: &'static skiff_api::Kind,
+    kind: Arc<ServedKind>,
     inner: RwLock<Inner>,
     wakers: Mutex<Wakers>,
+    /// How many watch all of it, or by key.
+    crowd: AtomicUsize,
     ready: watch::Sender<bool>,
+    failure: Mutex<Option<StoreError>>,
 }
 
 impl ResourceCache {
     /// An empty cache that is yet to be loaded.
     #[must_use]
-    pub fn new(kind: &'static skiff_api::Kind) -> Arc<Self> {
+    pub fn new(kind: Arc<ServedKind>) -> Arc<Self> {
         Arc::new(Self {
             prefix: format!("{}/", kind.storage),
             kind,
@@ -156,7 +193,9 @@ impl ResourceCache {
                 closed: false,
             }),
             wakers: Mutex::new(Wakers::default()),
+            crowd: AtomicUsize::new(0),
             ready: watch::Sender::new(false),
+            failure: Mutex::default(),
         })
     }
 
@@ -223,6 +262,18 @@ impl ResourceCache {
         drop(inner);
         self.ready.send_replace(true);
         self.wake_all();
+    }
+
+    /// Gives up loading: who waits for the cache gets the error.
+    pub fn fail(&self, error: StoreError) {
+        *self.failure.lock() = Some(error);
+        self.close();
+    }
+
+    /// Why it was given up, if loading failed.
+    #[must_use]
+    pub fn failure(&self) -> Option<StoreError> {
+        self.failure.lock().clone()
     }
 
     /// One object.
@@ -316,11 +367,12 @@ impl ResourceCache {
             Trigger::Field(field, value) => {
                 wakers
                     .fields
-                    .entry((field, value.clone()))
+                    .entry((*field, value.clone()))
                     .or_default()
                     .push((id, notify.clone()));
             }
         }
+        self.crowd.store(wakers.any.len(), Ordering::Relaxed);
         drop(wakers);
         Subscription {
             cache: self.clone(),
@@ -361,8 +413,9 @@ impl ResourceCache {
             .flat_map(|event| [&event.current, &event.previous])
             .flatten()
         {
-            for field in entry.fields(self.kind) {
-                for (_, notify) in wakers.fields.get(field).into_iter().flatten() {
+            for (field, value) in entry.fields(&self.kind).iter().enumerate() {
+                let waiting = wakers.fields.get(&(field, value.clone()));
+                for (_, notify) in waiting.into_iter().flatten() {
                     notify.notify_one();
                 }
             }
@@ -415,6 +468,7 @@ impl Inner {
             revision,
             current,
             previous,
+            protobuf: OnceLock::new(),
             at: now,
         });
         self.ring_bytes += event.bytes();

@@ -3,12 +3,11 @@
 use axum::body::Body;
 use http::Response;
 use k8s_openapi::api::core::v1::{Pod, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use skiff_api::{ApiError, ApiResult};
 
 use super::backend::{Endpoint, forward};
+use super::endpoints::{ready_endpoint, unavailable};
 use super::kubelet;
-use crate::query::Freshness;
 use crate::registry::Resource;
 use crate::server::Call;
 
@@ -52,7 +51,7 @@ pub(crate) async fn answer(
 ) -> ApiResult<Response<Body>> {
     let text = call.info.name.clone();
     let named = Named::parse(&text)?;
-    let endpoint = match resource.kind.plural {
+    let endpoint = match &*resource.kind.plural {
         "nodes" => kubelet::endpoint(&call.server, named.name).await?,
         "pods" => pod(&call, resource, &named).await?,
         _ => service(&call, resource, &named).await?,
@@ -135,62 +134,12 @@ async fn service(call: &Call, services: &Resource, named: &Named<'_>) -> ApiResu
                 ))
             })?,
     };
-    let registry = server.registry.load_full();
-    let slices = registry
-        .stored("discovery.k8s.io", "endpointslices")
-        .ok_or_else(ApiError::no_such_path)?;
-    let cache = server.hub_cache(slices).await?;
-    server.wait_fresh(Freshness::Newest).await?;
-    let mut backends: Vec<(String, u16)> = Vec::new();
-    for entry in cache.list(&slices.prefix(namespace), None, 0).0 {
-        let owner = entry
-            .labels(slices.storage)
-            .get("kubernetes.io/service-name");
-        if owner.map(String::as_str) != Some(named.name) {
-            continue;
-        }
-        let Some(slice) = entry.decode::<EndpointSlice>() else {
-            continue;
-        };
-        let port = slice
-            .ports
-            .iter()
-            .flatten()
-            .find(|port| port.name.as_deref().unwrap_or_default() == port_name);
-        let Some(port) = port
-            .and_then(|port| port.port)
-            .and_then(|port| u16::try_from(port).ok())
-        else {
-            continue;
-        };
-        for endpoint in slice.endpoints.iter().flatten() {
-            let ready = endpoint
-                .conditions
-                .as_ref()
-                .and_then(|conditions| conditions.ready)
-                .unwrap_or(true);
-            if ready && let Some(address) = endpoint.addresses.first() {
-                backends.push((address.clone(), port));
-            }
-        }
-    }
-    if backends.is_empty() {
-        return Err(unavailable(&format!(
-            "no endpoints available for service {:?}",
-            named.name
-        )));
-    }
-    let chosen = usize::try_from(server.random.below(backends.len() as u64)).unwrap_or(0);
-    let (host, port) = backends.swap_remove(chosen);
+    let (host, port) = ready_endpoint(server, namespace, named.name, &port_name).await?;
     Ok(Endpoint {
         host,
         port,
         tls: tls(call, named.https)?,
     })
-}
-
-fn unavailable(why: &str) -> ApiError {
-    ApiError::new(503, "ServiceUnavailable", why)
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ pub(crate) async fn bind(
     body: Body,
 ) -> ApiResult<Response<Body>> {
     let options = WriteOptions::parse(&call.query, "CreateOptions")?;
-    let binding: Binding = body_as(call, kind_of("v1", "Binding")?, &options, body).await?;
+    let binding: Binding = body_as(call, &kind_of("v1", "Binding")?, &options, body).await?;
     let body_name = binding.metadata.name.clone().unwrap_or_default();
     if !name.is_empty() && !body_name.is_empty() && name != body_name {
         return Err(ApiError::bad_request(

@@ -23,7 +23,7 @@ const MAX_DISRUPTED: usize = 2000;
 pub(crate) async fn evict(call: &Call, pods: &Resource, body: Body) -> ApiResult<Response<Body>> {
     let mut options = WriteOptions::parse(&call.query, "CreateOptions")?;
     let eviction: Eviction =
-        body_as(call, kind_of("policy/v1", "Eviction")?, &options, body).await?;
+        body_as(call, &kind_of("policy/v1", "Eviction")?, &options, body).await?;
     let name = &call.info.name;
     if eviction
         .metadata

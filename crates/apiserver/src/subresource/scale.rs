@@ -33,7 +33,7 @@ pub(crate) async fn answer(
                 .lookup(resource, &call.info.namespace, &call.info.name)
                 .await?;
             let entry = entry.ok_or_else(|| {
-                ApiError::not_found(resource.kind.group, resource.kind.plural, &call.info.name)
+                ApiError::not_found(&resource.kind.group, &resource.kind.plural, &call.info.name)
             })?;
             object_answer(
                 call,
@@ -58,8 +58,8 @@ async fn change(call: &Call, resource: &Resource, body: Body) -> ApiResult<Respo
     };
     let (put, patch) = if call.parts.method == Method::PUT {
         let scale = typed(decode_kind(
-            kind,
-            parse_body(call, kind, &body, options.field_validation)?,
+            &kind,
+            parse_body(call, &kind, &body, options.field_validation)?,
         )?)?;
         check_name(&call.info.name, scale.metadata.name.as_deref())?;
         (Some(scale), None)
@@ -84,8 +84,8 @@ async fn change(call: &Call, resource: &Resource, body: Body) -> ApiResult<Respo
         let wanted = match (&put, &patch) {
             (Some(scale), _) => scale.clone(),
             (None, Some(patch)) => typed(decode_kind(
-                kind,
-                patch.patched(call, resource, kind, &old.to_value())?,
+                &kind,
+                patch.patched(call, resource, &kind, &old.to_value())?,
             )?)?,
             (None, None) => old,
         };

@@ -32,7 +32,7 @@ pub(crate) async fn issue(
 ) -> ApiResult<Response<Body>> {
     let options = WriteOptions::parse(&call.query, "CreateOptions")?;
     let kind = kind_of("authentication.k8s.io/v1", "TokenRequest")?;
-    let mut request: TokenRequest = body_as(call, kind, &options, body).await?;
+    let mut request: TokenRequest = body_as(call, &kind, &options, body).await?;
     let (namespace, name) = (&call.info.namespace, &call.info.name);
     check_place(&request.metadata, namespace, name)?;
     let account: ServiceAccount = call
