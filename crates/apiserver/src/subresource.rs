@@ -21,7 +21,7 @@ mod binding;
 mod eviction;
 mod finalize;
 mod pod_parts;
-mod scale;
+pub(crate) mod scale;
 mod token;
 
 /// Answers a request for a subresource.
@@ -119,7 +119,7 @@ pub(crate) fn object_answer(
     code: u16,
     object: &dyn Object,
 ) -> ApiResult<Response<Body>> {
-    let accepted = content::negotiate(call, false)?;
+    let accepted = content::negotiate_whole(call)?;
     Ok(content::json_response(
         call,
         accepted,

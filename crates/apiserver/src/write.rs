@@ -7,11 +7,13 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde_json::Value;
 use skiff_api::schema::body::{self, FieldValidation};
-use skiff_api::validation::meta::{validate_object_meta, validate_object_meta_update};
+use skiff_api::validation::meta::{
+    finalizer_groups, validate_object_meta, validate_object_meta_update,
+};
 use skiff_api::{ApiError, ApiResult, ErrorList, Object, Path, WriteContext};
 use skiff_store::StoreError;
 
-use crate::admission::{self, AdmissionRequest, Operation};
+use crate::admission::{self, AdmissionRequest, Given, Operation};
 use crate::cache::Entry;
 use crate::content;
 use crate::query::WriteOptions;
@@ -106,6 +108,8 @@ impl Target<'_> {
             namespace: self.namespace,
             name: self.name,
             dry_run: self.options.dry_run,
+            given: Given::default(),
+            reinvocation: Default::default(),
         }
     }
 
@@ -256,12 +260,11 @@ pub(crate) async fn update(
         let mut new = change(&current)?;
         check_version(target, part, &current, &mut *new)?;
         let same_record = crate::fields::record(target, Some(&current), &mut *new)?;
-        admission::mutate(
-            &target.admission(Operation::Update),
-            &mut *new,
-            Some(&*current.object),
-        )
-        .await?;
+        let request = target.admission(Operation::Update);
+        let admitted = !is_servers_own(target, part);
+        if admitted {
+            admission::mutate(&request, &mut new, Some(&*current.object)).await?;
+        }
         crate::authz::escalation::check(target, &*new, Some(&*current.object)).await?;
         let allocation = match part {
             Part::Main => {
@@ -270,12 +273,9 @@ pub(crate) async fn update(
             Part::Status | Part::Own => None,
         };
         before_update(target, part, &mut *new, &*current.object)?;
-        admission::validate(
-            &target.admission(Operation::Update),
-            Some(&*new),
-            Some(&*current.object),
-        )
-        .await?;
+        if admitted {
+            admission::validate(&request, Some(&*new), Some(&*current.object)).await?;
+        }
         if crate::delete::deleted_by_update(target.resource, &*new, &*current.object) {
             match crate::delete::finish(target, &current, &mut *new).await? {
                 Some(written) => return Ok(written),
@@ -313,6 +313,12 @@ pub(crate) async fn update(
         }
     }
     Err(target.conflict(MODIFIED))
+}
+
+/// Whether an update is what the server makes of a binding or an eviction. These were admitted; it is not, again.
+fn is_servers_own(target: &Target<'_>, part: Part) -> bool {
+    part == Part::Own
+        && (target.subresource == "binding" || target.call.info.subresource == "eviction")
 }
 
 /// The served form of what was written.
@@ -393,6 +399,7 @@ fn before_update(
             old.metadata(),
             &Path::new("metadata"),
         ));
+        errors.extend(finalizer_errors(target, new.metadata()));
     }
     errors.extend(match part {
         Part::Main => ops.validate_update(new, old),
@@ -439,6 +446,20 @@ fn changes_generation(new: &dyn Object, old: &dyn Object, has_status: bool) -> b
     rest(new) != rest(old)
 }
 
+/// Finalizers of Kubernetes' own kinds are named with a group; others name theirs as they like.
+fn finalizer_errors(target: &Target<'_>, meta: &ObjectMeta) -> ErrorList {
+    let kind = &target.resource.kind;
+    let free = matches!(
+        &*kind.group,
+        "apiextensions.k8s.io" | "apiregistration.k8s.io"
+    );
+    if free || kind.as_custom().is_some() {
+        return ErrorList::new();
+    }
+    let finalizers = meta.finalizers.as_deref().unwrap_or_default();
+    finalizer_groups(finalizers, &Path::new("metadata").child("finalizers"))
+}
+
 /// Makes a new object: system fields, the kind's own rules, validation.
 pub(crate) fn before_create(target: &Target<'_>, object: &mut dyn Object) -> ApiResult<()> {
     let ops = &*target.resource.storage.ops;
@@ -459,6 +480,7 @@ pub(crate) fn before_create(target: &Target<'_>, object: &mut dyn Object) -> Api
         &rule,
         &path,
     );
+    errors.extend(finalizer_errors(target, object.metadata()));
     errors.extend(ops.validate_create(object));
     if !errors.is_empty() {
         return Err(target.invalid(&errors));

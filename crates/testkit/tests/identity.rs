@@ -292,12 +292,17 @@ async fn certificates_are_approved_and_signed_by_those_who_may() {
         let mut request = create(name, signer, base64_request()).await.unwrap();
         let conditions = make(approved.clone());
         request.status.get_or_insert_default().conditions = Some(conditions);
+        let note = [("note".to_owned(), "kept".to_owned())];
+        request.metadata.annotations = Some(note.into());
         let params = PostParams::default();
         let outcome = requests
             .replace_subresource("approval", name, &params, &request)
             .await;
         match outcome {
-            Ok(_) => assert!(may, "{name}"),
+            Ok(approved) => {
+                assert!(may, "{name}");
+                assert_eq!(approved.metadata.annotations.unwrap()["note"], "kept");
+            }
             Err(error) => assert!(
                 !may && error.to_string().contains(
                     "user not permitted to approve requests with signerName \"kubernetes.io/kube-apiserver-client\""

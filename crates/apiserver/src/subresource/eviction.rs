@@ -61,6 +61,7 @@ pub(crate) async fn evict(call: &Call, pods: &Resource, body: Body) -> ApiResult
     if options.dry_run {
         delete.dry_run = vec!["All".to_owned()];
     }
+    admit(call, pods, eviction, &options).await?;
     if !ignores_budget(&pod)
         && let Some(budget) = budget_of(call, &pod).await?
     {
@@ -68,6 +69,26 @@ pub(crate) async fn evict(call: &Call, pods: &Resource, body: Body) -> ApiResult
     }
     delete_object(call, pods, &call.info.namespace, name, &delete).await?;
     success(call, 201)
+}
+
+async fn admit(
+    call: &Call,
+    pods: &Resource,
+    eviction: Eviction,
+    options: &WriteOptions,
+) -> ApiResult<()> {
+    let target = Target {
+        call,
+        resource: pods,
+        namespace: &call.info.namespace,
+        name: &call.info.name,
+        subresource: "eviction",
+        options,
+    };
+    let request = target.admission(Operation::Create);
+    let mut eviction: Box<dyn Object> = Box::new(eviction);
+    admission::mutate(&request, &mut eviction, None).await?;
+    admission::validate(&request, Some(&*eviction), None).await
 }
 
 /// Pods that are over, not yet running or on their way out disrupt nothing when they go.

@@ -178,7 +178,7 @@ fn parent_record(
     record
 }
 
-fn set_replicas(object: &mut dyn Object, replicas: i32) {
+pub(crate) fn set_replicas(object: &mut dyn Object, replicas: i32) {
     if let Some(deployment) = object.downcast_mut::<Deployment>() {
         deployment.spec.get_or_insert_default().replicas = Some(replicas);
     } else if let Some(set) = object.downcast_mut::<ReplicaSet>() {
@@ -191,7 +191,7 @@ fn set_replicas(object: &mut dyn Object, replicas: i32) {
 }
 
 /// The scale of a workload.
-fn scale_of(object: &dyn Object) -> ApiResult<Scale> {
+pub(crate) fn scale_of(object: &dyn Object) -> ApiResult<Scale> {
     let (wanted, have, selector) = if let Some(deployment) = object.downcast_ref::<Deployment>() {
         let spec = deployment.spec.as_ref();
         let have = deployment
