@@ -17,6 +17,7 @@ mod delete;
 mod denied;
 mod dispatch;
 mod documents;
+pub mod duration;
 pub mod encryption;
 mod fields;
 mod health;

@@ -346,7 +346,7 @@ impl ApiServer {
             query,
             parts,
             warnings: notes.warnings,
-            annotations: Arc::default(),
+            annotations: notes.annotations,
         };
         let warnings = call.warnings.clone();
         let answer = match self.authorize(&call).await {
