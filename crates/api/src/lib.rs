@@ -25,6 +25,7 @@ pub mod node;
 pub mod object;
 pub mod patch;
 pub mod pod_resources;
+pub mod pod_security;
 pub mod policy;
 pub mod printing;
 pub mod protobuf;

@@ -129,12 +129,16 @@ fn openapi_index(call: &Call) -> Value {
     let hash = openapi::built_in_hash();
     let mut versions: Vec<(String, String, String)> = Vec::new();
     for resource in call.server.registry.load().iter() {
-        let kind = resource.kind;
+        let kind = &resource.kind;
         if !versions
             .iter()
-            .any(|(group, version, _)| group == kind.group && version == kind.version)
+            .any(|(group, version, _)| *group == kind.group && *version == kind.version)
         {
-            versions.push((kind.group.to_owned(), kind.version.to_owned(), hash.clone()));
+            versions.push((
+                kind.group.to_string(),
+                kind.version.to_string(),
+                hash.clone(),
+            ));
         }
     }
     openapi::v3_index(&versions)
@@ -275,7 +279,7 @@ fn paths(call: &Call) -> Vec<String> {
     .map(str::to_owned)
     .to_vec();
     for resource in call.server.registry.load().iter() {
-        let kind = resource.kind;
+        let kind = &resource.kind;
         if !kind.group.is_empty() {
             paths.push(format!("/apis/{}", kind.group));
             paths.push(format!("/apis/{}/{}", kind.group, kind.version));

@@ -47,18 +47,28 @@ pub(crate) fn answer(call: &Call, segments: &[&str]) -> Option<Response<Body>> {
     if !ALL.contains(&end) {
         return None;
     }
+    let encryption = call.server.encryption.load();
+    let ailment = encryption
+        .as_ref()
+        .filter(|encryption| encryption.has_services())
+        .map(|encryption| ("kms-providers", encryption.ailment().is_none()));
+    let checks = CHECKS
+        .iter()
+        .filter(|(_, ends, _)| ends.contains(&end))
+        .map(|(name, _, passes)| (*name, passes(&call.server)))
+        .chain(ailment);
     let excluded: Vec<&str> = call.query.all("exclude").collect();
     let mut report = String::new();
     let mut healthy = true;
     let mut any = false;
-    for (name, ends, passes) in CHECKS {
-        if !ends.contains(&end) || single.is_some_and(|single| single != *name) {
+    for (name, passes) in checks {
+        if single.is_some_and(|single| single != name) {
             continue;
         }
         any = true;
-        if single.is_none() && excluded.contains(name) {
+        if single.is_none() && excluded.contains(&name) {
             report.push_str(&format!("[+]{name} excluded: ok\n"));
-        } else if passes(&call.server) {
+        } else if passes {
             report.push_str(&format!("[+]{name} ok\n"));
         } else {
             healthy = false;

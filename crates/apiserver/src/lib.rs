@@ -11,11 +11,13 @@ pub mod cache;
 mod component_status;
 mod connect;
 mod content;
+pub mod crd;
 mod create;
 mod delete;
 mod denied;
 mod dispatch;
 mod documents;
+pub mod encryption;
 mod fields;
 mod health;
 mod kubernetes_service;
@@ -28,6 +30,7 @@ pub mod request;
 pub mod seam;
 pub mod selector;
 pub mod serve;
+mod served_kind;
 mod server;
 pub mod services;
 mod subresource;
@@ -39,10 +42,11 @@ mod watch;
 pub mod webhook;
 mod write;
 
+pub use admission::AdmissionChain;
 pub use connect::KUBELET_AUTHORITY;
 pub use request::{Attributes, RequestInfo, UserInfo};
 pub use seam::{
     Authenticator, AuthnError, Authorizer, Decision, IssuedToken, MastersOnly, NonResourceRule,
-    PeerCertificates, ResourceRule, Rules, TokenIssuer, TokenRequestParams,
+    Notes, PeerCertificates, ResourceRule, Rules, TokenIssuer, TokenRequestParams,
 };
 pub use server::{ApiServer, ApiServerConfig, ApiService};

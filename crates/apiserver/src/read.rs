@@ -116,7 +116,7 @@ impl ApiServer {
         resource: &Resource,
     ) -> ApiResult<Arc<crate::cache::ResourceCache>> {
         self.hub
-            .cache(resource.storage)
+            .cache(&resource.storage)
             .await
             .map_err(|error| ReadError::from(error).0)
     }
@@ -140,7 +140,7 @@ pub(crate) async fn get(call: &Call, resource: &Resource) -> ApiResult<Response<
     let entry = cache
         .get(&resource.key(&call.info.namespace, &call.info.name))
         .ok_or_else(|| {
-            ApiError::not_found(resource.kind.group, resource.kind.plural, &call.info.name)
+            ApiError::not_found(&resource.kind.group, &resource.kind.plural, &call.info.name)
         })?;
     object_response(call, resource, accepted, 200, &entry)
 }
@@ -503,13 +503,13 @@ pub(crate) fn list_response(
     metadata: &serde_json::Value,
     items: Vec<Arc<Entry>>,
 ) -> Response<Body> {
-    let kind = format!("{}List", resource.kind.kind);
+    let kind: &str = &resource.kind.list_kind;
     let api_version = resource.kind.api_version();
     if accepted.encoding == Encoding::Protobuf {
         let values = items
             .iter()
             .map(|entry| resource.served_value(&entry.bytes));
-        if let Some(bytes) = skiff_api::protobuf::encode_list(&api_version, &kind, metadata, values)
+        if let Some(bytes) = skiff_api::protobuf::encode_list(&api_version, kind, metadata, values)
         {
             return content::encoded_response(
                 call,
@@ -519,7 +519,7 @@ pub(crate) fn list_response(
             );
         }
     }
-    let head = list_head(&kind, &api_version, metadata);
+    let head = list_head(kind, &api_version, metadata);
     let items = items
         .iter()
         .map(|entry| resource.served_bytes(&entry.bytes))

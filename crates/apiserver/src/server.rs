@@ -1,6 +1,6 @@
 //! The server itself: its parts, and the way of a request through them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
@@ -19,13 +19,14 @@ use skiff_api::{ApiError, ApiResult, Kind};
 use skiff_base::{Random, SharedClock, Shutdown};
 use skiff_store::Store;
 
+use crate::admission::AdmissionChain;
 use crate::cache::CacheHub;
 use crate::content;
 use crate::query::Query;
 use crate::registry::Registry;
 use crate::request::{Attributes, RequestInfo, UserInfo};
 use crate::seam::{
-    Authenticator, Authorizer, Decision, MastersOnly, PeerCertificates, TokenIssuer,
+    Authenticator, Authorizer, Decision, MastersOnly, Notes, PeerCertificates, TokenIssuer,
 };
 use crate::services::AddressRange;
 
@@ -50,6 +51,8 @@ pub struct ApiServerConfig {
     pub node_ports: (u16, u16),
     /// Where the service `kubernetes` leads to: this server as pods reach it. `None`: the service is not kept.
     pub advertise: Option<SocketAddr>,
+    /// Which admission plugins run, and how.
+    pub admission: AdmissionChain,
 }
 
 impl Default for ApiServerConfig {
@@ -60,6 +63,7 @@ impl Default for ApiServerConfig {
             service_cidr: DEFAULT_SERVICE_CIDR.to_owned(),
             node_ports: (30000, 32767),
             advertise: None,
+            admission: AdmissionChain::default(),
         }
     }
 }
@@ -72,6 +76,7 @@ pub struct ApiServer {
     pub(crate) random: Random,
     pub(crate) hub: Arc<CacheHub>,
     pub(crate) registry: ArcSwap<Registry>,
+    pub(crate) definitions: crate::crd::Definitions,
     pub(crate) shutdown: Shutdown,
     pub(crate) openapi:
         Mutex<HashMap<crate::documents::OpenApi, skiff_api::schema::openapi::Document>>,
@@ -79,13 +84,16 @@ pub struct ApiServer {
     pub(crate) service_range: AddressRange,
     /// Held while a service's addresses and ports are chosen and until it is written.
     pub(crate) service_lock: Arc<tokio::sync::Mutex<()>>,
-    pub(crate) admission: Vec<Arc<dyn crate::admission::Admission>>,
+    pub(crate) encryption: ArcSwapOption<crate::encryption::Encryption>,
     authenticator: ArcSwapOption<Arc<dyn Authenticator>>,
     authorizer: ArcSwap<Arc<dyn Authorizer>>,
     token_issuer: ArcSwapOption<Arc<dyn TokenIssuer>>,
     kubelet_tls: ArcSwapOption<rustls::ClientConfig>,
     /// Clients of webhooks that have no better place, by configuration.
     #[allow(dead_code, reason = "step one: the callers follow")]
+    /// The webhooks that admission asks.
+    pub(crate) webhooks: crate::admission::webhooks::Tables,
+    #[allow(dead_code, reason = "conversion webhooks come next")]
     pub(crate) webhook_clients: crate::webhook::Clients,
 }
 
@@ -98,6 +106,8 @@ pub(crate) struct Call {
     pub parts: http::request::Parts,
     /// Warnings for the client, sent as headers.
     pub warnings: Arc<Mutex<Vec<String>>>,
+    /// What admission notes for the audit log: key and value.
+    pub annotations: Arc<Mutex<BTreeMap<String, String>>>,
 }
 
 impl Call {
@@ -115,6 +125,14 @@ impl Call {
         if !warnings.contains(&text) {
             warnings.push(text);
         }
+    }
+
+    /// Notes something for the audit log. What was noted first under a key stays.
+    pub fn annotate(&self, key: impl Into<String>, value: impl Into<String>) {
+        let mut annotations = self.annotations.lock();
+        annotations
+            .entry(key.into())
+            .or_insert_with(|| value.into());
     }
 }
 
@@ -144,16 +162,18 @@ impl ApiServer {
             random,
             hub,
             registry: ArcSwap::from_pointee(registry),
+            definitions: crate::crd::Definitions::default(),
             shutdown: Shutdown::new(),
             openapi: Mutex::default(),
             metrics: crate::metrics::Metrics::default(),
             service_range,
             service_lock: Arc::default(),
-            admission: crate::admission::plugins(),
+            encryption: ArcSwapOption::empty(),
             authenticator: ArcSwapOption::empty(),
             authorizer: ArcSwap::from_pointee(Arc::new(MastersOnly) as Arc<dyn Authorizer>),
             token_issuer: ArcSwapOption::empty(),
             kubelet_tls: ArcSwapOption::empty(),
+            webhooks: Default::default(),
             webhook_clients: Default::default(),
         });
         tokio::spawn(
@@ -163,6 +183,8 @@ impl ApiServer {
                 .run(server.random.clone(), server.shutdown.clone()),
         );
         tokio::spawn(server.clone().housekeeping());
+        tokio::spawn(crate::crd::run(server.clone()));
+        tokio::spawn(crate::admission::webhooks::keep(server.clone()));
         if let Some(advertise) = server.config.advertise {
             tokio::spawn(crate::kubernetes_service::keep(server.clone(), advertise));
         }
@@ -188,6 +210,11 @@ impl ApiServer {
     /// trusts. May be set again when the certificate is renewed.
     pub fn set_kubelet_tls(&self, tls: Arc<rustls::ClientConfig>) {
         self.kubelet_tls.store(Some(tls));
+    }
+
+    /// The encryption that the store lies behind, for the health check of its key management services.
+    pub fn set_encryption(&self, encryption: Arc<crate::encryption::Encryption>) {
+        self.encryption.store(Some(encryption));
     }
 
     pub(crate) fn kubelet_tls(&self) -> Option<Arc<rustls::ClientConfig>> {
@@ -286,6 +313,8 @@ impl ApiServer {
             parts.uri.path(),
             parts.uri.query(),
         ));
+        let notes = Notes::default();
+        parts.extensions.insert(notes.clone());
         let user = match user {
             Some(user) => user,
             None => match self.authenticate(&parts).await {
@@ -293,7 +322,14 @@ impl ApiServer {
                 Err(error) => return content::error_response(&error),
             },
         };
-        let user = match crate::authn::impersonation::resolve(&self, user, &mut parts.headers).await
+        if let Some((namespace, name)) = notes.unmarked_secret.lock().take() {
+            tokio::spawn(crate::authn::used_secret::mark(
+                self.clone(),
+                namespace,
+                name,
+            ));
+        }
+        let user = match crate::authn::impersonation::resolve(&self, user, &info, &mut parts).await
         {
             Ok(user) => user,
             Err(error) => return content::error_response(&error),
@@ -305,7 +341,8 @@ impl ApiServer {
             user,
             query,
             parts,
-            warnings: Arc::default(),
+            warnings: notes.warnings,
+            annotations: Arc::default(),
         };
         let warnings = call.warnings.clone();
         let answer = match self.authorize(&call).await {
@@ -322,7 +359,7 @@ impl ApiServer {
         let authenticator = self.authenticator().ok_or_else(ApiError::unauthorized)?;
         let certificates = parts.extensions.get::<PeerCertificates>();
         match authenticator.authenticate(parts, certificates).await {
-            Ok(Some(user)) => Ok(Arc::new(user)),
+            Ok(Some(user)) => Ok(user),
             Ok(None) => Err(ApiError::unauthorized()),
             Err(error) => {
                 tracing::debug!(%error, "authentication failed");

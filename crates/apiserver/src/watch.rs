@@ -57,7 +57,7 @@ struct Watcher {
 /// Answers a watch.
 pub(crate) async fn watch(call: Call, resource: Arc<Resource>) -> ApiResult<Response<Body>> {
     let accepted = negotiate(&call)?;
-    let reading = Reading::Watch(resource.kind.group, resource.kind.plural);
+    let reading = Reading::Watch(&resource.kind.group, &resource.kind.plural);
     let options = ListOptions::parse(&call.query, reading)?;
     let filter = filter(&call, &resource)?;
     let server = call.server.clone();
@@ -192,7 +192,7 @@ fn filter(call: &Call, resource: &Resource) -> ApiResult<Filter> {
 fn trigger(resource: &Resource, prefix: &str, filter: &Filter) -> Trigger {
     if let Some(name) = filter.exact("metadata.name") {
         let namespace = prefix
-            .strip_prefix(resource.storage.storage)
+            .strip_prefix(&*resource.storage.storage)
             .unwrap_or_default()
             .trim_matches('/');
         if !resource.namespaced() || !namespace.is_empty() {
@@ -200,12 +200,8 @@ fn trigger(resource: &Resource, prefix: &str, filter: &Filter) -> Trigger {
         }
     }
     if resource.is_storage()
-        && let Some((field, _)) = resource
-            .kind
-            .fields
-            .iter()
-            .find(|(field, _)| *field == "spec.nodeName")
-        && let Some(value) = filter.exact(field)
+        && let Some(field) = resource.kind.field_index("spec.nodeName")
+        && let Some(value) = filter.exact("spec.nodeName")
     {
         return Trigger::Field(field, value.to_owned());
     }
@@ -437,7 +433,7 @@ impl Watcher {
         metadata: Value,
         initial_end: bool,
     ) -> Value {
-        let kind = self.resource.kind;
+        let kind = self.resource.kind.clone();
         let object =
             json!({"kind": kind.kind, "apiVersion": kind.api_version(), "metadata": metadata});
         let bytes = Bytes::from(object.to_string());

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use skiff_store::{Event, KeyValue, Range};
+use skiff_store::{Event, KeyValue, Range, StoreError};
 use tokio::sync::{Notify, watch};
 
 use super::entry::Entry;
+use crate::registry::ServedKind;
 
 /// The ring keeps at most so many changes ...
 const RING_EVENTS: usize = 10_000;
@@ -83,11 +84,11 @@ pub enum Trigger {
     Any,
     /// Changes of objects whose key starts so (a namespace, or one object).
     Key(String),
-    /// Changes of objects whose value of a field is, or was, this.
-    Field(&'static str, String),
+    /// Changes of objects whose value of a field (by its place among the kind's) is, or was, this.
+    Field(usize, String),
 }
 
-type FieldIndex = HashMap<(&'static str, String), Vec<(u64, Arc<Notify>)>>;
+type FieldIndex = HashMap<(usize, String), Vec<(u64, Arc<Notify>)>>;
 
 #[derive(Default)]
 struct Wakers {
@@ -179,18 +180,19 @@ struct Inner {
 pub struct ResourceCache {
     /// The key prefix, with slash at the end.
     prefix: String,
-    kind: &'static skiff_api::Kind,
+    kind: Arc<ServedKind>,
     inner: RwLock<Inner>,
     wakers: Mutex<Wakers>,
     /// How many watch all of it, or by key.
     crowd: AtomicUsize,
     ready: watch::Sender<bool>,
+    failure: Mutex<Option<StoreError>>,
 }
 
 impl ResourceCache {
     /// An empty cache that is yet to be loaded.
     #[must_use]
-    pub fn new(kind: &'static skiff_api::Kind) -> Arc<Self> {
+    pub fn new(kind: Arc<ServedKind>) -> Arc<Self> {
         Arc::new(Self {
             prefix: format!("{}/", kind.storage),
             kind,
@@ -208,6 +210,7 @@ impl ResourceCache {
             wakers: Mutex::new(Wakers::default()),
             crowd: AtomicUsize::new(0),
             ready: watch::Sender::new(false),
+            failure: Mutex::default(),
         })
     }
 
@@ -274,6 +277,18 @@ impl ResourceCache {
         drop(inner);
         self.ready.send_replace(true);
         self.wake_all();
+    }
+
+    /// Gives up loading: who waits for the cache gets the error.
+    pub fn fail(&self, error: StoreError) {
+        *self.failure.lock() = Some(error);
+        self.close();
+    }
+
+    /// Why it was given up, if loading failed.
+    #[must_use]
+    pub fn failure(&self) -> Option<StoreError> {
+        self.failure.lock().clone()
     }
 
     /// One object.
@@ -367,7 +382,7 @@ impl ResourceCache {
             Trigger::Field(field, value) => {
                 wakers
                     .fields
-                    .entry((field, value.clone()))
+                    .entry((*field, value.clone()))
                     .or_default()
                     .push((id, notify.clone()));
             }
@@ -413,8 +428,9 @@ impl ResourceCache {
             .flat_map(|event| [&event.current, &event.previous])
             .flatten()
         {
-            for field in entry.fields(self.kind) {
-                for (_, notify) in wakers.fields.get(field).into_iter().flatten() {
+            for (field, value) in entry.fields(&self.kind).iter().enumerate() {
+                let waiting = wakers.fields.get(&(field, value.clone()));
+                for (_, notify) in waiting.into_iter().flatten() {
                     notify.notify_one();
                 }
             }

@@ -13,7 +13,8 @@ use serde_json::Value;
 use skiff_apiserver::authn::Authentication;
 use skiff_apiserver::authn::tokens::{Reference, Tokens};
 use skiff_apiserver::authz::Authorization;
-use skiff_apiserver::{ApiServer, ApiServerConfig, UserInfo, bootstrap};
+use skiff_apiserver::encryption::Encryption;
+use skiff_apiserver::{AdmissionChain, ApiServer, ApiServerConfig, UserInfo, bootstrap};
 use skiff_controllers::certificate_authority::CertificateAuthority;
 use skiff_controllers::{ClientFactory, ControllersConfig, TokenSigner};
 use skiff_scheduler::SchedulerConfig;
@@ -44,6 +45,7 @@ impl ControlPlane {
     pub async fn start(context: &Context, running: &mut Running) -> Result<Self> {
         let config = &context.config;
         let store = open_store(context).await?;
+        let (store, encryption) = encrypt(context, store, running).await?;
         context.progress.done("database");
 
         let issuer = format!("https://kubernetes.default.svc.{}", config.cluster_domain);
@@ -59,12 +61,15 @@ impl ControlPlane {
             context.random.clone(),
         ));
         let server = ApiServer::new(
-            api_config(config),
+            api_config(config)?,
             store.clone(),
             context.clock.clone(),
             context.random.clone(),
         );
         server.set_authorizer(authorization.clone());
+        if let Some(encryption) = encryption {
+            server.set_encryption(encryption);
+        }
         server.set_authenticator(Arc::new(Authentication::new(
             tokens.clone(),
             store.clone(),
@@ -108,13 +113,19 @@ impl ControlPlane {
     }
 }
 
-fn api_config(config: &Config) -> ApiServerConfig {
-    ApiServerConfig {
+fn api_config(config: &Config) -> Result<ApiServerConfig> {
+    let admission = AdmissionChain::from_file(
+        &config.enable_admission_plugins,
+        &config.disable_admission_plugins,
+        config.admission_control_config_file.as_deref(),
+    );
+    Ok(ApiServerConfig {
         service_cidr: config.service_cidr.to_string(),
         node_ports: config.node_ports,
         advertise: Some(SocketAddr::new(config.advertise_address, config.api_port)),
+        admission: admission.map_err(anyhow::Error::msg)?,
         ..ApiServerConfig::default()
-    }
+    })
 }
 
 async fn open_store(context: &Context) -> Result<Arc<dyn Store>> {
@@ -128,6 +139,30 @@ async fn open_store(context: &Context) -> Result<Arc<dyn Store>> {
             })?))
         }
     }
+}
+
+/// Puts encryption at rest over the store: as configured, else Secrets under a key of this cluster's own. A store that is gone
+/// with the process has none of its own.
+async fn encrypt(
+    context: &Context,
+    store: Arc<dyn Store>,
+    running: &mut Running,
+) -> Result<(Arc<dyn Store>, Option<Arc<Encryption>>)> {
+    let settings = &context.config.api_server;
+    let path = match (&settings.encryption_provider_config, context.config.store) {
+        (Some(path), _) => path.clone(),
+        (None, StoreKind::Memory) => return Ok((store, None)),
+        (None, StoreKind::Embedded) => {
+            let path = context.config.data_dir.join("encryption.yaml");
+            skiff_apiserver::encryption::generate(&path)?;
+            path
+        }
+    };
+    let encryption = Encryption::open(&path, context.clock.clone()).await?;
+    if settings.encryption_reload {
+        running.add(encryption.clone().follow(context.shutdown.child()));
+    }
+    Ok((encryption.over(store), Some(encryption)))
 }
 
 async fn serve(context: &Context, server: &Arc<ApiServer>, running: &mut Running) -> Result<()> {

@@ -1,0 +1,5 @@
+//! What is written, and what is refused: pod security, admission plugins that are off by default, old versions.
+
+mod admission_plugins;
+mod pod_security;
+mod requests;
