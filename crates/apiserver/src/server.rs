@@ -183,8 +183,8 @@ impl ApiServer {
                 .run(server.random.clone(), server.shutdown.clone()),
         );
         tokio::spawn(server.clone().housekeeping());
-        tokio::spawn(crate::crd::run(server.clone()));
         tokio::spawn(crate::admission::webhooks::keep(server.clone()));
+        tokio::spawn(crate::crd::run(server.clone()));
         if let Some(advertise) = server.config.advertise {
             tokio::spawn(crate::kubernetes_service::keep(server.clone(), advertise));
         }

@@ -34,7 +34,7 @@ const EXEMPT: &[&str] = &[
 
 fn is_exempt(request: &AdmissionRequest<'_>) -> bool {
     let kind = &request.resource.kind;
-    kind.group == "admissionregistration.k8s.io" && EXEMPT.iter().any(|exempt| *exempt == kind.kind)
+    kind.group == "admissionregistration.k8s.io" && EXEMPT.contains(&kind.kind.as_ref())
 }
 
 /// Asks webhooks that may change an object.
