@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::Response;
 use skiff_api::{ApiError, ApiResult, Verb};
 
-use crate::registry::Resource;
+use crate::registry::{Registry, Resource};
 use crate::server::Call;
 use crate::write::Part;
 
@@ -30,12 +30,18 @@ pub(crate) async fn dispatch(call: Call, body: Body) -> ApiResult<Response<Body>
     }
     let info = &call.info;
     let mut registry = call.server.registry.load_full();
-    if !registry.serves(&info.group) {
+    let find = |registry: &Registry| {
+        let found = registry.get(&info.group, &info.version, &info.resource);
+        found.cloned()
+    };
+    let mut found = find(&registry);
+    if found.is_none() && !registry.serves(&info.group) {
         // A server that has just started may not have read the definitions of custom resources yet.
         call.server.definitions.synced().await;
         registry = call.server.registry.load_full();
+        found = find(&registry);
     }
-    let Some(resource) = registry.get(&info.group, &info.version, &info.resource) else {
+    let Some(resource) = found else {
         if registry.serves(&info.group) {
             return Err(ApiError::no_such_path());
         }
@@ -47,7 +53,6 @@ pub(crate) async fn dispatch(call: Call, body: Body) -> ApiResult<Response<Body>
             text,
         ));
     };
-    let resource = resource.clone();
     if resource.kind.group.is_empty() && resource.kind.plural == "endpoints" {
         call.warn("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice");
     }

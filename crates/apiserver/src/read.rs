@@ -503,7 +503,7 @@ pub(crate) fn list_response(
     metadata: &serde_json::Value,
     items: Vec<Arc<Entry>>,
 ) -> Response<Body> {
-    let kind = &resource.kind.list_kind;
+    let kind: &str = &resource.kind.list_kind;
     let api_version = resource.kind.api_version();
     if accepted.encoding == Encoding::Protobuf {
         let values = items
