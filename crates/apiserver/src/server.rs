@@ -93,6 +93,8 @@ pub struct ApiServer {
     kubelet_tls: ArcSwapOption<rustls::ClientConfig>,
     /// Clients of webhooks that have no better place, by configuration.
     #[allow(dead_code, reason = "step one: the callers follow")]
+    /// The policies that admission asks.
+    pub(crate) policies: crate::admission::policy::Policies,
     /// The webhooks that admission asks.
     pub(crate) webhooks: crate::admission::webhooks::Tables,
     #[allow(dead_code, reason = "conversion webhooks come next")]
@@ -177,6 +179,7 @@ impl ApiServer {
             authorizer: ArcSwap::from_pointee(Arc::new(MastersOnly) as Arc<dyn Authorizer>),
             token_issuer: ArcSwapOption::empty(),
             kubelet_tls: ArcSwapOption::empty(),
+            policies: Default::default(),
             webhooks: Default::default(),
             webhook_clients: Default::default(),
         });
@@ -187,6 +190,7 @@ impl ApiServer {
                 .run(server.random.clone(), server.shutdown.clone()),
         );
         tokio::spawn(server.clone().housekeeping());
+        tokio::spawn(crate::admission::policy::keep(server.clone()));
         tokio::spawn(crate::admission::webhooks::keep(server.clone()));
         tokio::spawn(crate::crd::run(server.clone()));
         if let Some(advertise) = server.config.advertise {

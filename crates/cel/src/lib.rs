@@ -19,6 +19,7 @@
 //! The crate does no I/O; what leaves it (the authorizer) is a trait of the caller's.
 
 mod activation;
+pub mod admission;
 mod check;
 mod cost;
 mod declare;
