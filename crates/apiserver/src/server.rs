@@ -88,6 +88,7 @@ pub struct ApiServer {
     kubelet_tls: ArcSwapOption<rustls::ClientConfig>,
     /// Clients of webhooks that have no better place, by configuration.
     #[allow(dead_code, reason = "step one: the callers follow")]
+    pub(crate) aggregation: crate::aggregation::Aggregation,
     /// The webhooks that admission asks.
     pub(crate) webhooks: crate::admission::webhooks::Tables,
     #[allow(dead_code, reason = "conversion webhooks come next")]
@@ -170,6 +171,7 @@ impl ApiServer {
             authorizer: ArcSwap::from_pointee(Arc::new(MastersOnly) as Arc<dyn Authorizer>),
             token_issuer: ArcSwapOption::empty(),
             kubelet_tls: ArcSwapOption::empty(),
+            aggregation: Default::default(),
             webhooks: Default::default(),
             webhook_clients: Default::default(),
         });
@@ -181,6 +183,7 @@ impl ApiServer {
         );
         tokio::spawn(server.clone().housekeeping());
         tokio::spawn(crate::admission::webhooks::keep(server.clone()));
+        tokio::spawn(crate::aggregation::run(server.clone()));
         tokio::spawn(crate::crd::run(server.clone()));
         if let Some(advertise) = server.config.advertise {
             tokio::spawn(crate::kubernetes_service::keep(server.clone(), advertise));
