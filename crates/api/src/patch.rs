@@ -5,6 +5,7 @@
 
 pub mod apply;
 pub mod fieldset;
+pub mod mutation;
 pub mod strategic;
 
 use json_patch::{Patch as JsonPatch, PatchOperation};

@@ -30,6 +30,7 @@ mod namespace_presence;
 mod node_restriction;
 mod owner_references;
 mod pod_node_selector;
+mod pod_preset;
 mod pod_resize;
 mod pod_security;
 mod pod_toleration_restriction;

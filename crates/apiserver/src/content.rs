@@ -64,14 +64,25 @@ impl Accepted {
 pub fn negotiate(call: &Call, list: bool) -> ApiResult<Accepted> {
     let header = call.header(ACCEPT);
     let pretty = call.query.flag("pretty");
-    let accepted = choose(header, list).ok_or_else(|| {
-        ApiError::new(
-            406,
-            "NotAcceptable",
-            "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf",
-        )
-    })?;
+    let accepted = choose(header, list).ok_or_else(not_acceptable)?;
     Ok(Accepted { pretty, ..accepted })
+}
+
+/// The same for an answer that is no stored object (a review): it is shown as it is or not at all.
+pub fn negotiate_whole(call: &Call) -> ApiResult<Accepted> {
+    let accepted = negotiate(call, false)?;
+    match accepted.shape {
+        Shape::Object => Ok(accepted),
+        Shape::Table(_) | Shape::Metadata => Err(not_acceptable()),
+    }
+}
+
+fn not_acceptable() -> ApiError {
+    ApiError::new(
+        406,
+        "NotAcceptable",
+        "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf",
+    )
 }
 
 fn choose(header: &str, list: bool) -> Option<Accepted> {

@@ -33,21 +33,21 @@ pub(crate) async fn answer(call: &Call) -> ApiResult<Response<Body>> {
             let address = call.header(http::header::HOST);
             Ok(json_answer(
                 call,
-                &discovery_documents::core_versions(&resources(), address),
+                &discovery_documents::core_versions(&resources(call), address),
             ))
         }
         ["apis"] => Ok(json_answer(
             call,
-            &discovery_documents::groups(&resources()),
+            &discovery_documents::groups(&resources(call)),
         )),
-        ["apis", group] => found(call, discovery_documents::group(&resources(), group)),
+        ["apis", group] => found(call, discovery_documents::group(&resources(call), group)),
         ["api", version] => found(
             call,
-            discovery_documents::resource_list(&resources(), "", version),
+            discovery_documents::resource_list(&resources(call), "", version),
         ),
         ["apis", group, version] => found(
             call,
-            discovery_documents::resource_list(&resources(), group, version),
+            discovery_documents::resource_list(&resources(call), group, version),
         ),
         ["openapi", "v2"] => {
             let accept = call.header(ACCEPT);
@@ -150,9 +150,13 @@ async fn openapi(call: &Call, which: OpenApi) -> ApiResult<Response<Body>> {
         Some(document) => document,
         None => {
             let wanted = which.clone();
+            let kinds = call.server.config.kinds;
             // Making a document takes a while; other requests go on meanwhile.
             let made = tokio::task::spawn_blocking(move || {
-                let extra = openapi::Extra::default();
+                let extra = openapi::Extra {
+                    kinds: Some(kinds),
+                    ..openapi::Extra::default()
+                };
                 match wanted {
                     OpenApi::V2 => Some(openapi::v2_json(&extra)),
                     OpenApi::V2Protobuf => Some(openapi::v2_protobuf(&extra)),
@@ -203,8 +207,8 @@ async fn openapi(call: &Call, which: OpenApi) -> ApiResult<Response<Body>> {
     Ok(response)
 }
 
-fn resources() -> Vec<discovery_documents::Resource> {
-    discovery_documents::built_in()
+fn resources(call: &Call) -> Vec<discovery_documents::Resource> {
+    discovery_documents::built_in(call.server.config.kinds)
 }
 
 fn json_answer(call: &Call, value: &Value) -> Response<Body> {
@@ -229,7 +233,7 @@ fn wants_aggregated(call: &Call) -> bool {
 }
 
 fn aggregated(call: &Call, core: bool) -> Response<Body> {
-    let document = discovery_documents::aggregated(&resources(), core);
+    let document = discovery_documents::aggregated(&resources(call), core);
     let mut response = content::value_response(call, Accepted::JSON, 200, &document);
     response
         .headers_mut()

@@ -49,6 +49,6 @@ pub use connect::KUBELET_AUTHORITY;
 pub use request::{Attributes, RequestInfo, UserInfo};
 pub use seam::{
     Authenticator, AuthnError, Authorizer, Decision, IssuedToken, MastersOnly, NonResourceRule,
-    PeerCertificates, ResourceRule, Rules, TokenIssuer, TokenRequestParams,
+    Notes, PeerCertificates, ResourceRule, Rules, TokenIssuer, TokenRequestParams,
 };
 pub use server::{ApiServer, ApiServerConfig, ApiService};

@@ -86,12 +86,10 @@ fn peer_certificates(
     stream: &tokio_rustls::server::TlsStream<TcpStream>,
 ) -> Option<PeerCertificates> {
     let chain = stream.get_ref().1.peer_certificates()?;
-    Some(PeerCertificates(Arc::new(
-        chain
-            .iter()
-            .map(|certificate| certificate.clone().into_owned())
-            .collect(),
-    )))
+    let chain = chain
+        .iter()
+        .map(|certificate| certificate.clone().into_owned());
+    Some(PeerCertificates::new(chain.collect()))
 }
 
 async fn serve_connection(

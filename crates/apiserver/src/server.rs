@@ -26,7 +26,7 @@ use crate::query::Query;
 use crate::registry::Registry;
 use crate::request::{Attributes, RequestInfo, UserInfo};
 use crate::seam::{
-    Authenticator, Authorizer, Decision, MastersOnly, PeerCertificates, TokenIssuer,
+    Authenticator, Authorizer, Decision, MastersOnly, Notes, PeerCertificates, TokenIssuer,
 };
 use crate::services::AddressRange;
 
@@ -309,6 +309,8 @@ impl ApiServer {
         user: Option<Arc<UserInfo>>,
     ) -> Response<Body> {
         let info = RequestInfo::resolve(&parts.method, parts.uri.path(), parts.uri.query());
+        let notes = Notes::default();
+        parts.extensions.insert(notes.clone());
         let user = match user {
             Some(user) => user,
             None => match self.authenticate(&parts).await {
@@ -316,7 +318,14 @@ impl ApiServer {
                 Err(error) => return content::error_response(&error),
             },
         };
-        let user = match crate::authn::impersonation::resolve(&self, user, &mut parts.headers).await
+        if let Some((namespace, name)) = notes.unmarked_secret.lock().take() {
+            tokio::spawn(crate::authn::used_secret::mark(
+                self.clone(),
+                namespace,
+                name,
+            ));
+        }
+        let user = match crate::authn::impersonation::resolve(&self, user, &info, &mut parts).await
         {
             Ok(user) => user,
             Err(error) => return content::error_response(&error),
@@ -328,7 +337,7 @@ impl ApiServer {
             user,
             query,
             parts,
-            warnings: Arc::default(),
+            warnings: notes.warnings,
             annotations: Arc::default(),
         };
         let warnings = call.warnings.clone();
@@ -347,7 +356,7 @@ impl ApiServer {
         let authenticator = self.authenticator().ok_or_else(ApiError::unauthorized)?;
         let certificates = parts.extensions.get::<PeerCertificates>();
         match authenticator.authenticate(parts, certificates).await {
-            Ok(Some(user)) => Ok(Arc::new(user)),
+            Ok(Some(user)) => Ok(user),
             Ok(None) => Err(ApiError::unauthorized()),
             Err(error) => {
                 tracing::debug!(%error, "authentication failed");

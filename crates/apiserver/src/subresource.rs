@@ -119,7 +119,7 @@ pub(crate) fn object_answer(
     code: u16,
     object: &dyn Object,
 ) -> ApiResult<Response<Body>> {
-    let accepted = content::negotiate(call, false)?;
+    let accepted = content::negotiate_whole(call)?;
     Ok(content::json_response(
         call,
         accepted,

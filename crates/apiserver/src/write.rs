@@ -7,7 +7,9 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde_json::Value;
 use skiff_api::schema::body::{self, FieldValidation};
-use skiff_api::validation::meta::{validate_object_meta, validate_object_meta_update};
+use skiff_api::validation::meta::{
+    finalizer_groups, validate_object_meta, validate_object_meta_update,
+};
 use skiff_api::{ApiError, ApiResult, ErrorList, Object, Path, WriteContext};
 use skiff_store::StoreError;
 
@@ -397,6 +399,7 @@ fn before_update(
             old.metadata(),
             &Path::new("metadata"),
         ));
+        errors.extend(finalizer_errors(target, new.metadata()));
     }
     errors.extend(match part {
         Part::Main => ops.validate_update(new, old),
@@ -443,6 +446,20 @@ fn changes_generation(new: &dyn Object, old: &dyn Object, has_status: bool) -> b
     rest(new) != rest(old)
 }
 
+/// Finalizers of Kubernetes' own kinds are named with a group; others name theirs as they like.
+fn finalizer_errors(target: &Target<'_>, meta: &ObjectMeta) -> ErrorList {
+    let kind = &target.resource.kind;
+    let free = matches!(
+        &*kind.group,
+        "apiextensions.k8s.io" | "apiregistration.k8s.io"
+    );
+    if free || kind.as_custom().is_some() {
+        return ErrorList::new();
+    }
+    let finalizers = meta.finalizers.as_deref().unwrap_or_default();
+    finalizer_groups(finalizers, &Path::new("metadata").child("finalizers"))
+}
+
 /// Makes a new object: system fields, the kind's own rules, validation.
 pub(crate) fn before_create(target: &Target<'_>, object: &mut dyn Object) -> ApiResult<()> {
     let ops = &*target.resource.storage.ops;
@@ -463,6 +480,7 @@ pub(crate) fn before_create(target: &Target<'_>, object: &mut dyn Object) -> Api
         &rule,
         &path,
     );
+    errors.extend(finalizer_errors(target, object.metadata()));
     errors.extend(ops.validate_create(object));
     if !errors.is_empty() {
         return Err(target.invalid(&errors));

@@ -182,6 +182,9 @@ impl<'a> Matching<'a> {
         object: Option<&'a dyn Object>,
         old: Option<&'a dyn Object>,
     ) -> Self {
+        // What is connected to is not what is sent.
+        let object = object.filter(|_| request.operation != Operation::Connect);
+        let old = old.filter(|_| request.operation != Operation::Connect);
         Self {
             request,
             object: object.map(Object::metadata),

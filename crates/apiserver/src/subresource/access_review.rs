@@ -31,6 +31,7 @@ pub(crate) async fn review(
     resource: &Resource,
     body: Body,
 ) -> ApiResult<Response<Body>> {
+    crate::content::negotiate_whole(call)?;
     let options = WriteOptions::parse(&call.query, "CreateOptions")?;
     let body = ApiServer::read_body(body).await?;
     let value = parse_body(call, &resource.kind, &body, options.field_validation)?;

@@ -48,6 +48,15 @@ pub(crate) async fn evict(call: &Call, pods: &Resource, body: Body) -> ApiResult
         .await?
         .ok_or_else(|| ApiError::not_found("", "pods", name))?;
     let pod: Pod = entry.decode().ok_or_else(|| ApiError::internal("no pod"))?;
+    let target = Target {
+        call,
+        resource: pods,
+        namespace: &call.info.namespace,
+        name,
+        subresource: "eviction",
+        options: &options,
+    };
+    admission::validate(&target.admission(Operation::Create), Some(&eviction), None).await?;
     let mut delete = delete;
     if options.dry_run {
         delete.dry_run = vec!["All".to_owned()];

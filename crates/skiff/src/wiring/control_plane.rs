@@ -124,6 +124,8 @@ fn api_config(config: &Config) -> Result<ApiServerConfig> {
         node_ports: config.node_ports,
         advertise: Some(SocketAddr::new(config.advertise_address, config.api_port)),
         admission: admission.map_err(anyhow::Error::msg)?,
+        kinds: skiff_api::runtime_config::served(&config.runtime_config)
+            .map_err(anyhow::Error::msg)?,
         ..ApiServerConfig::default()
     })
 }

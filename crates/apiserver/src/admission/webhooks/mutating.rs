@@ -53,15 +53,15 @@ impl Reinvocation {
         self.0.lock().round
     }
 
-    fn is_asked(&self, hook: &Hook) -> bool {
+    /// Whether the one of that name is asked in this round.
+    pub fn is_asked(&self, uid: &str) -> bool {
         let rounds = self.0.lock();
-        rounds.round == 0 || rounds.again.contains(&hook.uid)
+        rounds.round == 0 || rounds.again.contains(uid)
     }
 
-    fn was_asked(&self, hook: &Hook) {
-        if hook.reinvoked {
-            self.0.lock().asked.insert(hook.uid.clone());
-        }
+    /// Notes that it was asked, and wants to be asked again after later changes.
+    pub fn was_asked(&self, uid: &str) {
+        self.0.lock().asked.insert(uid.to_owned());
     }
 }
 
@@ -85,7 +85,7 @@ pub(super) async fn run(
         let Some(matched) = call::matched(hook, &matching, current, old).await? else {
             continue;
         };
-        if !state.is_asked(hook) {
+        if !state.is_asked(&hook.uid) {
             continue;
         }
         let place = Place {
@@ -98,7 +98,9 @@ pub(super) async fn run(
         if let Ok(Some(_)) = outcome {
             state.changed();
         }
-        state.was_asked(hook);
+        if hook.reinvoked {
+            state.was_asked(&hook.uid);
+        }
         match outcome {
             Ok(Some(new)) => replaced = Some(new),
             Ok(None) => {}
@@ -216,10 +218,11 @@ fn operations(answer: &Answer) -> Result<Option<Value>, Failure> {
 /// What the server has already settled of a new object, and webhooks are not to see or change: its uid, its time, and its
 /// name where the client gave only the beginning of one.
 #[derive(Default)]
-struct Unmade(Vec<(&'static str, Value)>);
+pub(crate) struct Unmade(Vec<(&'static str, Value)>);
 
 impl Unmade {
-    fn hide(shown: &mut Value) -> Self {
+    /// Takes the fields out of what is shown.
+    pub fn hide(shown: &mut Value) -> Self {
         let Some(meta) = shown.get_mut("metadata").and_then(Value::as_object_mut) else {
             return Self::default();
         };
@@ -243,7 +246,8 @@ impl Unmade {
         )
     }
 
-    fn show(self, shown: &mut Value) {
+    /// Puts them back.
+    pub fn show(self, shown: &mut Value) {
         if let Some(meta) = shown.get_mut("metadata").and_then(Value::as_object_mut) {
             for (field, value) in self.0 {
                 if field != "name"
