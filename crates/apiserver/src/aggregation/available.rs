@@ -11,8 +11,8 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::{Value, json};
 
-use super::Api;
 use super::proxy::set_identity;
+use super::{Api, Said};
 use crate::cache::{ResourceCache, Trigger};
 use crate::kubernetes_service::call;
 use crate::registry::Resource;
@@ -69,14 +69,22 @@ pub(super) async fn run(server: &Arc<ApiServer>) {
         let outcomes = join_all(due.iter().map(|api| check(server, &places, api))).await;
         for (api, fine) in due.iter().zip(outcomes) {
             let state = watched.entry(api.name.clone()).or_default();
-            state.failures = if fine { 0 } else { state.failures.saturating_add(1) };
+            state.failures = if fine {
+                0
+            } else {
+                state.failures.saturating_add(1)
+            };
             let pause = match state.failures {
                 0 => RESYNC,
                 failures => (FIRST_RETRY * 2u32.saturating_pow(failures.min(12))).min(RESYNC),
             };
             state.due = server.clock.monotonic() + pause;
         }
-        let next = watched.values().map(|state| state.due).min().unwrap_or(RESYNC);
+        let next = watched
+            .values()
+            .map(|state| state.due)
+            .min()
+            .unwrap_or(RESYNC);
         let pause = next.saturating_sub(server.clock.monotonic());
         tokio::select! {
             () = server.clock.sleep(pause) => {}
@@ -88,8 +96,16 @@ pub(super) async fn run(server: &Arc<ApiServer>) {
 
 /// The caches that say where services lead.
 struct Places {
-    services: (Arc<Resource>, Arc<ResourceCache>, crate::cache::Subscription),
-    slices: (Arc<Resource>, Arc<ResourceCache>, crate::cache::Subscription),
+    services: (
+        Arc<Resource>,
+        Arc<ResourceCache>,
+        crate::cache::Subscription,
+    ),
+    slices: (
+        Arc<Resource>,
+        Arc<ResourceCache>,
+        crate::cache::Subscription,
+    ),
 }
 
 impl Places {
@@ -117,7 +133,10 @@ impl Places {
         let (resource, cache, _) = &self.slices;
         let (mut entries, _) = cache.list(&resource.prefix(&api.service.0), None, 0);
         entries.retain(|entry| {
-            entry.labels(&resource.storage).get("kubernetes.io/service-name") == Some(&api.service.1)
+            entry
+                .labels(&resource.storage)
+                .get("kubernetes.io/service-name")
+                == Some(&api.service.1)
         });
         entries
     }
@@ -126,7 +145,9 @@ impl Places {
         let (resource, cache, _) = &self.services;
         let service = cache.get(&resource.key(&api.service.0, &api.service.1));
         let own = service.map_or(0, |entry| entry.revision);
-        std::iter::once(own).chain(self.slice_entries(api).iter().map(|entry| entry.revision)).collect()
+        std::iter::once(own)
+            .chain(self.slice_entries(api).iter().map(|entry| entry.revision))
+            .collect()
     }
 
     /// What is wrong with the way to the API's server; `None`: nothing, it can be asked.
@@ -134,17 +155,27 @@ impl Places {
         let (resource, cache, _) = &self.services;
         let service = cache.get(&resource.key(&api.service.0, &api.service.1));
         let service: Option<Service> = service.and_then(|entry| entry.decode());
-        let slices: Vec<EndpointSlice> =
-            self.slice_entries(api).iter().filter_map(|entry| entry.decode()).collect();
+        let slices: Vec<EndpointSlice> = self
+            .slice_entries(api)
+            .iter()
+            .filter_map(|entry| entry.decode())
+            .collect();
         judge(&api.service, service.as_ref(), &slices)
     }
 }
 
-fn judge(place: &(String, String, u16), service: Option<&Service>, slices: &[EndpointSlice]) -> Option<Verdict> {
+fn judge(
+    place: &(String, String, u16),
+    service: Option<&Service>,
+    slices: &[EndpointSlice],
+) -> Option<Verdict> {
     let (namespace, name, port) = place;
     let wrong = |reason, message| Some(("False", reason, message));
     let Some(service) = service else {
-        return wrong("ServiceNotFound", format!("service/{name} in {namespace:?} is not present"));
+        return wrong(
+            "ServiceNotFound",
+            format!("service/{name} in {namespace:?} is not present"),
+        );
     };
     let spec = service.spec.clone().unwrap_or_default();
     if spec.type_.as_deref().unwrap_or("ClusterIP") != "ClusterIP" {
@@ -162,7 +193,11 @@ fn judge(place: &(String, String, u16), service: Option<&Service>, slices: &[End
     let port_name = found.name.as_deref().unwrap_or_default();
     let serves = |slice: &EndpointSlice| {
         let ready = slice.endpoints.iter().flatten().any(|endpoint| {
-            endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true)
+            endpoint
+                .conditions
+                .as_ref()
+                .and_then(|conditions| conditions.ready)
+                .unwrap_or(true)
         });
         ready
             && slice.ports.iter().flatten().any(|port| {
@@ -195,36 +230,65 @@ async fn check(server: &Arc<ApiServer>, places: &Places, api: &Api) -> bool {
 }
 
 /// What the API's server says that it serves.
-async fn ask(server: &Arc<ApiServer>, api: &Api) -> Result<Value, String> {
-    let client = api.client.as_ref().map_err(Clone::clone)?;
-    let url = format!("{}/apis/{}/{}", client.url(), api.group, api.version);
+async fn ask(server: &Arc<ApiServer>, api: &Api) -> Result<Said, String> {
+    let path = format!("/apis/{}/{}", api.group, api.version);
     let mut last = String::new();
     for _ in 0..ATTEMPTS {
-        let mut request = Request::get(&url)
-            .header(http::header::ACCEPT, "application/json")
-            .body(Body::empty())
-            .map_err(|error| error.to_string())?;
-        let checker = UserInfo::new("system:kube-aggregator", &["system:masters"]);
-        set_identity(request.headers_mut(), &checker);
-        let exchange = async {
-            let response = client.send(request).await.map_err(|error| format!("Get {url:?}: {error}"))?;
-            if !response.status().is_success() {
-                return Err(format!("bad status from {url}: {}", response.status().as_u16()));
-            }
-            let bytes = axum::body::to_bytes(Body::new(response.into_body()), DOCUMENT_LIMIT).await;
-            Ok(bytes.unwrap_or_default())
-        };
-        let outcome = tokio::select! {
-            outcome = exchange => outcome,
-            () = server.clock.sleep(CHECK_TIMEOUT) => Err(format!("Get {url:?}: context deadline exceeded")),
-        };
-        match outcome {
+        match get(server, api, &path).await {
             // What it serves is told to clients where it is told well.
-            Ok(bytes) => return Ok(serde_json::from_slice(&bytes).unwrap_or_default()),
-            Err(error) => last = format!("failing or missing response from {url}: {error}"),
+            Ok(resources) => {
+                let index = get(server, api, "/openapi/v3").await.unwrap_or_default();
+                let url =
+                    index["paths"][path.trim_start_matches('/')]["serverRelativeURL"].as_str();
+                let wanted = format!("/openapi/v3{path}");
+                return Ok(Said {
+                    resources,
+                    openapi: url
+                        .filter(|url| url.starts_with(&wanted))
+                        .map(str::to_owned),
+                });
+            }
+            Err(error) => last = error,
         }
     }
-    Err(last)
+    let url = api
+        .client
+        .as_ref()
+        .map(|client| client.url().to_owned())
+        .unwrap_or_default();
+    Err(format!(
+        "failing or missing response from {url}{path}: {last}"
+    ))
+}
+
+/// One document of the API's server, null where it is no JSON.
+async fn get(server: &Arc<ApiServer>, api: &Api, path: &str) -> Result<Value, String> {
+    let client = api.client.as_ref().map_err(Clone::clone)?;
+    let url = format!("{}{path}", client.url());
+    let mut request = Request::get(&url)
+        .header(http::header::ACCEPT, "application/json")
+        .body(Body::empty())
+        .map_err(|error| error.to_string())?;
+    let checker = UserInfo::new("system:kube-aggregator", &["system:masters"]);
+    set_identity(request.headers_mut(), &checker);
+    let exchange = async {
+        let response = client
+            .send(request)
+            .await
+            .map_err(|error| format!("Get {url:?}: {error}"))?;
+        if !response.status().is_success() {
+            return Err(format!(
+                "bad status from {url}: {}",
+                response.status().as_u16()
+            ));
+        }
+        let bytes = axum::body::to_bytes(Body::new(response.into_body()), DOCUMENT_LIMIT).await;
+        Ok(serde_json::from_slice(&bytes.unwrap_or_default()).unwrap_or_default())
+    };
+    tokio::select! {
+        outcome = exchange => outcome,
+        () = server.clock.sleep(CHECK_TIMEOUT) => Err(format!("Get {url:?}: context deadline exceeded")),
+    }
 }
 
 /// Writes the condition where it changed.
@@ -236,11 +300,20 @@ async fn write(server: &Arc<ApiServer>, api: &Api, (status, reason, message): Ve
         return false;
     }
     let now = server.now().to_string();
-    let conditions = object.pointer("/status/conditions").and_then(Value::as_array).cloned();
+    let conditions = object
+        .pointer("/status/conditions")
+        .and_then(Value::as_array)
+        .cloned();
     let mut conditions = conditions.unwrap_or_default();
-    let old = conditions.iter().position(|condition| condition["type"] == "Available");
+    let old = conditions
+        .iter()
+        .position(|condition| condition["type"] == "Available");
     let since = match old.map(|at| &conditions[at]) {
-        Some(old) if old["status"] == status && old["reason"] == reason && old["message"] == message => return true,
+        Some(old)
+            if old["status"] == status && old["reason"] == reason && old["message"] == message =>
+        {
+            return true;
+        }
         Some(old) if old["status"] == status => old["lastTransitionTime"].clone(),
         _ => json!(now),
     };
@@ -252,7 +325,14 @@ async fn write(server: &Arc<ApiServer>, api: &Api, (status, reason, message): Ve
         None => conditions.push(new),
     }
     object["status"] = json!({"conditions": conditions});
-    let (code, answer) = call(server, &user, Method::PUT, &format!("{path}/status"), Some(&object)).await;
+    let (code, answer) = call(
+        server,
+        &user,
+        Method::PUT,
+        &format!("{path}/status"),
+        Some(&object),
+    )
+    .await;
     if !code.is_success() && code != http::StatusCode::CONFLICT {
         tracing::warn!(api = api.name, error = %answer["message"], "the condition of an APIService was not written");
     }
@@ -267,17 +347,26 @@ mod tests {
     fn the_way_to_a_server_is_judged_in_upstreams_words() {
         let place = ("ns".to_owned(), "svc".to_owned(), 443);
         let service = |port: i32| -> Service {
-            serde_json::from_value(json!({"metadata": {}, "spec": {"type": "ClusterIP", "ports": [{"port": port}]}})).unwrap()
+            serde_json::from_value(
+                json!({"metadata": {}, "spec": {"type": "ClusterIP", "ports": [{"port": port}]}}),
+            )
+            .unwrap()
         };
         let slice = |ready: bool| -> EndpointSlice {
-            serde_json::from_value(json!({"metadata": {}, "addressType": "IPv4", "ports": [{"name": "", "port": 8443}],
-                "endpoints": [{"addresses": ["10.0.0.1"], "conditions": {"ready": ready}}]}))
+            serde_json::from_value(
+                json!({"metadata": {}, "addressType": "IPv4", "ports": [{"name": "", "port": 8443}],
+                "endpoints": [{"addresses": ["10.0.0.1"], "conditions": {"ready": ready}}]}),
+            )
             .unwrap()
         };
         let told = |service: Option<&Service>, slices: &[EndpointSlice]| {
-            judge(&place, service, slices).map(|(status, reason, message)| format!("{status} {reason}: {message}"))
+            judge(&place, service, slices)
+                .map(|(status, reason, message)| format!("{status} {reason}: {message}"))
         };
-        assert_eq!(told(None, &[]).unwrap(), "False ServiceNotFound: service/svc in \"ns\" is not present");
+        assert_eq!(
+            told(None, &[]).unwrap(),
+            "False ServiceNotFound: service/svc in \"ns\" is not present"
+        );
         assert_eq!(
             told(Some(&service(80)), &[]).unwrap(),
             "False ServicePortError: service/svc in \"ns\" is not listening on port 443"
@@ -290,6 +379,9 @@ mod tests {
             told(Some(&service(443)), &[slice(false)]).unwrap(),
             "False MissingEndpoints: endpointslices for service/svc in \"ns\" have no addresses with port name \"\""
         );
-        assert_eq!(told(Some(&service(443)), &[slice(false), slice(true)]), None);
+        assert_eq!(
+            told(Some(&service(443)), &[slice(false), slice(true)]),
+            None
+        );
     }
 }

@@ -11,7 +11,10 @@ fn version_entry(api: &Api) -> Value {
 
 /// Where a group of this priority goes in a list of groups.
 fn place(groups: &[Value], name: impl Fn(&Value) -> String, priority: i32) -> usize {
-    groups.iter().position(|group| group_priority(&name(group)) < priority).unwrap_or(groups.len())
+    groups
+        .iter()
+        .position(|group| group_priority(&name(group)) < priority)
+        .unwrap_or(groups.len())
 }
 
 /// Adds the groups that are available to `/apis`.
@@ -22,7 +25,10 @@ pub(crate) fn add_groups(document: &mut Value, apis: &Apis) {
     let mut added = 0;
     for api in apis.iter().filter(|api| api.available) {
         let version = version_entry(api);
-        if let Some(group) = groups.iter_mut().find(|group| group["name"] == api.group.as_str()) {
+        if let Some(group) = groups
+            .iter_mut()
+            .find(|group| group["name"] == api.group.as_str())
+        {
             if let Some(versions) = group["versions"].as_array_mut() {
                 versions.push(version);
             }
@@ -39,7 +45,10 @@ pub(crate) fn add_groups(document: &mut Value, apis: &Apis) {
 
 /// Adds the versions that are available to `/apis/<group>`.
 pub(crate) fn with_group(document: Option<Value>, group: &str, apis: &Apis) -> Option<Value> {
-    let mut added = apis.iter().filter(|api| api.available && api.group == group).map(|api| version_entry(api));
+    let mut added = apis
+        .iter()
+        .filter(|api| api.available && api.group == group)
+        .map(|api| version_entry(api));
     match document {
         Some(mut document) => {
             if let Some(versions) = document["versions"].as_array_mut() {
@@ -66,28 +75,65 @@ pub(crate) fn add_aggregated(document: &mut Value, aggregation: &Aggregation) {
     let mut added = 0;
     for api in apis.iter() {
         let said = aggregation.document(api);
-        let fresh = if api.available && said.is_some() { "Current" } else { "Stale" };
+        let fresh = if api.available && said.is_some() {
+            "Current"
+        } else {
+            "Stale"
+        };
         let mut version = json!({"version": api.version, "freshness": fresh});
-        let resources = said.as_deref().map(resources).unwrap_or_default();
+        let resources = said
+            .as_deref()
+            .map(|said| resources(&said.resources))
+            .unwrap_or_default();
         if !resources.is_empty() {
             version["resources"] = resources.into();
         }
-        if let Some(item) = items.iter_mut().find(|item| item["metadata"]["name"] == api.group.as_str()) {
+        if let Some(item) = items
+            .iter_mut()
+            .find(|item| item["metadata"]["name"] == api.group.as_str())
+        {
             if let Some(versions) = item["versions"].as_array_mut() {
                 versions.push(version);
             }
             continue;
         }
-        let name = |item: &Value| item["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let name = |item: &Value| {
+            item["metadata"]["name"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned()
+        };
         let at = place(items, name, api.group_priority).max(added);
-        items.insert(at, json!({"metadata": {"name": api.group}, "versions": [version]}));
+        items.insert(
+            at,
+            json!({"metadata": {"name": api.group}, "versions": [version]}),
+        );
         added = at + 1;
+    }
+}
+
+/// Adds the OpenAPI documents of aggregated servers to the index at `/openapi/v3`.
+pub(crate) fn add_openapi(index: &mut Value, aggregation: &Aggregation) {
+    let Some(paths) = index.get_mut("paths").and_then(Value::as_object_mut) else {
+        return;
+    };
+    for api in aggregation.apis().iter().filter(|api| api.available) {
+        if let Some(url) = aggregation
+            .document(api)
+            .and_then(|said| said.openapi.clone())
+        {
+            let path = format!("apis/{}/{}", api.group, api.version);
+            paths.insert(path, json!({"serverRelativeURL": url}));
+        }
     }
 }
 
 /// The resources of an `APIResourceList`, as the aggregated document has them.
 fn resources(list: &Value) -> Vec<Value> {
-    let entries = list["resources"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let entries = list["resources"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
     let name = |entry: &Value| entry["name"].as_str().unwrap_or_default().to_owned();
     let kind = |entry: &Value| {
         let part = |name: &str| entry[name].as_str().unwrap_or_default().to_owned();
@@ -137,7 +183,10 @@ mod tests {
         assert_eq!(made.len(), 2);
         assert_eq!(made[0]["scope"], "Namespaced");
         assert_eq!(made[0]["subresources"][0]["subresource"], "status");
-        assert_eq!(made[1]["responseKind"], json!({"group": "", "version": "", "kind": "Fischer"}));
+        assert_eq!(
+            made[1]["responseKind"],
+            json!({"group": "", "version": "", "kind": "Fischer"})
+        );
         assert_eq!(resources(&Value::Null).len(), 0);
     }
 }

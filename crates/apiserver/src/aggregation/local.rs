@@ -49,7 +49,10 @@ const CUSTOM: (i32, i32) = (1000, 100);
 
 /// The priority of a group: where it stands in discovery.
 pub(super) fn group_priority(group: &str) -> i32 {
-    PRIORITIES.iter().find(|entry| entry.0 == group).map_or(CUSTOM.0, |entry| entry.2)
+    PRIORITIES
+        .iter()
+        .find(|entry| entry.0 == group)
+        .map_or(CUSTOM.0, |entry| entry.2)
 }
 
 fn api_service(group: &str, version: &str, priorities: (i32, i32), managed: &str) -> Value {
@@ -69,15 +72,26 @@ fn custom<'a>(definitions: impl Iterator<Item = &'a Value>) -> BTreeSet<(String,
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     definitions
         .filter(|definition| {
-            let conditions = definition.pointer("/status/conditions").and_then(Value::as_array);
+            let conditions = definition
+                .pointer("/status/conditions")
+                .and_then(Value::as_array);
             let mut conditions = conditions.into_iter().flatten();
-            conditions.any(|condition| condition["type"] == "Established" && condition["status"] == "True")
+            conditions.any(|condition| {
+                condition["type"] == "Established" && condition["status"] == "True"
+            })
         })
         .flat_map(|definition| {
-            let versions = definition.pointer("/spec/versions").and_then(Value::as_array);
-            let served = versions.into_iter().flatten().filter(|version| version["served"] == true);
+            let versions = definition
+                .pointer("/spec/versions")
+                .and_then(Value::as_array);
+            let served = versions
+                .into_iter()
+                .flatten()
+                .filter(|version| version["served"] == true);
             let group = text(&definition["spec"]["group"]);
-            served.map(move |version| (group.clone(), text(&version["name"]))).collect::<Vec<_>>()
+            served
+                .map(move |version| (group.clone(), text(&version["name"])))
+                .collect::<Vec<_>>()
         })
         .collect()
 }
@@ -90,15 +104,33 @@ enum Step {
 }
 
 /// What is to be made and removed. `first`: after a start, when what is built in is made if it is not there.
-fn plan(built_in: &[(String, String)], custom: &BTreeSet<(String, String)>, have: &[Value], first: bool) -> Vec<Step> {
-    let name = |object: &Value| object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-    let exists = |wanted: &str| have.iter().any(|object| object["metadata"]["name"] == wanted);
+fn plan(
+    built_in: &[(String, String)],
+    custom: &BTreeSet<(String, String)>,
+    have: &[Value],
+    first: bool,
+) -> Vec<Step> {
+    let name = |object: &Value| {
+        object["metadata"]["name"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let exists = |wanted: &str| {
+        have.iter()
+            .any(|object| object["metadata"]["name"] == wanted)
+    };
     let mut steps = Vec::new();
     if first {
         for (group, version, group_priority, version_priority) in PRIORITIES {
             let served = built_in.iter().any(|(g, v)| g == group && v == version);
             if served && !exists(&format!("{version}.{group}")) {
-                let object = api_service(group, version, (*group_priority, *version_priority), "onstart");
+                let object = api_service(
+                    group,
+                    version,
+                    (*group_priority, *version_priority),
+                    "onstart",
+                );
                 steps.push(Step::Create(object));
             }
         }
@@ -110,7 +142,9 @@ fn plan(built_in: &[(String, String)], custom: &BTreeSet<(String, String)>, have
     }
     for object in have {
         let name = name(object);
-        let wanted = custom.iter().any(|(group, version)| name == format!("{version}.{group}"));
+        let wanted = custom
+            .iter()
+            .any(|(group, version)| name == format!("{version}.{group}"));
         if object["metadata"]["labels"][MANAGED] == "true" && !wanted {
             steps.push(Step::Delete(name));
         }
@@ -133,10 +167,15 @@ pub(super) async fn run(server: &Arc<ApiServer>) {
 async fn follow(server: &Arc<ApiServer>, first: &mut bool) -> Option<()> {
     let registry = server.registry.load_full();
     let resource = registry.stored(GROUP, "apiservices")?.clone();
-    let definitions = registry.stored("apiextensions.k8s.io", "customresourcedefinitions")?.clone();
+    let definitions = registry
+        .stored("apiextensions.k8s.io", "customresourcedefinitions")?
+        .clone();
     let own = server.hub_cache(&resource).await.ok()?;
     let defining = server.hub_cache(&definitions).await.ok()?;
-    let (changed, defined) = (own.subscribe(Trigger::Any), defining.subscribe(Trigger::Any));
+    let (changed, defined) = (
+        own.subscribe(Trigger::Any),
+        defining.subscribe(Trigger::Any),
+    );
     let user = Arc::new(UserInfo::new("system:apiserver", &["system:masters"]));
     loop {
         let (have, cursor) = own.snapshot(&resource.prefix(""));
@@ -152,10 +191,11 @@ async fn follow(server: &Arc<ApiServer>, first: &mut bool) -> Option<()> {
             .map(|kind| (kind.group.to_string(), kind.version.to_string()))
             .collect();
         let steps = plan(&built_in, &custom(crds.iter()), &values(&have), *first);
-        let outcomes: Vec<bool> = futures::stream::iter(steps.iter().map(|step| apply(server, &user, step)))
-            .buffer_unordered(AT_ONCE)
-            .collect()
-            .await;
+        let outcomes: Vec<bool> =
+            futures::stream::iter(steps.into_iter().map(|step| apply(server.clone(), user.clone(), step)))
+                .buffer_unordered(AT_ONCE)
+                .collect()
+                .await;
         if outcomes.contains(&false) {
             return None;
         }
@@ -165,7 +205,10 @@ async fn follow(server: &Arc<ApiServer>, first: &mut bool) -> Option<()> {
                 Since::Lost => None,
                 Since::Events(events, _) => Some(events.is_empty()),
             };
-            let quiet = (quiet(own.since(cursor, 1)), quiet(defining.since(crd_cursor, 1)));
+            let quiet = (
+                quiet(own.since(cursor, 1)),
+                quiet(defining.since(crd_cursor, 1)),
+            );
             match quiet {
                 (Some(true), Some(true)) => {}
                 (Some(_), Some(_)) => break,
@@ -180,12 +223,12 @@ async fn follow(server: &Arc<ApiServer>, first: &mut bool) -> Option<()> {
     }
 }
 
-async fn apply(server: &Arc<ApiServer>, user: &Arc<UserInfo>, step: &Step) -> bool {
+async fn apply(server: Arc<ApiServer>, user: Arc<UserInfo>, step: Step) -> bool {
     let (code, answer) = match step {
-        Step::Create(object) => call(server, user, Method::POST, COLLECTION, Some(object)).await,
+        Step::Create(object) => call(&server, &user, Method::POST, COLLECTION, Some(&object)).await,
         Step::Delete(name) => {
             let path = format!("{COLLECTION}/{name}");
-            call(server, user, Method::DELETE, &path, None).await
+            call(&server, &user, Method::DELETE, &path, None).await
         }
     };
     let fine = code.is_success() || matches!(code, StatusCode::CONFLICT | StatusCode::NOT_FOUND);
@@ -202,7 +245,9 @@ mod tests {
     #[test]
     fn every_built_in_version_has_its_priority() {
         for kind in skiff_api::kinds() {
-            let known = PRIORITIES.iter().any(|(group, version, ..)| kind.group == *group && kind.version == *version);
+            let known = PRIORITIES
+                .iter()
+                .any(|(group, version, ..)| kind.group == *group && kind.version == *version);
             let own = kind.group == GROUP || kind.group == "metrics.k8s.io";
             assert!(known || own, "{}/{}", kind.group, kind.version);
         }
@@ -214,15 +259,25 @@ mod tests {
             json!({"spec": {"group": "g.example", "versions": [{"name": "v1", "served": served}, {"name": "v2", "served": true}]},
                 "status": {"conditions": [{"type": "Established", "status": established}]}})
         };
-        let of = |definition: Value| custom(std::iter::once(&definition)).into_iter().collect::<Vec<_>>();
+        let of = |definition: Value| {
+            custom(std::iter::once(&definition))
+                .into_iter()
+                .collect::<Vec<_>>()
+        };
         assert_eq!(of(definition("False", true)), []);
-        assert_eq!(of(definition("True", false)), [("g.example".to_owned(), "v2".to_owned())]);
+        assert_eq!(
+            of(definition("True", false)),
+            [("g.example".to_owned(), "v2".to_owned())]
+        );
         let wanted = custom(std::iter::once(&definition("True", false)));
         let steps = plan(&[], &wanted, &[], true);
         let made = api_service("g.example", "v2", (1000, 100), "true");
         assert_eq!(steps, [Step::Create(made.clone())]);
         assert_eq!(plan(&[], &wanted, std::slice::from_ref(&made), false), []);
-        assert_eq!(plan(&[], &BTreeSet::new(), &[made], false), [Step::Delete("v2.g.example".to_owned())]);
+        assert_eq!(
+            plan(&[], &BTreeSet::new(), &[made], false),
+            [Step::Delete("v2.g.example".to_owned())]
+        );
         let foreign = json!({"metadata": {"name": "v1.metrics.k8s.io"}});
         assert_eq!(plan(&[], &BTreeSet::new(), &[foreign], true), []);
         let built_in = [("apps".to_owned(), "v1".to_owned())];

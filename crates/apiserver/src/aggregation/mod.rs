@@ -61,6 +61,15 @@ pub(crate) struct Api {
     made_of: MadeOf,
 }
 
+/// What an API's server said of itself.
+#[derive(Debug, PartialEq)]
+struct Said {
+    /// The `APIResourceList`.
+    resources: Value,
+    /// Where its OpenAPI document is, as its index says; `None`: it has none.
+    openapi: Option<String>,
+}
+
 /// What a change of makes a new client: service, authorities, whether anybody is trusted, our own certificate.
 type MadeOf = ((String, String, u16), Vec<u8>, bool, String);
 
@@ -73,7 +82,7 @@ pub(crate) struct Aggregation {
     apis: ArcSwap<Apis>,
     front_proxy: ArcSwapOption<FrontProxy>,
     /// What each group-version's server said that it serves, the last time it did.
-    documents: ArcSwap<HashMap<(String, String), Arc<Value>>>,
+    documents: ArcSwap<HashMap<(String, String), Arc<Said>>>,
     /// The table of APIs changed.
     changed: Notify,
     /// The front proxy's certificate changed.
@@ -94,14 +103,21 @@ impl Aggregation {
         self.front_proxy.load_full()
     }
 
-    fn document(&self, api: &Api) -> Option<Arc<Value>> {
+    fn document(&self, api: &Api) -> Option<Arc<Said>> {
         let documents = self.documents.load();
-        documents.get(&(api.group.clone(), api.version.clone())).cloned()
+        documents
+            .get(&(api.group.clone(), api.version.clone()))
+            .cloned()
     }
 
-    fn keep_document(&self, api: &Api, document: Value) {
+    fn keep_document(&self, api: &Api, document: Said) {
         let key = (api.group.clone(), api.version.clone());
-        if self.documents.load().get(&key).is_some_and(|have| **have == document) {
+        if self
+            .documents
+            .load()
+            .get(&key)
+            .is_some_and(|have| **have == document)
+        {
             return;
         }
         let document = Arc::new(document);
@@ -114,7 +130,9 @@ impl Aggregation {
 
     fn find(&self, group: &str, version: &str) -> Option<Arc<Api>> {
         let apis = self.apis.load();
-        apis.iter().find(|api| api.group == group && api.version == version).cloned()
+        apis.iter()
+            .find(|api| api.group == group && api.version == version)
+            .cloned()
     }
 
     /// The aggregated API that a request is for.
@@ -124,7 +142,11 @@ impl Aggregation {
         }
         let info = &call.info;
         if info.is_resource {
-            return if info.prefix == "apis" { self.find(&info.group, &info.version) } else { None };
+            return if info.prefix == "apis" {
+                self.find(&info.group, &info.version)
+            } else {
+                None
+            };
         }
         let mut segments = info.path.split('/').filter(|segment| !segment.is_empty());
         let mut next = || segments.next().unwrap_or_default();
@@ -167,7 +189,9 @@ async fn keep(server: &Arc<ApiServer>) {
         let changes = cache.subscribe(Trigger::Any);
         'built: loop {
             let (entries, cursor) = cache.snapshot(&resource.prefix(""));
-            let services = entries.iter().filter_map(|entry| entry.decode::<APIService>());
+            let services = entries
+                .iter()
+                .filter_map(|entry| entry.decode::<APIService>());
             rebuild(server, services);
             loop {
                 match cache.since(cursor, 1) {
@@ -192,12 +216,17 @@ fn rebuild(server: &Arc<ApiServer>, services: impl Iterator<Item = APIService>) 
         .map(Arc::new)
         .collect();
     apis.sort_by(|a, b| {
-        (b.group_priority, &a.group, b.version_priority).cmp(&(a.group_priority, &b.group, a.version_priority))
+        (b.group_priority, &a.group, b.version_priority).cmp(&(
+            a.group_priority,
+            &b.group,
+            a.version_priority,
+        ))
     });
     server.aggregation.documents.rcu(|documents| {
         let mut documents = HashMap::clone(documents);
         documents.retain(|(group, version), _| {
-            apis.iter().any(|api| api.group == *group && api.version == *version)
+            apis.iter()
+                .any(|api| api.group == *group && api.version == *version)
         });
         documents
     });
@@ -218,16 +247,28 @@ fn api_of(
         reference.name.clone()?,
         u16::try_from(reference.port.unwrap_or(443)).ok()?,
     );
-    let bundle = spec.ca_bundle.as_ref().map(|bundle| bundle.0.clone()).unwrap_or_default();
+    let bundle = spec
+        .ca_bundle
+        .as_ref()
+        .map(|bundle| bundle.0.clone())
+        .unwrap_or_default();
     let anybody = spec.insecure_skip_tls_verify.unwrap_or(false);
-    let own = front_proxy.map(|proxy| proxy.certificate_pem.clone()).unwrap_or_default();
+    let own = front_proxy
+        .map(|proxy| proxy.certificate_pem.clone())
+        .unwrap_or_default();
     let made_of = (service.clone(), bundle, anybody, own);
     let name = object.metadata.name.clone()?;
-    let known = before.iter().find(|api| api.name == name && api.made_of == made_of);
+    let known = before
+        .iter()
+        .find(|api| api.name == name && api.made_of == made_of);
     let (tls, client) = match known {
         Some(api) => (api.tls.clone(), api.client.clone()),
         None => {
-            let trust = if anybody { Trust::Anybody } else { Trust::of(&made_of.1) };
+            let trust = if anybody {
+                Trust::Anybody
+            } else {
+                Trust::of(&made_of.1)
+            };
             let tls = identity(front_proxy).and_then(|identity| tls_client(&trust, identity));
             let client = tls.clone().and_then(|tls| {
                 Client::to_service(server, (&service.0, &service.1, service.2), tls).map(Arc::new)
@@ -235,7 +276,10 @@ fn api_of(
             (tls, client)
         }
     };
-    let conditions = object.status.as_ref().and_then(|status| status.conditions.as_deref());
+    let conditions = object
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_deref());
     let available = conditions
         .unwrap_or_default()
         .iter()

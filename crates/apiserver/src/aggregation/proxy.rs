@@ -22,9 +22,17 @@ const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Answers a request from the API's server.
 pub(crate) async fn answer(mut call: Call, api: Arc<Api>, body: Body) -> ApiResult<Response<Body>> {
     if !api.available {
-        return Ok(text(StatusCode::SERVICE_UNAVAILABLE, "service unavailable\n"));
+        return Ok(text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "service unavailable\n",
+        ));
     }
-    let path = call.parts.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
+    let path = call
+        .parts
+        .uri
+        .path_and_query()
+        .map_or("/", |path| path.as_str())
+        .to_owned();
     let upgrading = call.parts.headers.contains_key(UPGRADE);
     let user = call.user.clone();
     set_identity(&mut call.parts.headers, &user);
@@ -75,7 +83,10 @@ async fn upgrade(mut call: Call, api: &Api, body: Body, path: &str) -> ApiResult
         Err(why) => return Ok(text(StatusCode::INTERNAL_SERVER_ERROR, format!("{why}\n"))),
     };
     let Ok((host, port)) = service_endpoint(&call.server, namespace, name, *port).await else {
-        return Ok(text(StatusCode::SERVICE_UNAVAILABLE, "service unavailable\n"));
+        return Ok(text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "service unavailable\n",
+        ));
     };
     let endpoint = Endpoint {
         host,
@@ -123,7 +134,9 @@ pub(super) fn set_identity(headers: &mut HeaderMap, user: &UserInfo) {
         .keys()
         .filter(|name| {
             let name = name.as_str();
-            name.starts_with("x-remote-") || name.starts_with("impersonate-") || name == AUTHORIZATION.as_str()
+            name.starts_with("x-remote-")
+                || name.starts_with("impersonate-")
+                || name == AUTHORIZATION.as_str()
         })
         .cloned()
         .collect();
@@ -178,14 +191,22 @@ mod tests {
             ("impersonate-user", "x"),
             ("accept", "application/json"),
         ] {
-            headers.insert(HeaderName::try_from(name).unwrap(), HeaderValue::from_static(value));
+            headers.insert(
+                HeaderName::try_from(name).unwrap(),
+                HeaderValue::from_static(value),
+            );
         }
         let mut user = UserInfo::new("jane", &["a", "b"]);
         user.uid = "7".to_owned();
-        user.extra.insert("authentication.kubernetes.io/pod-name".to_owned(), vec!["p".to_owned()]);
+        user.extra.insert(
+            "authentication.kubernetes.io/pod-name".to_owned(),
+            vec!["p".to_owned()],
+        );
         set_identity(&mut headers, &user);
-        let mut lines: Vec<String> =
-            headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+        let mut lines: Vec<String> = headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+            .collect();
         lines.sort();
         assert_eq!(
             lines,

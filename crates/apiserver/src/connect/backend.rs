@@ -44,7 +44,8 @@ impl Endpoint {
         let Some(tls) = &self.tls else {
             return Ok(Box::new(stream));
         };
-        let name = ServerName::try_from(self.server_name.as_ref().unwrap_or(&self.host).clone()).map_err(std::io::Error::other)?;
+        let name = ServerName::try_from(self.server_name.as_ref().unwrap_or(&self.host).clone())
+            .map_err(std::io::Error::other)?;
         let connector = tokio_rustls::TlsConnector::from(tls.clone());
         Ok(Box::new(connector.connect(name, stream).await?))
     }
