@@ -25,6 +25,9 @@ pub(crate) fn method_not_allowed() -> ApiError {
 
 /// Answers a request that was allowed.
 pub(crate) async fn dispatch(call: Call, body: Body) -> ApiResult<Response<Body>> {
+    if let Some(api) = call.server.aggregation.target(&call) {
+        return crate::aggregation::proxy::answer(call, api, body).await;
+    }
     if !call.info.is_resource {
         return Box::pin(crate::documents::answer(&call)).await;
     }

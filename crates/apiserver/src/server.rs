@@ -95,6 +95,7 @@ pub struct ApiServer {
     #[allow(dead_code, reason = "step one: the callers follow")]
     /// The policies that admission asks.
     pub(crate) policies: crate::admission::policy::Policies,
+    pub(crate) aggregation: crate::aggregation::Aggregation,
     /// The webhooks that admission asks.
     pub(crate) webhooks: crate::admission::webhooks::Tables,
     #[allow(dead_code, reason = "conversion webhooks come next")]
@@ -180,6 +181,7 @@ impl ApiServer {
             token_issuer: ArcSwapOption::empty(),
             kubelet_tls: ArcSwapOption::empty(),
             policies: Default::default(),
+            aggregation: Default::default(),
             webhooks: Default::default(),
             webhook_clients: Default::default(),
         });
@@ -192,6 +194,7 @@ impl ApiServer {
         tokio::spawn(server.clone().housekeeping());
         tokio::spawn(crate::admission::policy::keep(server.clone()));
         tokio::spawn(crate::admission::webhooks::keep(server.clone()));
+        tokio::spawn(crate::aggregation::run(server.clone()));
         tokio::spawn(crate::crd::run(server.clone()));
         if let Some(advertise) = server.config.advertise {
             tokio::spawn(crate::kubernetes_service::keep(server.clone(), advertise));

@@ -25,8 +25,7 @@ mod tls;
 
 pub use kubeconfig::KubeconfigError;
 pub use response::CallError;
-#[allow(unused_imports, reason = "step one: the callers follow")]
-pub(crate) use tls::{Trust, check_bundle};
+pub(crate) use tls::{Trust, client as tls_client};
 
 use connector::Connector;
 
