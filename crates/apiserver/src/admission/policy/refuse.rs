@@ -50,7 +50,7 @@ impl Shown<'_> {
             Some(at) => at,
             None => {
                 let (object, old) = self.objects;
-                let seen = shown.of(matching, resource).await?;
+                let seen = Seen::new(matching, resource, object, old).await?;
                 self.seen.push((version, seen));
                 self.seen.len() - 1
             }
@@ -85,7 +85,7 @@ async fn ask(
         return Ok(asking.refusal);
     };
     let resource = matched.resource(matching.request);
-    let seen = Seen::new(matching, resource, object, old).await?;
+    let seen = shown.of(matching, resource).await?;
     for turn in &turns {
         for params in &turn.params {
             let inputs = seen.inputs(params.as_ref(), checks);
