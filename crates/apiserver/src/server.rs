@@ -86,11 +86,13 @@ pub struct ApiServer {
     authorizer: ArcSwap<Arc<dyn Authorizer>>,
     token_issuer: ArcSwapOption<Arc<dyn TokenIssuer>>,
     kubelet_tls: ArcSwapOption<rustls::ClientConfig>,
-    /// Clients of webhooks that have no better place, by configuration.
-    #[allow(dead_code, reason = "step one: the callers follow")]
+    /// The group-versions that other servers serve.
     pub(crate) aggregation: crate::aggregation::Aggregation,
+    /// The policies that admission asks.
+    pub(crate) policies: crate::admission::policy::Policies,
     /// The webhooks that admission asks.
     pub(crate) webhooks: crate::admission::webhooks::Tables,
+    /// Clients of webhooks that have no better place, by configuration.
     #[allow(dead_code, reason = "conversion webhooks come next")]
     pub(crate) webhook_clients: crate::webhook::Clients,
 }
@@ -172,6 +174,7 @@ impl ApiServer {
             token_issuer: ArcSwapOption::empty(),
             kubelet_tls: ArcSwapOption::empty(),
             aggregation: Default::default(),
+            policies: Default::default(),
             webhooks: Default::default(),
             webhook_clients: Default::default(),
         });
@@ -182,6 +185,7 @@ impl ApiServer {
                 .run(server.random.clone(), server.shutdown.clone()),
         );
         tokio::spawn(server.clone().housekeeping());
+        tokio::spawn(crate::admission::policy::keep(server.clone()));
         tokio::spawn(crate::admission::webhooks::keep(server.clone()));
         tokio::spawn(crate::aggregation::run(server.clone()));
         tokio::spawn(crate::crd::run(server.clone()));
