@@ -91,13 +91,13 @@ pub struct ApiServer {
     authorizer: ArcSwap<Arc<dyn Authorizer>>,
     token_issuer: ArcSwapOption<Arc<dyn TokenIssuer>>,
     kubelet_tls: ArcSwapOption<rustls::ClientConfig>,
-    /// Clients of webhooks that have no better place, by configuration.
-    #[allow(dead_code, reason = "step one: the callers follow")]
+    /// The group-versions that other servers serve.
+    pub(crate) aggregation: crate::aggregation::Aggregation,
     /// The policies that admission asks.
     pub(crate) policies: crate::admission::policy::Policies,
-    pub(crate) aggregation: crate::aggregation::Aggregation,
     /// The webhooks that admission asks.
     pub(crate) webhooks: crate::admission::webhooks::Tables,
+    /// Clients of webhooks that have no better place, by configuration.
     #[allow(dead_code, reason = "conversion webhooks come next")]
     pub(crate) webhook_clients: crate::webhook::Clients,
 }
@@ -180,8 +180,8 @@ impl ApiServer {
             authorizer: ArcSwap::from_pointee(Arc::new(MastersOnly) as Arc<dyn Authorizer>),
             token_issuer: ArcSwapOption::empty(),
             kubelet_tls: ArcSwapOption::empty(),
-            policies: Default::default(),
             aggregation: Default::default(),
+            policies: Default::default(),
             webhooks: Default::default(),
             webhook_clients: Default::default(),
         });

@@ -191,11 +191,14 @@ async fn follow(server: &Arc<ApiServer>, first: &mut bool) -> Option<()> {
             .map(|kind| (kind.group.to_string(), kind.version.to_string()))
             .collect();
         let steps = plan(&built_in, &custom(crds.iter()), &values(&have), *first);
-        let outcomes: Vec<bool> =
-            futures::stream::iter(steps.into_iter().map(|step| apply(server.clone(), user.clone(), step)))
-                .buffer_unordered(AT_ONCE)
-                .collect()
-                .await;
+        let outcomes: Vec<bool> = futures::stream::iter(
+            steps
+                .into_iter()
+                .map(|step| apply(server.clone(), user.clone(), step)),
+        )
+        .buffer_unordered(AT_ONCE)
+        .collect()
+        .await;
         if outcomes.contains(&false) {
             return None;
         }

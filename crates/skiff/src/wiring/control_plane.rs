@@ -14,7 +14,9 @@ use skiff_apiserver::authn::Authentication;
 use skiff_apiserver::authn::tokens::{Reference, Tokens};
 use skiff_apiserver::authz::Authorization;
 use skiff_apiserver::encryption::Encryption;
-use skiff_apiserver::{AdmissionChain, ApiServer, ApiServerConfig, UserInfo, bootstrap};
+use skiff_apiserver::{
+    AdmissionChain, ApiServer, ApiServerConfig, FRONT_PROXY_NAME, FrontProxy, UserInfo, bootstrap,
+};
 use skiff_controllers::certificate_authority::CertificateAuthority;
 use skiff_controllers::{ClientFactory, ControllersConfig, TokenSigner};
 use skiff_scheduler::SchedulerConfig;
@@ -24,7 +26,7 @@ use tower::ServiceExt as _;
 
 use crate::config::{Config, StoreKind};
 use crate::kubeconfig;
-use crate::pki::{Leaf, Subject};
+use crate::pki::{Leaf, Pki, Subject};
 
 use super::{Context, Running, identity, tls};
 
@@ -98,6 +100,7 @@ impl ControlPlane {
                 Ok(())
             },
         ));
+        show_front_proxy(context, &server, running)?;
         make_bootstrap_objects(&server).await?;
         authorization.load().await?;
         running.start(authorization, context);
@@ -165,6 +168,45 @@ async fn encrypt(
         running.add(encryption.clone().follow(context.shutdown.child()));
     }
     Ok((encryption.over(store), Some(encryption)))
+}
+
+/// Gives the server the certificate that aggregated servers know it by. Its authority signs nothing else: whoever has a
+/// certificate of it may speak for any user there.
+fn show_front_proxy(
+    context: &Context,
+    server: &Arc<ApiServer>,
+    running: &mut Running,
+) -> Result<()> {
+    let directory = context.config.data_dir.join("pki").join("front-proxy");
+    let pki = Arc::new(Pki::open(&directory, context.clock.now())?);
+    let subject = Subject {
+        common_name: FRONT_PROXY_NAME.into(),
+        client: true,
+        ..Subject::default()
+    };
+    let leaf = pki.leaf(FRONT_PROXY_NAME, &subject, context.clock.now())?;
+    let authority_pem = pki.authority_pem.clone();
+    let client_authority_pem = context.pki.authority_pem.clone();
+    let server = server.clone();
+    let show = move |leaf: &Leaf| {
+        server.set_front_proxy(FrontProxy {
+            certificate_pem: leaf.certificate.clone(),
+            key_pem: leaf.key.clone(),
+            authority_pem: authority_pem.clone(),
+            client_authority_pem: client_authority_pem.clone(),
+        });
+        Ok(())
+    };
+    show(&leaf)?;
+    running.add(tls::renew(
+        pki,
+        FRONT_PROXY_NAME,
+        subject,
+        context.clock.clone(),
+        context.shutdown.child(),
+        show,
+    ));
+    Ok(())
 }
 
 async fn serve(context: &Context, server: &Arc<ApiServer>, running: &mut Running) -> Result<()> {
