@@ -21,6 +21,7 @@ mod documents;
 pub mod duration;
 pub mod encryption;
 mod fields;
+pub mod follow;
 mod health;
 mod kubernetes_service;
 mod metrics;

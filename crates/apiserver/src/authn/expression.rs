@@ -78,7 +78,8 @@ impl Expression {
         let value = Value::from_typed_json(on, schema).map_err(|error| error.to_string())?;
         let bindings = Bindings::new().with(name, value);
         let found = self.program.evaluate(&bindings, BUDGET).result;
-        let found = found.map_err(|error| format!("expression '{}' resulted in error: {error}", self.text))?;
+        let found = found
+            .map_err(|error| format!("expression '{}' resulted in error: {error}", self.text))?;
         found.to_json().map_err(|error| error.to_string())
     }
 }
@@ -90,10 +91,18 @@ mod tests {
 
     #[test]
     fn expressions_read_claims_and_users() {
-        let claims = json!({"sub": "jane", "roles": ["a", "b"], "address": {"country": "x"}, "level": 3});
-        let of = |text: &str| Expression::compile(text, About::Claims).unwrap().evaluate(&claims);
+        let claims =
+            json!({"sub": "jane", "roles": ["a", "b"], "address": {"country": "x"}, "level": 3});
+        let of = |text: &str| {
+            Expression::compile(text, About::Claims)
+                .unwrap()
+                .evaluate(&claims)
+        };
         assert_eq!(of("'oidc:' + claims.sub"), Ok(json!("oidc:jane")));
-        assert_eq!(of("claims.roles.map(r, 'g:' + r)"), Ok(json!(["g:a", "g:b"])));
+        assert_eq!(
+            of("claims.roles.map(r, 'g:' + r)"),
+            Ok(json!(["g:a", "g:b"]))
+        );
         assert_eq!(of("claims.address.country"), Ok(json!("x")));
         assert!(of("claims.missing").is_err());
         assert!(Expression::compile("claims.", About::Claims).is_err());
@@ -101,7 +110,8 @@ mod tests {
             Expression::compile("'a'", About::ClaimsRule).map(|_| ()),
             Err("must evaluate to bool".to_owned())
         );
-        let user = json!({"username": "jane", "uid": "", "groups": ["dev"], "extra": {"a/b": ["c"]}});
+        let user =
+            json!({"username": "jane", "uid": "", "groups": ["dev"], "extra": {"a/b": ["c"]}});
         let rule = "!user.username.startsWith('system:') && user.groups.exists(g, g == 'dev')";
         let rule = Expression::compile(rule, About::UserRule).unwrap();
         assert_eq!(rule.evaluate(&user), Ok(json!(true)));

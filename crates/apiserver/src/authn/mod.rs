@@ -8,6 +8,7 @@ pub(crate) mod impersonation;
 mod issuer_keys;
 mod keys;
 pub mod oidc;
+pub mod reload;
 pub mod token_file;
 pub mod tokens;
 pub(crate) mod used_secret;

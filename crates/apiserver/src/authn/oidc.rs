@@ -647,15 +647,23 @@ mod tests {
         let oidc = provider.authenticator(
             "  claimMappings:\n    username: {expression: \"'x:' + claims.sub\"}\n    groups: {expression: claims.roles}\n    uid: {expression: \"string(claims.n)\"}\n    extra: [{key: example.com/team, valueExpression: claims.team}]\n  claimValidationRules: [{expression: 'claims.n > 1', message: too small}]\n  userValidationRules: [{expression: \"!user.username.startsWith('x:system')\", message: reserved}]",
         );
-        let claims = |n: i64, sub: &str| json!({"sub": sub, "n": n, "roles": ["a", ""], "team": "t"});
+        let claims =
+            |n: i64, sub: &str| json!({"sub": sub, "n": n, "roles": ["a", ""], "team": "t"});
         let good = token(&key, &claims(2, "jane"));
         let user = ask(&oidc, &good).await.unwrap().unwrap().user;
         assert_eq!((user.name.as_str(), user.uid.as_str()), ("x:jane", "2"));
         assert_eq!(user.groups, ["a"]);
         assert_eq!(user.extra["example.com/team"], ["t"]);
-        let why = ask(&oidc, &token(&key, &claims(1, "jane"))).await.unwrap_err();
-        assert!(why.ends_with("validation expression 'claims.n > 1' failed: too small"), "{why}");
-        let why = ask(&oidc, &token(&key, &claims(2, "system:x"))).await.unwrap_err();
+        let why = ask(&oidc, &token(&key, &claims(1, "jane")))
+            .await
+            .unwrap_err();
+        assert!(
+            why.ends_with("validation expression 'claims.n > 1' failed: too small"),
+            "{why}"
+        );
+        let why = ask(&oidc, &token(&key, &claims(2, "system:x")))
+            .await
+            .unwrap_err();
         assert!(why.ends_with("failed: reserved"), "{why}");
     }
 }

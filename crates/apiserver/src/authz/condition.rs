@@ -25,7 +25,10 @@ fn schema() -> &'static Arc<Schema> {
         };
         let selector = |name: &str, of: &str| {
             let requirements = Schema::list(requirement(of));
-            Schema::object(name, [("rawSelector", text()), ("requirements", requirements)])
+            Schema::object(
+                name,
+                [("rawSelector", text()), ("requirements", requirements)],
+            )
         };
         let field = selector(
             "kubernetes.FieldSelectorAttributes",
@@ -87,12 +90,23 @@ impl Condition {
     /// the expression, but for the two kinds of attributes.
     pub fn holds(&self, request: &Json) -> Result<bool, String> {
         let request = complete(request);
-        let value = Value::from_typed_json(&request, schema()).map_err(|error| error.to_string())?;
+        let value =
+            Value::from_typed_json(&request, schema()).map_err(|error| error.to_string())?;
         let bindings = Bindings::new().with("request", value);
-        let found = self.program.evaluate(&bindings, skiff_cel::PER_CALL_LIMIT).result;
-        let failed = |why: String| format!("cel evaluation error: expression '{}' resulted in error: {why}", self.text);
+        let found = self
+            .program
+            .evaluate(&bindings, skiff_cel::PER_CALL_LIMIT)
+            .result;
+        let failed = |why: String| {
+            format!(
+                "cel evaluation error: expression '{}' resulted in error: {why}",
+                self.text
+            )
+        };
         let found = found.map_err(|error| failed(error.to_string()))?;
-        found.as_bool().ok_or_else(|| failed("no truth value".to_owned()))
+        found
+            .as_bool()
+            .ok_or_else(|| failed("no truth value".to_owned()))
     }
 }
 
@@ -113,7 +127,15 @@ fn complete(request: &Json) -> Json {
         request["extra"] = Json::Object(serde_json::Map::new());
     }
     if request["resourceAttributes"].is_object() {
-        let names = ["namespace", "verb", "group", "version", "resource", "subresource", "name"];
+        let names = [
+            "namespace",
+            "verb",
+            "group",
+            "version",
+            "resource",
+            "subresource",
+            "name",
+        ];
         fill(&mut request["resourceAttributes"], &names);
     }
     if request["nonResourceAttributes"].is_object() {
@@ -131,9 +153,15 @@ mod tests {
     fn conditions_see_the_request() {
         let request = json!({"user": "jane", "groups": ["dev"], "resourceAttributes": {"verb": "list", "resource": "pods", "namespace": "a"}});
         let holds = |text: &str| Condition::compile(text).unwrap().holds(&request);
-        assert_eq!(holds("request.resourceAttributes.namespace == 'a'"), Ok(true));
+        assert_eq!(
+            holds("request.resourceAttributes.namespace == 'a'"),
+            Ok(true)
+        );
         assert_eq!(holds("has(request.nonResourceAttributes)"), Ok(false));
-        assert_eq!(holds("!('system:serviceaccounts' in request.groups)"), Ok(true));
+        assert_eq!(
+            holds("!('system:serviceaccounts' in request.groups)"),
+            Ok(true)
+        );
         assert_eq!(holds("request.resourceAttributes.group == ''"), Ok(true));
         assert!(holds("request.nonResourceAttributes.path == '/x'").is_err());
         assert!(Condition::compile("request.user").is_err());

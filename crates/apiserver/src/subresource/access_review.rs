@@ -51,7 +51,10 @@ async fn fill(call: &Call, object: &mut dyn Object) -> ApiResult<()> {
     } else if let Some(review) = object.downcast_mut::<SubjectAccessReview>() {
         let spec = &review.spec;
         let asked = Asked::of(&spec.resource_attributes, &spec.non_resource_attributes);
-        refuse("SubjectAccessReview", &asked.check(&review.metadata, Some(spec)))?;
+        refuse(
+            "SubjectAccessReview",
+            &asked.check(&review.metadata, Some(spec)),
+        )?;
         review.status = Some(asked.decide(call, subject(spec)).await);
     } else if let Some(review) = object.downcast_mut::<LocalSubjectAccessReview>() {
         review.metadata.namespace = Some(call.info.namespace.clone());
@@ -64,7 +67,11 @@ async fn fill(call: &Call, object: &mut dyn Object) -> ApiResult<()> {
         if asked.resource.is_some() && namespace.unwrap_or_default() != call.info.namespace {
             let path = Path::new("spec.resourceAttributes.namespace");
             let why = "must match metadata.namespace";
-            errors.push(FieldError::invalid(&path, namespace.unwrap_or_default(), why));
+            errors.push(FieldError::invalid(
+                &path,
+                namespace.unwrap_or_default(),
+                why,
+            ));
         }
         if asked.path.is_some() {
             let path = Path::new("spec.nonResourceAttributes");
@@ -158,11 +165,17 @@ impl<'a> Asked<'a> {
             errors.push(FieldError::invalid(&path.child("user"), "", why));
         }
         let path = Path::new("spec.resourceAttributes");
-        if let Some(found) = self.resource.and_then(|found| found.field_selector.as_ref()) {
+        if let Some(found) = self
+            .resource
+            .and_then(|found| found.field_selector.as_ref())
+        {
             let given = (&found.raw_selector, found.requirements.is_some());
             errors.extend(check_selector(given, &path.child("fieldSelector")));
         }
-        if let Some(found) = self.resource.and_then(|found| found.label_selector.as_ref()) {
+        if let Some(found) = self
+            .resource
+            .and_then(|found| found.label_selector.as_ref())
+        {
             let given = (&found.raw_selector, found.requirements.is_some());
             errors.extend(check_selector(given, &path.child("labelSelector")));
         }
