@@ -25,7 +25,7 @@ mod tls;
 
 pub use kubeconfig::KubeconfigError;
 pub use response::CallError;
-pub(crate) use tls::{Trust, client as tls_client};
+pub(crate) use tls::{Trust, check_bundle, client as tls_client};
 
 use connector::Connector;
 
