@@ -5,3 +5,4 @@ pub mod custom_resource_definition;
 pub mod json_path;
 pub mod naming;
 pub mod structural;
+pub mod validation;

@@ -310,10 +310,16 @@ impl Registry {
     /// A resource in the version that is stored.
     #[must_use]
     pub fn stored(&self, group: &str, plural: &str) -> Option<&Arc<Resource>> {
-        self.by_plural
-            .get(plural)?
-            .iter()
-            .find(|resource| resource.kind.group == group && resource.is_storage())
+        let of_group = |resource: &&Arc<Resource>| resource.kind.group == group;
+        let all = self.by_plural.get(plural)?;
+        let mut stored = all.iter().filter(of_group).filter(|resource| {
+            let custom = resource.kind.as_custom();
+            resource.is_storage() && custom.is_none_or(|custom| custom.version().storage)
+        });
+        // The version that is stored of a custom resource need not be served.
+        stored
+            .next()
+            .or_else(|| all.iter().filter(of_group).find(|one| one.is_storage()))
     }
 
     /// The resource of a kind.

@@ -47,6 +47,18 @@ impl CacheEvent {
         self.protobuf.get_or_init(encode).as_ref()
     }
 
+    /// The same change with its objects in another version.
+    #[must_use]
+    pub fn with(&self, current: Option<Arc<Entry>>, previous: Option<Arc<Entry>>) -> Self {
+        Self {
+            revision: self.revision,
+            current,
+            previous,
+            protobuf: OnceLock::new(),
+            at: self.at,
+        }
+    }
+
     /// The object's key.
     #[must_use]
     pub fn key(&self) -> &str {
@@ -221,13 +233,13 @@ impl ResourceCache {
         inner.items = range
             .items
             .iter()
-            .filter_map(|kv| Some((kv.key.clone(), Arc::new(entry(kv)?))))
+            .filter_map(|kv| Some((kv.key.clone(), Arc::new(entry(&self.kind, kv)?))))
             .collect();
         inner.floor = range.revision;
         inner.revision = range.revision;
         inner.loaded = true;
         for event in std::mem::take(&mut inner.early) {
-            inner.apply(&event, now);
+            inner.apply(&self.kind, &event, now);
         }
         drop(inner);
         self.ready.send_replace(true);
@@ -243,7 +255,7 @@ impl ResourceCache {
                 return;
             }
             for event in events {
-                applied.extend(inner.apply(event, now));
+                applied.extend(inner.apply(&self.kind, event, now));
             }
             inner.trim(now);
         }
@@ -438,7 +450,12 @@ impl Inner {
         self.first + self.ring.len() as u64
     }
 
-    fn apply(&mut self, event: &Event, now: Duration) -> Option<Arc<CacheEvent>> {
+    fn apply(
+        &mut self,
+        kind: &ServedKind,
+        event: &Event,
+        now: Duration,
+    ) -> Option<Arc<CacheEvent>> {
         let revision = match event {
             Event::Put { current, .. } => current.mod_revision,
             Event::Delete { revision, .. } => *revision,
@@ -454,7 +471,7 @@ impl Inner {
         }
         let (current, previous) = match event {
             Event::Put { current, .. } => {
-                let new = Arc::new(entry(current)?);
+                let new = Arc::new(entry(kind, current)?);
                 let old = self.items.insert(current.key.clone(), new.clone());
                 (Some(new), old)
             }
@@ -494,8 +511,8 @@ impl Inner {
     }
 }
 
-fn entry(kv: &KeyValue) -> Option<Entry> {
-    let entry = Entry::new(kv.key.clone(), &kv.value, kv.mod_revision);
+fn entry(kind: &ServedKind, kv: &KeyValue) -> Option<Entry> {
+    let entry = Entry::new(kv.key.clone(), &kind.normalized(&kv.value), kv.mod_revision);
     if entry.is_none() {
         tracing::error!(key = %kv.key, "stored value is no object; it is not served");
     }

@@ -30,6 +30,8 @@ pub struct Definition {
     pub mixed: bool,
     /// It is going away with all its objects.
     pub terminating: bool,
+    /// Changes with everything that is served of it.
+    pub fingerprint: u64,
     /// No field is pruned (a relic of older definitions).
     keeps_unknown: bool,
     /// The definition as it is cached; its schemas are read from it.
@@ -95,7 +97,7 @@ impl Compiled {
 impl Definition {
     /// Of an object, and the bytes it was read from.
     #[must_use]
-    pub fn new(crd: &CustomResourceDefinition, source: Bytes) -> Self {
+    pub fn new(crd: &CustomResourceDefinition, source: Bytes, fingerprint: u64) -> Self {
         let spec = &crd.spec;
         let stored = crd
             .status
@@ -117,6 +119,7 @@ impl Definition {
                 .collect(),
             webhook: webhook.map(super::convert::Webhook::new),
             mixed: spec.versions.len() > 1 || stored.len() > 1,
+            fingerprint,
             terminating: crd.metadata.deletion_timestamp.is_some(),
             keeps_unknown: spec.preserve_unknown_fields == Some(true),
             source: Mutex::new(source),

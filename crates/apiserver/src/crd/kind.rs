@@ -88,11 +88,13 @@ impl CustomKind {
     pub fn field_values(&self, object: &Value) -> Vec<String> {
         let fields = self.version().selectable.iter();
         fields
-            .map(|(_, path)| match path.as_ref().and_then(|path| path.first(object)) {
-                Some(Value::String(text)) => text.clone(),
-                Some(Value::Null) | None => String::new(),
-                Some(other) => go_value(other),
-            })
+            .map(
+                |(_, path)| match path.as_ref().and_then(|path| path.first(object)) {
+                    Some(Value::String(text)) => text.clone(),
+                    Some(Value::Null) | None => String::new(),
+                    Some(other) => go_value(other),
+                },
+            )
             .collect()
     }
 
@@ -195,7 +197,11 @@ fn replicas_error(value: &Value, path: &str) -> Option<FieldError> {
     }
     let max = i64::from(i32::MAX);
     (number > max).then(|| {
-        FieldError::invalid(&field, number, &format!("should be less than or equal to {max}"))
+        FieldError::invalid(
+            &field,
+            number,
+            &format!("should be less than or equal to {max}"),
+        )
     })
 }
 
@@ -347,7 +353,9 @@ fn cell(ty: &str, value: Option<&Value>, now: Timestamp) -> Value {
         ("integer", Value::Number(number)) => match number.as_i64() {
             Some(number) => number.into(),
             #[allow(clippy::cast_possible_truncation, reason = "as upstream cuts it")]
-            None => number.as_f64().map_or(Value::Null, |number| (number as i64).into()),
+            None => number
+                .as_f64()
+                .map_or(Value::Null, |number| (number as i64).into()),
         },
         ("number", Value::Number(_)) | ("boolean", Value::Bool(_)) => value.clone(),
         ("date", Value::String(text)) => match text.parse::<Timestamp>() {

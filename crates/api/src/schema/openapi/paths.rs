@@ -113,8 +113,42 @@ struct Operation<'a> {
     codes: &'static [&'static str],
 }
 
+/// What paths are made of.
+pub(super) struct Described<'a> {
+    pub group: &'a str,
+    pub version: &'a str,
+    pub kind: &'a str,
+    pub plural: &'a str,
+    pub schema: &'a str,
+    pub list_schema: String,
+    pub scope: Scope,
+    pub verbs: &'a [Verb],
+    pub subresources: &'static [crate::Subresource],
+}
+
+impl<'a> From<&'a Kind> for Described<'a> {
+    fn from(kind: &'a Kind) -> Self {
+        Self {
+            group: kind.group,
+            version: kind.version,
+            kind: kind.kind,
+            plural: kind.plural,
+            schema: kind.schema,
+            list_schema: format!("{}List", kind.schema),
+            scope: kind.scope,
+            verbs: kind.verbs,
+            subresources: kind.subresources,
+        }
+    }
+}
+
 /// The paths of a kind and its subresources.
 pub(super) fn of_kind(kind: &Kind, dialect: Dialect) -> Vec<(String, Value)> {
+    of(&Described::from(kind), dialect)
+}
+
+/// The same, of a kind that need not be built in.
+pub(super) fn of(kind: &Described<'_>, dialect: Dialect) -> Vec<(String, Value)> {
     let base = if kind.group.is_empty() {
         format!("/api/{}", kind.version)
     } else {
@@ -157,12 +191,14 @@ pub(super) fn of_kind(kind: &Kind, dialect: Dialect) -> Vec<(String, Value)> {
             "{base}{scope}/{}/{{name}}/{}",
             kind.plural, subresource.name
         );
-        add(path, subresource.kind, of_subresource(kind, subresource));
+        let of_own = subresource.kind.2.is_empty();
+        let shown = if of_own { gvk } else { subresource.kind };
+        add(path, shown, of_subresource(kind, subresource));
     }
     paths
 }
 
-fn operation_id(kind: &Kind, verb: &str, suffix: &str) -> String {
+fn operation_id(kind: &Described<'_>, verb: &str, suffix: &str) -> String {
     let capital = |text: &str| {
         let mut chars = text.chars();
         chars.next().map_or_else(String::new, |first| {
@@ -189,9 +225,9 @@ fn operation_id(kind: &Kind, verb: &str, suffix: &str) -> String {
     )
 }
 
-fn collection(kind: &Kind) -> Vec<Operation<'_>> {
+fn collection<'a>(kind: &'a Described<'a>) -> Vec<Operation<'a>> {
     let mut operations = Vec::new();
-    let list = Some(format!("{}List", kind.schema));
+    let list = Some(kind.list_schema.clone());
     for verb in kind.verbs {
         match verb {
             Verb::List => operations.push(Operation {
@@ -230,7 +266,7 @@ fn collection(kind: &Kind) -> Vec<Operation<'_>> {
     operations
 }
 
-fn single(kind: &Kind) -> Vec<Operation<'_>> {
+fn single<'a>(kind: &'a Described<'a>) -> Vec<Operation<'a>> {
     let has = |verb: &Verb| kind.verbs.contains(verb);
     let mut operations = changes(kind, "", kind.schema, kind.verbs);
     if has(&Verb::Delete) {
@@ -250,7 +286,7 @@ fn single(kind: &Kind) -> Vec<Operation<'_>> {
 
 /// Reading, replacing and patching an object or its subresource.
 fn changes<'a>(
-    kind: &'a Kind,
+    kind: &'a Described<'a>,
     suffix: &str,
     schema: &'a str,
     verbs: &[Verb],
@@ -301,9 +337,12 @@ fn changes<'a>(
 }
 
 fn of_subresource<'a>(
-    kind: &'a Kind,
+    kind: &'a Described<'a>,
     subresource: &'static crate::Subresource,
 ) -> Vec<Operation<'a>> {
+    if subresource.kind.2.is_empty() {
+        return changes(kind, subresource.name, kind.schema, subresource.verbs);
+    }
     let find = || {
         let mut kinds = crate::subresource_kinds().iter().chain(crate::kinds());
         kinds.find(|other| (other.group, other.version, other.kind) == subresource.kind)
@@ -328,7 +367,10 @@ fn of_subresource<'a>(
 }
 
 /// Subresources that stream.
-fn connects<'a>(kind: &'a Kind, subresource: &'static crate::Subresource) -> Vec<Operation<'a>> {
+fn connects<'a>(
+    kind: &'a Described<'a>,
+    subresource: &'static crate::Subresource,
+) -> Vec<Operation<'a>> {
     let methods = subresource.verbs.iter().filter_map(|verb| match verb {
         Verb::Get => Some("get"),
         Verb::Create => Some("post"),
