@@ -194,6 +194,13 @@ impl ServedKind {
         }
     }
 
+    /// Grows with every state of a custom kind's definition.
+    #[must_use]
+    pub fn serial(&self) -> u64 {
+        self.as_custom()
+            .map_or(0, |custom| custom.definition().serial)
+    }
+
     /// What only custom kinds have.
     #[must_use]
     pub fn as_custom(&self) -> Option<&Arc<CustomKind>> {

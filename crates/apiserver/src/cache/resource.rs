@@ -211,6 +211,12 @@ impl ResourceCache {
         })
     }
 
+    /// Which state of a custom kind's definition the cache follows.
+    #[must_use]
+    pub fn serial(&self) -> u64 {
+        self.kind.serial()
+    }
+
     /// The key prefix, with slash at the end.
     #[must_use]
     pub fn prefix(&self) -> &str {

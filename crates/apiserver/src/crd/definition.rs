@@ -32,6 +32,8 @@ pub struct Definition {
     pub terminating: bool,
     /// Changes with everything that is served of it.
     pub fingerprint: u64,
+    /// Grows from one state of a definition to the next.
+    pub serial: u64,
     /// No field is pruned (a relic of older definitions).
     keeps_unknown: bool,
     /// The definition as it is cached; its schemas are read from it.
@@ -97,7 +99,11 @@ impl Compiled {
 impl Definition {
     /// Of an object, and the bytes it was read from.
     #[must_use]
-    pub fn new(crd: &CustomResourceDefinition, source: Bytes, fingerprint: u64) -> Self {
+    pub fn new(
+        crd: &CustomResourceDefinition,
+        source: Bytes,
+        (fingerprint, serial): (u64, u64),
+    ) -> Self {
         let spec = &crd.spec;
         let stored = crd
             .status
@@ -120,6 +126,7 @@ impl Definition {
             webhook: webhook.map(super::convert::Webhook::new),
             mixed: spec.versions.len() > 1 || stored.len() > 1,
             fingerprint,
+            serial,
             terminating: crd.metadata.deletion_timestamp.is_some(),
             keeps_unknown: spec.preserve_unknown_fields == Some(true),
             source: Mutex::new(source),

@@ -58,6 +58,7 @@ pub(crate) async fn run(server: Arc<ApiServer>) {
             user: Arc::new(UserInfo::new("system:apiserver", &["system:masters"])),
             known: HashMap::new(),
             groups: HashMap::new(),
+            serial: 0,
         };
         loop {
             if !follower.follow().await {
@@ -89,6 +90,8 @@ struct Follower {
     known: HashMap<String, Known>,
     /// The names that the definitions of each group have got.
     groups: HashMap<String, BTreeMap<String, CustomResourceDefinitionNames>>,
+    /// The number of the newest state of a definition.
+    serial: u64,
 }
 
 impl Follower {
@@ -209,6 +212,7 @@ impl Follower {
         established: bool,
     ) {
         let fingerprint = fingerprint(crd, names, established);
+        self.serial += 1;
         let name = entry.name().to_owned();
         let known = self.known.entry(name).or_insert_with(|| Known {
             group: crd.spec.group.clone(),
@@ -226,8 +230,10 @@ impl Follower {
             return;
         }
         known.fingerprint = fingerprint;
-        known.definition =
-            established.then(|| Arc::new(Definition::new(crd, entry.bytes.clone(), fingerprint)));
+        known.definition = established.then(|| {
+            let state = (fingerprint, self.serial);
+            Arc::new(Definition::new(crd, entry.bytes.clone(), state))
+        });
         let versions = match &known.definition {
             Some(definition) => resources(crd, definition, names),
             None => Vec::new(),
