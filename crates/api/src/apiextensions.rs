@@ -2,4 +2,7 @@
 
 pub mod custom_object;
 pub mod custom_resource_definition;
+pub mod json_path;
 pub mod naming;
+pub mod structural;
+pub mod validation;

@@ -60,6 +60,13 @@ pub fn apply_patch(
             json_patch::merge(&mut document, &text);
             (document, duplicates(patch))
         }
+        PatchType::StrategicMerge if target.schema.is_custom() => {
+            return Err(ApiError::new(
+                415,
+                "UnsupportedMediaType",
+                "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml, application/apply-patch+cbor",
+            ));
+        }
         PatchType::StrategicMerge => {
             let Value::Object(patch_map) = text else {
                 let got = json_type(&text);
@@ -93,6 +100,7 @@ pub fn apply_patch(
     } = check_value(patched, target.schema, target.root)
         .map_err(|error| refuse(&error.to_string()))?;
     strict.extend(found);
+    strict.extend(target.prune(&mut value));
     if validation == FieldValidation::Strict && !strict.is_empty() {
         return Err(refuse(&format!(
             "strict decoding error: {}",

@@ -132,7 +132,8 @@ async fn create_named(target: &Target<'_>, mut object: Box<dyn Object>) -> ApiRe
 }
 
 async fn store_new(target: &Target<'_>, mut object: Box<dyn Object>) -> ApiResult<Written> {
-    let bytes = encode(&mut *object);
+    let shown = encode(&mut *object);
+    let bytes = target.stored_form(&shown).await?;
     let exists = || {
         ApiError::already_exists(
             &target.resource.kind.group,
@@ -144,7 +145,7 @@ async fn store_new(target: &Target<'_>, mut object: Box<dyn Object>) -> ApiResul
     if target.options.dry_run {
         return match store.get(&target.key(), None).await {
             Ok(None) => Ok(Written {
-                entry: entry(target, &bytes, 0)?,
+                entry: entry(target, &shown, 0)?,
                 created: true,
             }),
             Ok(Some(_)) => Err(exists()),
@@ -153,7 +154,7 @@ async fn store_new(target: &Target<'_>, mut object: Box<dyn Object>) -> ApiResul
     }
     match store.create(&target.key(), bytes.clone(), 0).await {
         Ok(revision) => Ok(Written {
-            entry: entry(target, &bytes, revision)?,
+            entry: entry(target, &shown, revision)?,
             created: true,
         }),
         Err(StoreError::Exists(_)) => Err(exists()),

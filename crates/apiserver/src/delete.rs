@@ -239,6 +239,7 @@ pub(crate) async fn delete_collection(
         .into_iter()
         .filter(|entry| filter.matches(entry))
         .collect();
+    let entries = crate::crd::served(server, &resource.kind, entries).await?;
     for entry in &entries {
         match delete_object(call, resource, entry.namespace(), entry.name(), &options).await {
             Err(error) if error.reason != "NotFound" => return Err(error),
@@ -299,13 +300,14 @@ pub(crate) async fn delete_object(
             }
             Step::Remove => false,
             Step::Update { keep } => {
-                let bytes = encode(&mut *new);
+                let shown = encode(&mut *new);
+                let bytes = target.stored_form(&shown).await?;
                 let mut revision = current.revision;
                 if bytes != current.stored && !write_options.dry_run {
                     match call
                         .server
                         .store
-                        .update(&target.key(), bytes.clone(), current.revision, 0)
+                        .update(&target.key(), bytes, current.revision, 0)
                         .await
                     {
                         Ok(written) => revision = written,
@@ -313,7 +315,7 @@ pub(crate) async fn delete_object(
                         Err(error) => return Err(store_error(&error)),
                     }
                 }
-                current.stored = bytes;
+                current.stored = shown;
                 current.revision = revision;
                 keep
             }

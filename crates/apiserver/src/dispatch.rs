@@ -59,6 +59,18 @@ pub(crate) async fn dispatch(call: Call, body: Body) -> ApiResult<Response<Body>
     if resource.kind.group.is_empty() && resource.kind.plural == "endpoints" {
         call.warn("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice");
     }
+    if let Some(custom) = resource.kind.as_custom() {
+        if let Some(warning) = &custom.version().warning {
+            call.warn(warning.clone());
+        }
+        if custom.definition().terminating && info.verb == "create" {
+            return Err(ApiError {
+                message: "create not allowed while custom resource definition is terminating"
+                    .to_owned(),
+                ..method_not_allowed()
+            });
+        }
+    }
     check_place(&call, &resource)?;
     if !info.subresource.is_empty() {
         return Box::pin(crate::subresource::answer(call, resource, body)).await;

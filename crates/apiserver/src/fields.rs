@@ -124,8 +124,8 @@ pub(crate) fn record(
     if entries.is_empty() && current.is_some() {
         return Ok(false);
     }
-    let kind = resource.kind.target()?;
-    let served = resource.served(new.to_value());
+    let kind = resource.kind.apply_target()?;
+    let served = resource.served(crate::write::json_of(new));
     let old = current.map(|current| match resource.is_storage() {
         true => Cow::Borrowed(&current.value),
         false => Cow::Owned(resource.served(current.value.clone())),

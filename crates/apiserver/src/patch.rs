@@ -102,7 +102,7 @@ impl Patch {
         kind: &ServedKind,
         current: Option<&Value>,
     ) -> ApiResult<Value> {
-        let target = kind.target()?;
+        let target = kind.apply_target()?;
         let yaml = body::parse_yaml(&self.body)
             .map_err(|error| ApiError::bad_request(format!("error decoding YAML: {error}")))?;
         let api_version = kind.api_version();

@@ -142,6 +142,7 @@ pub(crate) async fn get(call: &Call, resource: &Resource) -> ApiResult<Response<
         .ok_or_else(|| {
             ApiError::not_found(&resource.kind.group, &resource.kind.plural, &call.info.name)
         })?;
+    let entry = crate::crd::served_one(&call.server, &resource.kind, entry).await?;
     object_response(call, resource, accepted, 200, &entry)
 }
 
@@ -247,6 +248,10 @@ pub(crate) async fn list(call: &Call, resource: &Resource) -> ApiResult<Response
         Err(Paging::Expired(token)) => return Ok(expired_continue(&token)),
         Ok(page) => page,
     };
+    let page = Page {
+        items: crate::crd::served(&call.server, &resource.kind, page.items).await?,
+        ..page
+    };
     let mut metadata = json!({"resourceVersion": page.revision.to_string()});
     if let Some(next) = &page.next {
         let start = next.strip_prefix(&resource.prefix("")).unwrap_or(next);
@@ -310,9 +315,16 @@ async fn page(
             let readable = readable(server, revision).await;
             readable.map_err(|error| Paging::Error(store_error(&error)))?;
             if cache.revision() > revision {
-                return store_page(call, &prefix, None, revision, options.limit, filter)
-                    .await
-                    .map_err(|error| Paging::Error(store_error(&error)));
+                return store_page(
+                    call,
+                    resource,
+                    (&prefix, None),
+                    revision,
+                    options.limit,
+                    filter,
+                )
+                .await
+                .map_err(|error| Paging::Error(store_error(&error)));
             }
             let mut page = cache_page(&cache, &prefix, None, options.limit, filter, revision);
             page.revision = revision;
@@ -360,7 +372,17 @@ async fn page(
             filter,
             revision,
         )),
-        Ok(()) => store_page(call, &prefix, Some(&from), revision, options.limit, filter).await,
+        Ok(()) => {
+            store_page(
+                call,
+                resource,
+                (&prefix, Some(&from)),
+                revision,
+                options.limit,
+                filter,
+            )
+            .await
+        }
     };
     match paged {
         Ok(page) => Ok(page),
@@ -433,8 +455,8 @@ fn cache_page(
 
 async fn store_page(
     call: &Call,
-    prefix: &str,
-    from: Option<&str>,
+    resource: &Resource,
+    (prefix, from): (&str, Option<&str>),
     revision: u64,
     limit: usize,
     filter: &Filter,
@@ -455,7 +477,8 @@ async fn store_page(
             .map(|last| format!("{}\0", last.key));
         let seen = range.items.len() as u64;
         for kv in range.items {
-            let Some(entry) = Entry::new(kv.key, &kv.value, kv.mod_revision) else {
+            let stored = resource.storage.normalized(&kv.value);
+            let Some(entry) = Entry::new(kv.key, &stored, kv.mod_revision) else {
                 continue;
             };
             if filter.matches(&entry) {

@@ -168,7 +168,9 @@ impl<V: Clone + Default> Shards<V> {
 /// All served resources. A copy with another resource shares nearly everything with the original.
 #[derive(Clone, Default)]
 pub struct Registry {
-    /// In discovery's order.
+    /// What is built in, as it was given.
+    kinds: &'static [Kind],
+    /// The same, in discovery's order.
     built_in: Arc<Vec<Arc<Resource>>>,
     by_plural: Shards<Vec<Arc<Resource>>>,
     by_kind: Shards<Vec<Arc<Resource>>>,
@@ -202,8 +204,15 @@ impl Registry {
             registry.index(&resource);
             built_in.push(resource);
         }
+        registry.kinds = kinds;
         registry.built_in = Arc::new(built_in);
         registry
+    }
+
+    /// The table of kinds that are built in.
+    #[must_use]
+    pub fn kinds(&self) -> &'static [Kind] {
+        self.kinds
     }
 
     fn index(&mut self, resource: &Arc<Resource>) {
@@ -310,10 +319,16 @@ impl Registry {
     /// A resource in the version that is stored.
     #[must_use]
     pub fn stored(&self, group: &str, plural: &str) -> Option<&Arc<Resource>> {
-        self.by_plural
-            .get(plural)?
-            .iter()
-            .find(|resource| resource.kind.group == group && resource.is_storage())
+        let of_group = |resource: &&Arc<Resource>| resource.kind.group == group;
+        let all = self.by_plural.get(plural)?;
+        let mut stored = all.iter().filter(of_group).filter(|resource| {
+            let custom = resource.kind.as_custom();
+            resource.is_storage() && custom.is_none_or(|custom| custom.version().storage)
+        });
+        // The version that is stored of a custom resource need not be served.
+        stored
+            .next()
+            .or_else(|| all.iter().filter(of_group).find(|one| one.is_storage()))
     }
 
     /// The resource of a kind.

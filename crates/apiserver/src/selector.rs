@@ -428,13 +428,17 @@ impl Filter {
                 entry.namespace().into()
             }
             "metadata.namespace" => "".into(),
-            _ if Arc::ptr_eq(&self.kind, &self.storage) => self
-                .kind
-                .field_index(field)
-                .and_then(|index| entry.fields(&self.storage).get(index))
-                .map(String::as_str)
-                .unwrap_or_default()
-                .into(),
+            // A cached object keeps the fields of one version; others are looked up as they are asked for.
+            _ if Arc::ptr_eq(&self.kind, &self.storage)
+                && crate::crd::definition_of(&self.kind).is_none() =>
+            {
+                self.kind
+                    .field_index(field)
+                    .and_then(|index| entry.fields(&self.storage).get(index))
+                    .map(String::as_str)
+                    .unwrap_or_default()
+                    .into()
+            }
             // Another version than the stored one names its fields differently.
             _ => {
                 let value = serde_json::from_slice(&entry.bytes).unwrap_or_default();
@@ -457,6 +461,7 @@ fn unknown_field(kind: &ServedKind, field: &str) -> String {
         ("Job" | "ReplicationController" | "ReplicaSet" | "CertificateSigningRequest", _) => {
             format!("field label {field:?} not supported for {}", kind.kind)
         }
+        _ if kind.as_custom().is_some() => format!("field label not supported: {field}"),
         (_, []) => format!(
             "{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
         ),

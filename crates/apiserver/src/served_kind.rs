@@ -185,6 +185,22 @@ impl ServedKind {
         !self.storage.is_empty()
     }
 
+    /// A stored object as it is to be seen: a custom one fits the schema as it is now.
+    #[must_use]
+    pub fn normalized<'b>(&self, stored: &'b [u8]) -> Cow<'b, [u8]> {
+        match &self.origin {
+            Origin::BuiltIn(_) => Cow::Borrowed(stored),
+            Origin::Custom(custom) => custom.definition().normalized(stored),
+        }
+    }
+
+    /// Grows with every state of a custom kind's definition.
+    #[must_use]
+    pub fn serial(&self) -> u64 {
+        self.as_custom()
+            .map_or(0, |custom| custom.definition().serial)
+    }
+
     /// What only custom kinds have.
     #[must_use]
     pub fn as_custom(&self) -> Option<&Arc<CustomKind>> {
@@ -202,6 +218,17 @@ impl ServedKind {
         match &self.origin {
             Origin::BuiltIn(kind) => Target::of(kind),
             Origin::Custom(custom) => Ok(custom.target()),
+        }
+    }
+
+    /// What owners of fields are recorded by, and applies are merged by.
+    ///
+    /// # Errors
+    /// As [`Self::target`].
+    pub fn apply_target(&self) -> ApiResult<Target<'_>> {
+        match &self.origin {
+            Origin::BuiltIn(kind) => Target::of(kind),
+            Origin::Custom(custom) => Ok(custom.apply_target()),
         }
     }
 

@@ -77,11 +77,12 @@ pub struct ApiServer {
     pub(crate) hub: Arc<CacheHub>,
     pub(crate) registry: ArcSwap<Registry>,
     pub(crate) definitions: crate::crd::Definitions,
+    pub(crate) discovery: crate::crd::discovery::Kept,
     pub(crate) shutdown: Shutdown,
     /// When the server was made, on the monotonic clock.
     pub(crate) started: Duration,
     pub(crate) openapi:
-        Mutex<HashMap<crate::documents::OpenApi, skiff_api::schema::openapi::Document>>,
+        Mutex<HashMap<crate::documents::OpenApi, (u64, skiff_api::schema::openapi::Document)>>,
     pub(crate) metrics: crate::metrics::Metrics,
     pub(crate) service_range: AddressRange,
     /// Held while a service's addresses and ports are chosen and until it is written.
@@ -169,6 +170,7 @@ impl ApiServer {
             hub,
             registry: ArcSwap::from_pointee(registry),
             definitions: crate::crd::Definitions::default(),
+            discovery: crate::crd::discovery::Kept::default(),
             shutdown: Shutdown::new(),
             started,
             openapi: Mutex::default(),

@@ -95,6 +95,7 @@ pub(crate) async fn watch(call: Call, resource: Arc<Resource>) -> ApiResult<Resp
             }
         }
     };
+    let initial = crate::crd::served(&server, &resource.kind, initial).await?;
     let now = server.clock.monotonic();
     let timeout = options.timeout_seconds.map_or_else(
         || MIN_TIMEOUT.mul_f64(1.0 + server.random.fraction()),
@@ -200,6 +201,7 @@ fn trigger(resource: &Resource, prefix: &str, filter: &Filter) -> Trigger {
         }
     }
     if resource.is_storage()
+        && resource.kind.as_custom().is_none()
         && let Some(field) = resource.kind.field_index("spec.nodeName")
         && let Some(value) = filter.exact("spec.nodeName")
     {
@@ -225,9 +227,18 @@ impl Watcher {
                     Since::Events(events, _) if events.is_empty() => break,
                     Since::Events(events, next) => {
                         self.cursor = next;
-                        events
-                            .iter()
-                            .for_each(|event| self.write_event(&mut out, event));
+                        match self.served(events).await {
+                            Ok(events) => events
+                                .iter()
+                                .for_each(|event| self.write_event(&mut out, event)),
+                            Err(error) => {
+                                let status =
+                                    serde_json::to_vec(&error.to_status()).unwrap_or_default();
+                                write_line(&mut out, self.accepted.encoding, "ERROR", &status);
+                                self.over = true;
+                                break;
+                            }
+                        }
                     }
                     // Too slow, or the cache was built anew: the client asks again from where it is.
                     Since::Lost => {
@@ -305,6 +316,26 @@ impl Watcher {
         {
             self.write_bookmark(out, revision, true);
         }
+    }
+
+    /// Changes in the version that the client asked for.
+    async fn served(&self, events: Vec<Arc<CacheEvent>>) -> ApiResult<Vec<Arc<CacheEvent>>> {
+        if crate::crd::definition_of(&self.resource.kind).is_none() {
+            return Ok(events);
+        }
+        let sides = events
+            .iter()
+            .flat_map(|event| [&event.current, &event.previous]);
+        let entries: Vec<Arc<Entry>> = sides.flatten().cloned().collect();
+        let server = &self.call.server;
+        let converted = crate::crd::served(server, &self.resource.kind, entries).await?;
+        let mut converted = converted.into_iter();
+        let mut take = |side: &Option<Arc<Entry>>| side.as_ref().and_then(|_| converted.next());
+        let made = events.iter().map(|event| {
+            let (current, previous) = (take(&event.current), take(&event.previous));
+            Arc::new(event.with(current, previous))
+        });
+        Ok(made.collect())
     }
 
     fn write_event(&mut self, out: &mut BytesMut, event: &CacheEvent) {

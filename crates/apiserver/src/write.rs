@@ -4,13 +4,15 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::Response;
 use jiff::Timestamp;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde_json::Value;
 use skiff_api::schema::body::{self, FieldValidation};
+use skiff_api::schema::openapi::custom::whole_numbers;
 use skiff_api::validation::meta::{
     finalizer_groups, validate_object_meta, validate_object_meta_update,
 };
-use skiff_api::{ApiError, ApiResult, ErrorList, Object, Path, WriteContext};
+use skiff_api::{ApiError, ApiResult, ErrorList, Object, ObjectExt, Path, WriteContext};
 use skiff_store::StoreError;
 
 use crate::admission::expressions::Checker;
@@ -131,13 +133,43 @@ impl Target<'_> {
         wanted.map_err(|error| store_error(&error))
     }
 
+    /// An object of a custom resource in another version.
+    async fn converted(&self, value: Value, version: &str) -> ApiResult<Value> {
+        let Some(definition) = crate::crd::definition_of(&self.resource.kind) else {
+            return Ok(value);
+        };
+        let server = &self.call.server;
+        let made = crate::crd::convert(server, definition, vec![value], version).await?;
+        Ok(made.into_iter().next().unwrap_or_default())
+    }
+
+    /// What is written for an object in the store's form: custom resources are stored in one version, whatever version
+    /// they are written in.
+    pub async fn stored_form(&self, bytes: &Bytes) -> ApiResult<Bytes> {
+        match crate::crd::definition_of(&self.resource.kind) {
+            Some(definition) if definition.storage_version() != self.resource.kind.version => {
+                let value = serde_json::from_slice(bytes).map_err(ApiError::internal)?;
+                let value = self.converted(value, definition.storage_version()).await?;
+                let bytes = serde_json::to_vec(&value).map_err(ApiError::internal)?;
+                Ok(bytes.into())
+            }
+            _ => Ok(bytes.clone()),
+        }
+    }
+
     /// The object's state now.
     pub async fn current(&self) -> ApiResult<Option<Current>> {
         let found = self.call.server.store.get(&self.key(), None).await;
         let Some(kv) = found.map_err(|error| store_error(&error))? else {
             return Ok(None);
         };
-        let value: Value = serde_json::from_slice(&kv.value).map_err(ApiError::internal)?;
+        let mut value: Value = serde_json::from_slice(&kv.value).map_err(ApiError::internal)?;
+        if let Some(custom) = self.resource.kind.as_custom() {
+            custom.definition().normalize(&mut value);
+            if crate::crd::definition_of(&self.resource.kind).is_some() {
+                value = self.converted(value, &self.resource.kind.version).await?;
+            }
+        }
         let mut object = self
             .resource
             .storage
@@ -225,24 +257,48 @@ pub(crate) fn decode(resource: &Resource, value: Value) -> ApiResult<Box<dyn Obj
     }
 }
 
+/// An object as JSON. The numbers in a definition's schema are written as they were, without a point.
+pub(crate) fn json_of(object: &dyn Object) -> Value {
+    let mut value = object.to_value();
+    if object.downcast_ref::<CustomResourceDefinition>().is_some() {
+        whole_numbers(&mut value);
+    }
+    value
+}
+
 /// An object in the store's form: without resourceVersion.
 pub(crate) fn encode(object: &mut dyn Object) -> Bytes {
     object.metadata_mut().resource_version = None;
+    if object.downcast_ref::<CustomResourceDefinition>().is_some() {
+        return serde_json::to_vec(&json_of(object))
+            .unwrap_or_default()
+            .into();
+    }
     object.to_bytes().into()
 }
 
-/// An object in the store's form. Where it would differ from the current one in nothing but the times of its record of
-/// owners (`same_record`), the record stays, and nothing is written.
-fn encode_unless_same(new: &mut dyn Object, current: &Current, same_record: bool) -> Bytes {
-    let bytes = encode(new);
-    if !same_record || bytes == current.stored || bytes.len() != current.stored.len() {
-        return bytes;
+/// An object as it is shown and as it is stored. Where it would differ from the current one in nothing but the times of
+/// its record of owners (`same_record`), the record stays, and nothing is written.
+async fn encode_unless_same(
+    target: &Target<'_>,
+    new: &mut dyn Object,
+    current: &Current,
+    same_record: bool,
+) -> ApiResult<(Bytes, Bytes)> {
+    let shown = encode(new);
+    let stored = target.stored_form(&shown).await?;
+    if !same_record || stored == current.stored || stored.len() != current.stored.len() {
+        return Ok((shown, stored));
     }
     new.metadata_mut()
         .managed_fields
         .clone_from(&current.object.metadata().managed_fields);
     let same = encode(new);
-    if same == current.stored { same } else { bytes }
+    let same_stored = target.stored_form(&same).await?;
+    match same_stored == current.stored {
+        true => Ok((same, same_stored)),
+        false => Ok((shown, stored)),
+    }
 }
 
 fn is_blank(text: Option<&String>) -> bool {
@@ -284,10 +340,10 @@ pub(crate) async fn update(
                 None => continue,
             }
         }
-        let bytes = encode_unless_same(&mut *new, &current, same_record);
+        let (shown, bytes) = encode_unless_same(target, &mut *new, &current, same_record).await?;
         if target.options.dry_run || (bytes == current.stored && !target.wants_rewrite().await?) {
             return Ok(Written {
-                entry: entry(target, &bytes, current.revision)?,
+                entry: entry(target, &shown, current.revision)?,
                 created: false,
             });
         }
@@ -306,7 +362,7 @@ pub(crate) async fn update(
         match outcome {
             Ok(revision) => {
                 return Ok(Written {
-                    entry: entry(target, &bytes, revision)?,
+                    entry: entry(target, &shown, revision)?,
                     created: false,
                 });
             }

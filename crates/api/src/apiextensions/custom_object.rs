@@ -6,6 +6,7 @@ use std::sync::{Arc, LazyLock};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Map, Value};
 
+use super::structural::Node;
 use crate::object::Object;
 use crate::schema::body::Target;
 use crate::schema::{Field, Schema, Type, TypeDef, TypeId, built_in};
@@ -83,7 +84,12 @@ impl Object for CustomObject {
 /// What bodies are checked against: the metadata has its type, what else is there is judged by the definition's schema
 /// later.
 #[must_use]
-pub fn target<'a>(group: &'a str, version: &'a str, kind: &'a str) -> Target<'a> {
+pub fn target<'a>(
+    group: &'a str,
+    version: &'a str,
+    kind: &'a str,
+    pruned_by: Option<&'a Node>,
+) -> Target<'a> {
     static OPEN: LazyLock<(Schema, TypeId)> = LazyLock::new(|| {
         let mut schema = Schema::over(built_in());
         let root = root_type(&schema, Vec::new(), true);
@@ -96,6 +102,7 @@ pub fn target<'a>(group: &'a str, version: &'a str, kind: &'a str) -> Target<'a>
         group,
         version,
         kind,
+        pruned_by,
     }
 }
 

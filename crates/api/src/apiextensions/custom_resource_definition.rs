@@ -6,6 +6,8 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 use serde_json::Value;
 
+use super::validation;
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Subresource, Typed, WriteContext};
 use crate::printing;
 
@@ -102,6 +104,30 @@ impl Strategy for CustomResourceDefinitionStrategy {
     ) {
         // Upstream keeps the metadata that such a write brings; its own finalizer is taken this way.
         new.spec.clone_from(&old.spec);
+    }
+
+    fn validate_create(object: &CustomResourceDefinition) -> ErrorList {
+        validation::validate(object)
+    }
+
+    fn validate_update(
+        new: &CustomResourceDefinition,
+        old: &CustomResourceDefinition,
+    ) -> ErrorList {
+        validation::validate_update(new, old)
+    }
+
+    fn warnings(
+        new: &CustomResourceDefinition,
+        old: Option<&CustomResourceDefinition>,
+    ) -> Vec<String> {
+        let had = old.map(validation::unrecognized_formats);
+        let had = had.unwrap_or_default();
+        let formats = validation::unrecognized_formats(new).into_iter();
+        formats
+            .filter(|format| !had.contains(format))
+            .map(|format| format!("unrecognized format {format:?}"))
+            .collect()
     }
 
     fn row(object: &CustomResourceDefinition, _: Timestamp) -> Vec<Value> {

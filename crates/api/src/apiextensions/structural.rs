@@ -125,7 +125,9 @@ impl Pattern {
     /// Whether a text has a match in it.
     #[must_use]
     pub fn matches(&self, text: &str) -> bool {
-        self.regex.as_ref().is_some_and(|regex| regex.is_match(text))
+        self.regex
+            .as_ref()
+            .is_some_and(|regex| regex.is_match(text))
     }
 }
 
@@ -392,7 +394,11 @@ mod tests {
             (r"\bfoo\b", "a foo b", true),
         ];
         for (pattern, text, expected) in table {
-            assert_eq!(Pattern::new(pattern).matches(text), expected, "{pattern} {text}");
+            assert_eq!(
+                Pattern::new(pattern).matches(text),
+                expected,
+                "{pattern} {text}"
+            );
         }
         assert!(regex("(").is_err());
     }

@@ -8,6 +8,9 @@ use serde_saphyr::options::DuplicateKeyPolicy;
 
 use super::check::{CheckError, Checked, check, check_value};
 use super::table::{Schema, TypeId, built_in, with_optional};
+use crate::apiextensions::structural::Node;
+use crate::apiextensions::structural::prune::prune;
+use crate::field::{FieldError, Path};
 use crate::kind::Kind;
 use crate::status::{ApiError, ApiResult};
 
@@ -58,6 +61,8 @@ pub struct Target<'a> {
     pub version: &'a str,
     /// The kind.
     pub kind: &'a str,
+    /// The definition's schema of a custom resource: fields that it does not know are pruned.
+    pub pruned_by: Option<&'a Node>,
 }
 
 impl<'a> Target<'a> {
@@ -79,7 +84,19 @@ impl<'a> Target<'a> {
             group: kind.group,
             version: kind.version,
             kind: kind.kind,
+            pruned_by: None,
         })
+    }
+
+    /// Takes away what the schema of a custom resource does not know, and says so as unknown fields are told of.
+    pub(crate) fn prune(&self, value: &mut Value) -> Vec<String> {
+        let (Some(schema), Value::Object(map)) = (self.pruned_by, value) else {
+            return Vec::new();
+        };
+        let gone = prune(map, schema);
+        gone.into_iter()
+            .map(|path| format!("unknown field {path:?}"))
+            .collect()
     }
 
     fn api_version(&self) -> String {
@@ -136,6 +153,7 @@ pub fn decode(
     let meta: TypeMeta = TypeMeta::of(&value);
     meta.matches(target)?;
     strict.extend(found);
+    strict.extend(target.prune(&mut value));
     if validation == FieldValidation::Strict && !strict.is_empty() {
         return Err(unreadable(
             target,
@@ -196,6 +214,19 @@ impl TypeMeta {
         let kind = self.kind(target);
         if kind == target.kind && version == expected {
             return Ok(());
+        }
+        if target.schema.is_custom() && kind != target.kind && version == expected {
+            let error = FieldError::invalid(
+                &Path::new("kind"),
+                kind,
+                &format!("must be {}", target.kind),
+            );
+            return Err(ApiError::invalid(target.group, target.kind, "", &[error]));
+        }
+        if target.schema.is_custom() {
+            return Err(ApiError::bad_request(format!(
+                "the API version in the data ({version}) does not match the expected API version ({expected})"
+            )));
         }
         let known = crate::table::known_kinds()
             .any(|other| other.kind == kind && other.api_version() == version);

@@ -315,7 +315,7 @@ impl<'de> DeserializeSeed<'de> for Seed<'_, '_> {
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         match self.ty {
-            Type::Any => de::Deserialize::deserialize(deserializer)
+            Type::Any | Type::Deduced => de::Deserialize::deserialize(deserializer)
                 .map(|value: Value| Some(value).filter(|value| !value.is_null())),
             _ => deserializer.deserialize_any(self),
         }
@@ -582,7 +582,9 @@ fn zero(schema: &Schema, ty: &Type) -> Value {
         Type::Int32 | Type::Int64 | Type::Float | Type::IntOrString => 0.into(),
         Type::Quantity => "0".into(),
         Type::Object(id) => schema.empty(*id).into(),
-        Type::Time | Type::MicroTime | Type::Any | Type::List(_) | Type::Map(_) => Value::Null,
+        Type::Time | Type::MicroTime | Type::Any | Type::Deduced | Type::List(_) | Type::Map(_) => {
+            Value::Null
+        }
     }
 }
 

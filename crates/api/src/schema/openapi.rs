@@ -2,6 +2,7 @@
 //!
 //! Documents are made when asked for and kept compressed: the schemas of all kinds take tens of megabytes as values.
 
+pub mod custom;
 mod definitions;
 mod paths;
 mod protobuf;
@@ -43,9 +44,18 @@ pub struct Extra {
     pub paths: BTreeMap<String, Value>,
     /// The built-in kinds that are served; `None` for those that are by default.
     pub kinds: Option<&'static [Kind]>,
+    /// Whether a scale is among them.
+    pub scale: bool,
 }
 
 impl Extra {
+    /// Adds what another custom resource brings.
+    pub fn extend(&mut self, other: Self) {
+        self.schemas.extend(other.schemas);
+        self.paths.extend(other.paths);
+        self.scale |= other.scale;
+    }
+
     fn kinds(&self) -> &'static [Kind] {
         self.kinds.unwrap_or_else(crate::kinds)
     }
@@ -59,6 +69,14 @@ impl Extra {
         let kinds = self.kinds().iter();
         kinds.filter(move |kind| kind.group == group && kind.version == version)
     }
+}
+
+/// The kinds whose schemas are needed for custom resources beside their own.
+fn needed(extra: &Extra) -> impl Iterator<Item = &'static Kind> {
+    let scale = crate::subresource_kinds()
+        .iter()
+        .filter(|kind| kind.kind == "Scale" && kind.group == "autoscaling");
+    scale.filter(move |_| extra.scale)
 }
 
 /// A finished document, compressed as `Content-Encoding: gzip` wants it.
@@ -201,7 +219,8 @@ pub fn v3(group: &str, version: &str, extra: &Extra) -> Option<Document> {
     output.text(r#"},"components":{"schemas":{"#);
     let mut first = true;
     let mut definitions = Definitions::new(Dialect::V3);
-    definitions.for_each(extra.kinds_of(group, version), &mut |name, schema| {
+    let kinds = extra.kinds_of(group, version).chain(needed(extra));
+    definitions.for_each(kinds, &mut |name, schema| {
         output.entry(&mut first, name, &schema)
     });
     for (name, schema) in &extra.schemas {

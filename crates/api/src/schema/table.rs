@@ -38,6 +38,8 @@ pub enum Type {
     IntOrString,
     /// Anything, kept as it is.
     Any,
+    /// Anything, of which apply takes objects apart and the rest as one.
+    Deduced,
     /// An object with known fields.
     Object(TypeId),
     /// A list.
@@ -158,6 +160,12 @@ impl Schema {
             base: Some(base),
             ..Self::default()
         }
+    }
+
+    /// Whether the types are a custom resource's, which keep what was written as it was.
+    #[must_use]
+    pub fn is_custom(&self) -> bool {
+        self.base.is_some()
     }
 
     fn offset(&self) -> usize {
@@ -411,7 +419,7 @@ fn go_type(schema: &Schema, ty: &Type) -> String {
         Type::MicroTime => "v1.MicroTime".to_owned(),
         Type::Quantity => "resource.Quantity".to_owned(),
         Type::IntOrString => "intstr.IntOrString".to_owned(),
-        Type::Any => "interface {}".to_owned(),
+        Type::Any | Type::Deduced => "interface {}".to_owned(),
         Type::Object(id) => go_name(&schema.get(*id).name).to_owned(),
         Type::List(element) => format!("[]{}", go_type(schema, element)),
         Type::Map(element) => format!("map[string]{}", go_type(schema, element)),

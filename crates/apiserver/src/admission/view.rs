@@ -50,7 +50,7 @@ impl AdmissionRequest<'_> {
     /// An object as a request for `resource` shows it.
     pub fn shown(&self, resource: &Resource, object: &dyn Object) -> ApiResult<Value> {
         if self.subresource == "scale" {
-            return Ok(serde_json::to_value(scale::scale_of(object)?).unwrap_or_default());
+            return Ok(serde_json::to_value(scale::scale_of(resource, object)?).unwrap_or_default());
         }
         if self.has_own_kind(resource) {
             return Ok(object.to_value());
@@ -71,7 +71,11 @@ impl AdmissionRequest<'_> {
                 .and_then(Value::as_i64)
                 .unwrap_or(0);
             let mut object = object.clone_box();
-            scale::set_replicas(&mut *object, i32::try_from(replicas).unwrap_or(-1));
+            scale::set_replicas(
+                resource,
+                &mut *object,
+                i32::try_from(replicas).unwrap_or(-1),
+            );
             return Ok(object);
         }
         if self.has_own_kind(resource) {

@@ -171,6 +171,12 @@ impl CacheHub {
         loop {
             let known = self.caches.read().get(&*kind.storage).cloned();
             let cache = match known {
+                // A request that began before the definition changed may have made it.
+                Some(stale) if stale.serial() < kind.serial() => {
+                    self.forget(kind, &stale);
+                    stale.close();
+                    continue;
+                }
                 Some(cache) => cache,
                 None => {
                     let mut started = self.started.subscribe();

@@ -62,6 +62,18 @@ impl CacheEvent {
         made
     }
 
+    /// The same change with its objects in another version.
+    #[must_use]
+    pub fn with(&self, current: Option<Arc<Entry>>, previous: Option<Arc<Entry>>) -> Self {
+        Self {
+            revision: self.revision,
+            current,
+            previous,
+            forms: Mutex::default(),
+            at: self.at,
+        }
+    }
+
     /// The object's key.
     #[must_use]
     pub fn key(&self) -> &str {
@@ -214,6 +226,12 @@ impl ResourceCache {
         })
     }
 
+    /// Which state of a custom kind's definition the cache follows.
+    #[must_use]
+    pub fn serial(&self) -> u64 {
+        self.kind.serial()
+    }
+
     /// The key prefix, with slash at the end.
     #[must_use]
     pub fn prefix(&self) -> &str {
@@ -236,13 +254,13 @@ impl ResourceCache {
         inner.items = range
             .items
             .iter()
-            .filter_map(|kv| Some((kv.key.clone(), Arc::new(entry(kv)?))))
+            .filter_map(|kv| Some((kv.key.clone(), Arc::new(entry(&self.kind, kv)?))))
             .collect();
         inner.floor = range.revision;
         inner.revision = range.revision;
         inner.loaded = true;
         for event in std::mem::take(&mut inner.early) {
-            inner.apply(&event, now);
+            inner.apply(&self.kind, &event, now);
         }
         drop(inner);
         self.ready.send_replace(true);
@@ -258,7 +276,7 @@ impl ResourceCache {
                 return;
             }
             for event in events {
-                applied.extend(inner.apply(event, now));
+                applied.extend(inner.apply(&self.kind, event, now));
             }
             inner.trim(now);
         }
@@ -453,7 +471,12 @@ impl Inner {
         self.first + self.ring.len() as u64
     }
 
-    fn apply(&mut self, event: &Event, now: Duration) -> Option<Arc<CacheEvent>> {
+    fn apply(
+        &mut self,
+        kind: &ServedKind,
+        event: &Event,
+        now: Duration,
+    ) -> Option<Arc<CacheEvent>> {
         let revision = match event {
             Event::Put { current, .. } => current.mod_revision,
             Event::Delete { revision, .. } => *revision,
@@ -469,7 +492,7 @@ impl Inner {
         }
         let (current, previous) = match event {
             Event::Put { current, .. } => {
-                let new = Arc::new(entry(current)?);
+                let new = Arc::new(entry(kind, current)?);
                 let old = self.items.insert(current.key.clone(), new.clone());
                 (Some(new), old)
             }
@@ -509,8 +532,8 @@ impl Inner {
     }
 }
 
-fn entry(kv: &KeyValue) -> Option<Entry> {
-    let entry = Entry::new(kv.key.clone(), &kv.value, kv.mod_revision);
+fn entry(kind: &ServedKind, kv: &KeyValue) -> Option<Entry> {
+    let entry = Entry::new(kv.key.clone(), &kind.normalized(&kv.value), kv.mod_revision);
     if entry.is_none() {
         tracing::error!(key = %kv.key, "stored value is no object; it is not served");
     }

@@ -13,7 +13,7 @@ use skiff_api::apiextensions::naming::{self, CLEANUP_FINALIZER, Taken};
 use skiff_api::{Scope, Subresource};
 use tokio::sync::watch;
 
-use super::CustomKind;
+use super::{CustomKind, Definition};
 use crate::cache::{Entry, ResourceCache, Since, Trigger};
 use crate::kubernetes_service::call;
 use crate::registry::{Resource, ServedKind};
@@ -58,6 +58,7 @@ pub(crate) async fn run(server: Arc<ApiServer>) {
             user: Arc::new(UserInfo::new("system:apiserver", &["system:masters"])),
             known: HashMap::new(),
             groups: HashMap::new(),
+            serial: 0,
         };
         loop {
             if !follower.follow().await {
@@ -80,6 +81,7 @@ struct Known {
     fingerprint: u64,
     installed: bool,
     cleaning: bool,
+    definition: Option<Arc<Definition>>,
 }
 
 struct Follower {
@@ -88,6 +90,8 @@ struct Follower {
     known: HashMap<String, Known>,
     /// The names that the definitions of each group have got.
     groups: HashMap<String, BTreeMap<String, CustomResourceDefinitionNames>>,
+    /// The number of the newest state of a definition.
+    serial: u64,
 }
 
 impl Follower {
@@ -165,7 +169,7 @@ impl Follower {
                 || status.conditions.iter().flatten().any(|condition| {
                     condition.type_ == "Established" && condition.status == "True"
                 });
-        self.serve(&name, &crd, &names, established);
+        self.serve(entry, &crd, &names, established);
         if crd.metadata.deletion_timestamp.is_some() {
             self.clean_up(&name, crd);
         } else if crd.status.as_ref() != Some(&status) {
@@ -202,27 +206,37 @@ impl Follower {
     /// Puts what a definition defines into the registry, or takes it out.
     fn serve(
         &mut self,
-        name: &str,
+        entry: &Entry,
         crd: &CustomResourceDefinition,
         names: &CustomResourceDefinitionNames,
         established: bool,
     ) {
         let fingerprint = fingerprint(crd, names, established);
-        let known = self.known.entry(name.to_owned()).or_insert_with(|| Known {
+        self.serial += 1;
+        let name = entry.name().to_owned();
+        let known = self.known.entry(name).or_insert_with(|| Known {
             group: crd.spec.group.clone(),
             plural: crd.spec.names.plural.clone(),
             fingerprint: 0,
             installed: false,
             cleaning: false,
+            definition: None,
         });
         if known.fingerprint == fingerprint {
+            // Nothing that counts has changed; the older bytes need not be kept.
+            if let Some(definition) = &known.definition {
+                definition.renew(entry.bytes.clone());
+            }
             return;
         }
         known.fingerprint = fingerprint;
-        let versions = if established {
-            resources(crd, names)
-        } else {
-            Vec::new()
+        known.definition = established.then(|| {
+            let state = (fingerprint, self.serial);
+            Arc::new(Definition::new(crd, entry.bytes.clone(), state))
+        });
+        let versions = match &known.definition {
+            Some(definition) => resources(crd, definition, names),
+            None => Vec::new(),
         };
         if versions.is_empty() && !known.installed {
             return;
@@ -345,12 +359,14 @@ fn fingerprint(
 /// The served versions of a definition.
 fn resources(
     crd: &CustomResourceDefinition,
+    definition: &Arc<Definition>,
     names: &CustomResourceDefinitionNames,
 ) -> Vec<Resource> {
-    let served = crd.spec.versions.iter().filter(|version| version.served);
-    served
-        .map(|version| {
-            let custom = Arc::new(CustomKind::new(crd, version));
+    let versions = crd.spec.versions.iter().enumerate();
+    versions
+        .filter(|(_, version)| version.served)
+        .filter_map(|(index, version)| {
+            let custom = Arc::new(CustomKind::new(definition.clone(), index)?);
             let text = |name: &Option<String>| name.clone().unwrap_or_default();
             let parts = CustomParts {
                 names: [
@@ -366,13 +382,16 @@ fn resources(
                     "Namespaced" => Scope::Namespaced,
                     _ => Scope::Cluster,
                 },
-                subresources: subresources(custom.has_status(), custom.has_scale()),
+                subresources: subresources(
+                    custom.version().has_status,
+                    custom.version().scale.is_some(),
+                ),
             };
             let kind = Arc::new(ServedKind::custom(parts, custom));
-            Resource {
+            Some(Resource {
                 storage: kind.clone(),
                 kind,
-            }
+            })
         })
         .collect()
 }

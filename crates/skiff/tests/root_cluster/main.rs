@@ -8,6 +8,7 @@ mod bad_days;
 mod cluster;
 mod command_line;
 mod containers;
+mod crds;
 mod crowd;
 mod image;
 mod images;

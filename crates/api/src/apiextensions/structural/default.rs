@@ -17,8 +17,8 @@ fn is_bad_null(value: &Value, schema: &Node) -> bool {
 fn drop_nulls(map: &mut Map<String, Value>, schema: Option<&Node>) {
     map.retain(|name, value| {
         let schema = schema.and_then(|schema| schema.field(name));
-        let gone = schema
-            .is_some_and(|schema| is_bad_null(value, schema) && schema.default.is_none());
+        let gone =
+            schema.is_some_and(|schema| is_bad_null(value, schema) && schema.default.is_none());
         if !gone {
             drop_nulls_in(value, schema);
         }
@@ -31,7 +31,8 @@ fn drop_nulls_in(value: &mut Value, schema: Option<&Node>) {
         Value::Object(map) => drop_nulls(map, schema),
         Value::Array(list) => {
             let items = schema.and_then(|schema| schema.items.as_deref());
-            list.iter_mut().for_each(|value| drop_nulls_in(value, items));
+            list.iter_mut()
+                .for_each(|value| drop_nulls_in(value, items));
         }
         _ => {}
     }
@@ -104,7 +105,9 @@ mod tests {
             ),
         ];
         for (object, expected) in table {
-            let Value::Object(mut map) = object else { continue };
+            let Value::Object(mut map) = object else {
+                continue;
+            };
             fill(&mut map, &schema);
             assert_eq!(Value::from(map.clone()), expected);
             fill(&mut map, &schema);

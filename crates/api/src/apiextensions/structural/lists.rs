@@ -17,7 +17,11 @@ fn child(path: Option<&Path>, name: &str) -> Path {
 }
 
 /// What is there twice in lists that are sets or maps.
-pub fn validate_lists(path: Option<&Path>, object: &Map<String, Value>, schema: &Node) -> ErrorList {
+pub fn validate_lists(
+    path: Option<&Path>,
+    object: &Map<String, Value>,
+    schema: &Node,
+) -> ErrorList {
     let mut errors = ErrorList::new();
     for (name, value) in object {
         if let Additional::Fitting(node) = &schema.additional {
@@ -158,7 +162,11 @@ fn embedded_object(path: &Path, object: &Map<String, Value>, errors: &mut ErrorL
                 }
             }
             Some(other) => {
-                errors.push(FieldError::invalid(&path, other.clone(), "must be a string"));
+                errors.push(FieldError::invalid(
+                    &path,
+                    other.clone(),
+                    "must be a string",
+                ));
             }
         }
     }
@@ -172,11 +180,16 @@ fn embedded_object(path: &Path, object: &Map<String, Value>, errors: &mut ErrorL
                 meta.name = Some("fakename".to_owned());
             }
             let namespaced = meta.namespace.as_ref().is_some_and(|name| !name.is_empty());
-            let rule = |name: &str, _: bool| crate::validation::names::path_segment_name(name);
+            let rule =
+                |name: &str, _: bool| crate::validation::names::path_segment_name(name, false);
             errors.extend(validate_object_meta(&meta, namespaced, &rule, &path));
         }
         Err(error) => {
-            errors.push(FieldError::invalid(&path, value.clone(), &error.to_string()));
+            errors.push(FieldError::invalid(
+                &path,
+                value.clone(),
+                &error.to_string(),
+            ));
         }
     }
 }
@@ -216,7 +229,10 @@ mod tests {
         }}));
         let object = json!({"e": {"kind": "", "metadata": {"labels": {"x/": "y"}}}});
         let errors = validate_embedded(None, object.as_object().unwrap(), &schema);
-        let places: Vec<&str> = errors.iter().map(|error| error.field.as_str()).collect();
-        assert!(places.starts_with(&["e.apiVersion", "e.kind", "e.metadata.labels"]), "{places:?}");
+        let places: Vec<&str> = errors.iter().map(|error| error.path.as_str()).collect();
+        assert!(
+            places.starts_with(&["e.apiVersion", "e.kind", "e.metadata.labels"]),
+            "{places:?}"
+        );
     }
 }

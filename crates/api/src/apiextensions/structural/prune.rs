@@ -163,8 +163,13 @@ mod tests {
         assert_eq!(
             gone,
             [
-                "other", "spec.b", "spec.embedded.gone", "spec.embedded.spec.gone", "spec.l[0].y",
-                "spec.m.k.y", "spec.open.known.gone",
+                "other",
+                "spec.b",
+                "spec.embedded.gone",
+                "spec.embedded.spec.gone",
+                "spec.l[0].y",
+                "spec.m.k.y",
+                "spec.open.known.gone",
             ]
         );
         assert_eq!(

@@ -99,6 +99,7 @@ impl Definitions {
         }
         let mut generator = SchemaGenerator::new(SchemaSettings::draft2020_12());
         generator.subschema_for::<meta::ListMeta>();
+        generator.subschema_for::<meta::ObjectMeta>();
         generator.subschema_for::<meta::DeleteOptions>();
         generator.subschema_for::<meta::Status>();
         generator.subschema_for::<meta::Patch>();

@@ -151,8 +151,42 @@ struct Operation<'a> {
     codes: &'static [&'static str],
 }
 
+/// What paths are made of.
+pub(super) struct Described<'a> {
+    pub group: &'a str,
+    pub version: &'a str,
+    pub kind: &'a str,
+    pub plural: &'a str,
+    pub schema: &'a str,
+    pub list_schema: String,
+    pub scope: Scope,
+    pub verbs: &'a [Verb],
+    pub subresources: &'static [crate::Subresource],
+}
+
+impl<'a> From<&'a Kind> for Described<'a> {
+    fn from(kind: &'a Kind) -> Self {
+        Self {
+            group: kind.group,
+            version: kind.version,
+            kind: kind.kind,
+            plural: kind.plural,
+            schema: kind.schema,
+            list_schema: format!("{}List", kind.schema),
+            scope: kind.scope,
+            verbs: kind.verbs,
+            subresources: kind.subresources,
+        }
+    }
+}
+
 /// The paths of a kind and its subresources.
 pub(super) fn of_kind(kind: &Kind, dialect: Dialect) -> Vec<(String, Value)> {
+    of(&Described::from(kind), dialect)
+}
+
+/// The same, of a kind that need not be built in.
+pub(super) fn of(kind: &Described<'_>, dialect: Dialect) -> Vec<(String, Value)> {
     let base = if kind.group.is_empty() {
         format!("/api/{}", kind.version)
     } else {
@@ -196,6 +230,8 @@ pub(super) fn of_kind(kind: &Kind, dialect: Dialect) -> Vec<(String, Value)> {
             "{base}{scope}/{}/{{name}}/{}",
             kind.plural, subresource.name
         );
+        let of_own = subresource.kind.2.is_empty();
+        let shown = if of_own { gvk } else { subresource.kind };
         if subresource.name == "proxy" {
             let mut deeper = connects(kind, subresource);
             for operation in &mut deeper {
@@ -203,7 +239,7 @@ pub(super) fn of_kind(kind: &Kind, dialect: Dialect) -> Vec<(String, Value)> {
             }
             add(format!("{path}/{{path}}"), subresource.kind, deeper);
         }
-        add(path, subresource.kind, of_subresource(kind, subresource));
+        add(path, shown, of_subresource(kind, subresource));
     }
     if kind.verbs.contains(&Verb::Watch) {
         let all = format!("{base}/watch/{}", kind.plural);
@@ -325,7 +361,7 @@ pub(super) fn of_discovery(kinds: &'static [Kind]) -> BTreeMap<String, Value> {
 }
 
 /// The old form of a watch, with the word in the path.
-fn watch<'a>(kind: &Kind, action: &'static str) -> Operation<'a> {
+fn watch<'a>(kind: &Described<'_>, action: &'static str) -> Operation<'a> {
     let (suffix, what) = match action {
         "watch" => ("", "an object"),
         _ => ("List", "a list"),
@@ -363,7 +399,7 @@ fn group_name(group: &str) -> String {
     parts.fold(first, |name, part| name + &capital(part))
 }
 
-fn operation_id(kind: &Kind, verb: &str, suffix: &str) -> String {
+fn operation_id(kind: &Described<'_>, verb: &str, suffix: &str) -> String {
     let scope = match kind.scope {
         Scope::Namespaced => "Namespaced",
         Scope::Cluster => "",
@@ -383,7 +419,7 @@ fn operation_id(kind: &Kind, verb: &str, suffix: &str) -> String {
 }
 
 /// The same for all namespaces.
-fn id_for_all(kind: &Kind, verb: &str, suffix: &str) -> String {
+fn id_for_all(kind: &Described<'_>, verb: &str, suffix: &str) -> String {
     let group = capital(&group_name(kind.group));
     let version = capital(kind.version);
     format!(
@@ -392,9 +428,9 @@ fn id_for_all(kind: &Kind, verb: &str, suffix: &str) -> String {
     )
 }
 
-fn collection(kind: &Kind) -> Vec<Operation<'_>> {
+fn collection<'a>(kind: &'a Described<'a>) -> Vec<Operation<'a>> {
     let mut operations = Vec::new();
-    let list = Some(format!("{}List", kind.schema));
+    let list = Some(kind.list_schema.clone());
     for verb in kind.verbs {
         match verb {
             Verb::List => operations.push(Operation {
@@ -433,7 +469,7 @@ fn collection(kind: &Kind) -> Vec<Operation<'_>> {
     operations
 }
 
-fn single(kind: &Kind) -> Vec<Operation<'_>> {
+fn single<'a>(kind: &'a Described<'a>) -> Vec<Operation<'a>> {
     let has = |verb: &Verb| kind.verbs.contains(verb);
     let mut operations = changes(kind, "", kind.schema, kind.verbs);
     if has(&Verb::Delete) {
@@ -453,7 +489,7 @@ fn single(kind: &Kind) -> Vec<Operation<'_>> {
 
 /// Reading, replacing and patching an object or its subresource.
 fn changes<'a>(
-    kind: &'a Kind,
+    kind: &'a Described<'a>,
     suffix: &str,
     schema: &'a str,
     verbs: &[Verb],
@@ -504,9 +540,12 @@ fn changes<'a>(
 }
 
 fn of_subresource<'a>(
-    kind: &'a Kind,
+    kind: &'a Described<'a>,
     subresource: &'static crate::Subresource,
 ) -> Vec<Operation<'a>> {
+    if subresource.kind.2.is_empty() {
+        return changes(kind, subresource.name, kind.schema, subresource.verbs);
+    }
     let find = || {
         let mut kinds = crate::table::known_kinds();
         kinds.find(|other| (other.group, other.version, other.kind) == subresource.kind)
@@ -531,7 +570,10 @@ fn of_subresource<'a>(
 }
 
 /// Subresources that stream.
-fn connects<'a>(kind: &'a Kind, subresource: &'static crate::Subresource) -> Vec<Operation<'a>> {
+fn connects<'a>(
+    kind: &'a Described<'a>,
+    subresource: &'static crate::Subresource,
+) -> Vec<Operation<'a>> {
     let methods = subresource.verbs.iter().filter_map(|verb| match verb {
         Verb::Get => Some("get"),
         Verb::Create => Some("post"),
@@ -563,7 +605,7 @@ fn connects<'a>(kind: &'a Kind, subresource: &'static crate::Subresource) -> Vec
         .collect()
 }
 
-fn connect_id(kind: &Kind, method: &str, name: &str) -> String {
+fn connect_id(kind: &Described<'_>, method: &str, name: &str) -> String {
     if name == "log" {
         return operation_id(kind, "read", name);
     }
