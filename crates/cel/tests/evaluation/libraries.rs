@@ -120,6 +120,19 @@ fn regular_expressions() {
         ("'abc 123 456'.find('[0-9]+')", json!("123")),
         ("'123 abc 456'.findAll('[0-9]+')", json!(["123", "456"])),
         ("'123 abc 456'.findAll('[0-9]+', 1)", json!(["123"])),
+        (
+            r"'\u0663'.matches('\\d') || '\u00e9'.matches('\\w')",
+            json!(false),
+        ),
+        (
+            r"'a-b_1'.matches('^[\\w-]+$') && 'x[&'.matches('^[a-z[&]+$')",
+            json!(true),
+        ),
+        (
+            r"'ab]'.matches('^[]ab]+$') && 'a1'.matches('^[[:alnum:]]+$')",
+            json!(true),
+        ),
+        (r"'one two'.matches('\\btwo\\b')", json!(true)),
     ]);
 }
 
