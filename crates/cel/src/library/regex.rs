@@ -37,14 +37,59 @@ pub(crate) const TABLE: &[Row] = &[
 /// The most memory a compiled pattern may take.
 const MAX_COMPILED: usize = 2 << 20;
 
+/// The pattern in the words of this engine: RE2's classes are of ASCII, and within brackets `[`, `&&`, `--` and `~~` are
+/// plain characters.
+fn from_re2(pattern: &str) -> String {
+    let mut out = String::with_capacity(pattern.len() + 16);
+    let mut chars = pattern.chars().peekable();
+    let mut in_class = false;
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => match chars.next() {
+                Some('d') => out.push_str("[0-9]"),
+                Some('D') => out.push_str("[^0-9]"),
+                Some('w') => out.push_str("[0-9A-Za-z_]"),
+                Some('W') => out.push_str("[^0-9A-Za-z_]"),
+                Some('s') => out.push_str("[\\t\\n\\x0c\\r ]"),
+                Some('S') => out.push_str("[^\\t\\n\\x0c\\r ]"),
+                Some('b') if !in_class => out.push_str("(?-u:\\b)"),
+                Some(other) => out.extend(['\\', other]),
+                None => out.push('\\'),
+            },
+            '[' if !in_class => {
+                in_class = true;
+                out.push('[');
+                if chars.next_if_eq(&'^').is_some() {
+                    out.push('^');
+                }
+                // A bracket that comes first is a character.
+                if chars.next_if_eq(&']').is_some() {
+                    out.push_str("\\]");
+                }
+            }
+            '[' if chars.peek() == Some(&':') => out.push('['),
+            ':' if in_class && chars.peek() == Some(&']') && out.contains("[:") => {
+                chars.next();
+                out.push_str(":]");
+            }
+            '[' | '&' | '~' if in_class => out.extend(['\\', c]),
+            ']' if in_class => {
+                in_class = false;
+                out.push(']');
+            }
+            other => out.push(other),
+        }
+    }
+    out
+}
+
 /// A compiled pattern.
 #[derive(Debug)]
 pub(crate) struct Pattern(regex::Regex);
 
 impl Pattern {
     pub(crate) fn new(pattern: &str) -> std::result::Result<Self, String> {
-        // RE2 knows these as literals within classes and elsewhere where this engine reads set operations.
-        regex::RegexBuilder::new(pattern)
+        regex::RegexBuilder::new(&from_re2(pattern))
             .size_limit(MAX_COMPILED)
             .build()
             .map(Self)

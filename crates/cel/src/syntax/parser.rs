@@ -8,8 +8,11 @@ use super::literal::unquote;
 use super::macros;
 use crate::error::{CompileErrors, Issue};
 
-/// How deep expressions may nest, chains of operators and selections included.
+/// How deep expressions may be, chains of operators and selections included.
 const MAX_DEPTH: usize = 250;
+/// How deep expressions may nest in brackets: each level takes a dozen calls of the parser. (Upstream's limit is that of
+/// all depth; its stack grows.)
+const MAX_NESTING: usize = 80;
 /// How many code points an expression may have.
 const MAX_CODE_POINTS: usize = 100_000;
 /// How many nodes a tree may have: macros that copy what they get may double it at each level.
@@ -97,6 +100,7 @@ pub(crate) fn parse(source: &str) -> Result<Parsed, CompileErrors> {
         tokens,
         at: 0,
         depth: 0,
+        nesting: 0,
         positions: Positions::default(),
         issues: Vec::new(),
     };
@@ -146,6 +150,7 @@ pub(super) struct Parser<'s> {
     tokens: Vec<Token>,
     at: usize,
     depth: usize,
+    nesting: usize,
     positions: Positions,
     issues: Vec<Issue>,
 }
@@ -263,6 +268,10 @@ impl Parser<'_> {
     fn expression(&mut self) -> Parse<Expr> {
         let depth = self.depth;
         self.deeper()?;
+        self.nesting += 1;
+        if self.nesting > MAX_NESTING {
+            return Err(Stop::TooDeep);
+        }
         let condition = self.logical(op::OR, "||")?;
         let result = if self.is("?") {
             let at = self.advance().start;
@@ -274,6 +283,7 @@ impl Parser<'_> {
             condition
         };
         self.depth = depth;
+        self.nesting -= 1;
         Ok(result)
     }
 

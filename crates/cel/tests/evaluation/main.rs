@@ -58,5 +58,7 @@ fn costs(table: &[(&str, u64)]) {
     }
 }
 
+mod compiling;
 mod language;
 mod libraries;
+mod properties;
