@@ -170,14 +170,21 @@ impl Schema {
         self.max_elements
     }
 
-    pub(crate) fn field(&self, name: &str) -> Option<&Arc<Schema>> {
+    /// The fewest bytes a value takes in JSON.
+    pub fn min_size(&self) -> u64 {
+        self.min_size
+    }
+
+    /// The schema of a field by its escaped name.
+    pub fn field(&self, name: &str) -> Option<&Arc<Schema>> {
         match &self.shape {
             Shape::Object(object) => object.fields.get(name).map(|field| &field.schema),
             _ => None,
         }
     }
 
-    pub(crate) fn element(&self) -> Option<&Arc<Schema>> {
+    /// The schema of a list's elements or a map's values.
+    pub fn element(&self) -> Option<&Arc<Schema>> {
         match &self.shape {
             Shape::List(element, _) | Shape::Map(element) => Some(element),
             _ => None,

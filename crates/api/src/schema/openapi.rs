@@ -129,6 +129,9 @@ pub fn v2_json(extra: &Extra) -> Document {
             output.entry(&mut first, &path, &item);
         }
     }
+    for (path, item) in &paths::of_discovery(extra.kinds()) {
+        output.entry(&mut first, path, item);
+    }
     for (path, item) in &extra.paths {
         output.entry(&mut first, path, item);
     }
@@ -156,6 +159,9 @@ pub fn v2_protobuf(extra: &Extra) -> Document {
         for (path, item) in paths::of_kind(kind, Dialect::V2) {
             output.push(&protobuf::path(&path, &item));
         }
+    }
+    for (path, item) in &paths::of_discovery(extra.kinds()) {
+        output.push(&protobuf::path(path, item));
     }
     for (path, item) in &extra.paths {
         output.push(&protobuf::path(path, item));
