@@ -7,6 +7,7 @@ mod log;
 mod options;
 mod proxy;
 
+pub(crate) use backend::{Endpoint, forward};
 pub(crate) use endpoints::service_endpoint;
 pub use kubelet::KUBELET_AUTHORITY;
 

@@ -6,6 +6,7 @@
 mod cleanup;
 mod definitions;
 mod kind;
+pub mod rules;
 
 pub use kind::CustomKind;
 

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use skiff_api::schema::openapi;
 use skiff_api::{ApiError, ApiResult, discovery_documents};
 
+use crate::aggregation::discovery as aggregation;
 use crate::content::{self, Accepted};
 use crate::dispatch::method_not_allowed;
 use crate::server::Call;
@@ -36,11 +37,16 @@ pub(crate) async fn answer(call: &Call) -> ApiResult<Response<Body>> {
                 &discovery_documents::core_versions(&resources(call), address),
             ))
         }
-        ["apis"] => Ok(json_answer(
-            call,
-            &discovery_documents::groups(&resources(call)),
-        )),
-        ["apis", group] => found(call, discovery_documents::group(&resources(call), group)),
+        ["apis"] => {
+            let mut document = discovery_documents::groups(&resources(call));
+            aggregation::add_groups(&mut document, &call.server.aggregation.apis());
+            Ok(json_answer(call, &document))
+        }
+        ["apis", group] => {
+            let own = discovery_documents::group(&resources(call), group);
+            let apis = call.server.aggregation.apis();
+            found(call, aggregation::with_group(own, group, &apis))
+        }
         ["api", version] => found(
             call,
             discovery_documents::resource_list(&resources(call), "", version),
@@ -62,7 +68,11 @@ pub(crate) async fn answer(call: &Call) -> ApiResult<Response<Body>> {
             )
             .await
         }
-        ["openapi", "v3"] => Ok(json_answer(call, &openapi_index(call))),
+        ["openapi", "v3"] => {
+            let mut index = openapi_index(call);
+            aggregation::add_openapi(&mut index, &call.server.aggregation);
+            Ok(json_answer(call, &index))
+        }
         ["openapi", "v3", "api", version] => {
             openapi(call, OpenApi::V3(String::new(), (*version).to_owned())).await
         }
@@ -237,7 +247,10 @@ fn wants_aggregated(call: &Call) -> bool {
 }
 
 fn aggregated(call: &Call, core: bool) -> Response<Body> {
-    let document = discovery_documents::aggregated(&resources(call), core);
+    let mut document = discovery_documents::aggregated(&resources(call), core);
+    if !core {
+        aggregation::add_aggregated(&mut document, &call.server.aggregation);
+    }
     let mut response = content::value_response(call, Accepted::JSON, 200, &document);
     response
         .headers_mut()

@@ -4,6 +4,7 @@
 //! a typed view is made once for a write, bytes go out; reads hand out cached bytes and decode nothing.
 
 mod admission;
+mod aggregation;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;
@@ -17,8 +18,10 @@ mod delete;
 mod denied;
 mod dispatch;
 mod documents;
+pub mod duration;
 pub mod encryption;
 mod fields;
+pub mod follow;
 mod health;
 mod kubernetes_service;
 mod metrics;
@@ -44,6 +47,7 @@ mod write;
 mod zpages;
 
 pub use admission::AdmissionChain;
+pub use aggregation::{FRONT_PROXY_NAME, FrontProxy};
 pub use connect::KUBELET_AUTHORITY;
 pub use request::{Attributes, RequestInfo, UserInfo};
 pub use seam::{

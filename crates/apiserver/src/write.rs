@@ -13,6 +13,7 @@ use skiff_api::validation::meta::{
 use skiff_api::{ApiError, ApiResult, ErrorList, Object, Path, WriteContext};
 use skiff_store::StoreError;
 
+use crate::admission::expressions::Checker;
 use crate::admission::{self, AdmissionRequest, Given, Operation};
 use crate::cache::Entry;
 use crate::content;
@@ -273,6 +274,7 @@ pub(crate) async fn update(
             Part::Status | Part::Own => None,
         };
         before_update(target, part, &mut *new, &*current.object)?;
+        crate::admission::policy::access::check(target, &*new, Some(&*current.object)).await?;
         if admitted {
             admission::validate(&request, Some(&*new), Some(&*current.object)).await?;
         }
@@ -402,7 +404,7 @@ fn before_update(
         errors.extend(finalizer_errors(target, new.metadata()));
     }
     errors.extend(match part {
-        Part::Main => ops.validate_update(new, old),
+        Part::Main => ops.validate_update_with(new, old, &Checker),
         Part::Status => ops.validate_status_update(new, old),
         Part::Own => ErrorList::new(),
     });
@@ -481,7 +483,7 @@ pub(crate) fn before_create(target: &Target<'_>, object: &mut dyn Object) -> Api
         &path,
     );
     errors.extend(finalizer_errors(target, object.metadata()));
-    errors.extend(ops.validate_create(object));
+    errors.extend(ops.validate_create_with(object, &Checker));
     if !errors.is_empty() {
         return Err(target.invalid(&errors));
     }

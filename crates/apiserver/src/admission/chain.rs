@@ -13,7 +13,7 @@ use super::{
     default_toleration_seconds, deny_service_external_ips, event_rate_limit,
     extended_resource_toleration, limit_pod_hard_anti_affinity, limit_ranger, namespace_lifecycle,
     namespace_presence, node_restriction, owner_references, pod_node_selector, pod_preset,
-    pod_resize, pod_security, pod_toleration_restriction, pod_topology_labels, priority,
+    pod_resize, pod_security, pod_toleration_restriction, pod_topology_labels, policy, priority,
     resource_quota, runtime_class, service_account, storage_object_in_use_protection,
     taint_nodes_by_condition, webhooks,
 };
@@ -153,9 +153,19 @@ const PLUGINS: &[Plugin] = &[
     ),
     plugin!("PodResizeValidator", true, pod_resize::PodResizeValidator),
     plugin!(
+        "MutatingAdmissionPolicy",
+        true,
+        policy::MutatingAdmissionPolicy
+    ),
+    plugin!(
         "MutatingAdmissionWebhook",
         true,
         webhooks::MutatingAdmissionWebhook
+    ),
+    plugin!(
+        "ValidatingAdmissionPolicy",
+        true,
+        policy::ValidatingAdmissionPolicy
     ),
     plugin!(
         "ValidatingAdmissionWebhook",

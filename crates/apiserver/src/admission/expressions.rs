@@ -43,8 +43,8 @@ fn environment(params: bool, authorizer: bool, patch_types: bool) -> Environment
     let mut environment = Environment::new()
         .with("object", Type::Dyn)
         .with("oldObject", Type::Dyn)
-        .variable_of("namespaceObject", request::namespace_schema())
-        .variable_of("request", request::request_schema());
+        .variable_of("namespaceObject", skiff_cel::admission::namespace_schema())
+        .variable_of("request", skiff_cel::admission::request_schema());
     if params {
         environment = environment.with("params", Type::Dyn);
     }
@@ -107,9 +107,9 @@ impl Scope {
         purpose: ExpressionUse,
     ) -> Result<Program, String> {
         let program = self.compile(source, purpose);
-        let ty = program.as_ref().map_or(Type::Dyn, |program| {
-            variable_type(program.output_type())
-        });
+        let ty = program
+            .as_ref()
+            .map_or(Type::Dyn, |program| variable_type(program.output_type()));
         let variables = self.variables.get_or_insert_default();
         variables.retain(|(known, _)| known != name);
         variables.push((name.to_owned(), Schema::of(ty)));
@@ -164,7 +164,8 @@ fn variable_type(ty: &Type) -> Type {
 }
 
 fn check_result(wanted: ExpressionResult, got: &Type) -> Result<(), String> {
-    let object = |ty: &Type, name: &str| matches!(ty, Type::Object(object) if object.name() == name);
+    let object =
+        |ty: &Type, name: &str| matches!(ty, Type::Object(object) if object.name() == name);
     let (fits, shown) = match wanted {
         ExpressionResult::Any => (true, ""),
         ExpressionResult::Bool => (matches!(got, Type::Bool), "bool"),
@@ -182,7 +183,10 @@ fn check_result(wanted: ExpressionResult, got: &Type) -> Result<(), String> {
     if fits {
         return Ok(());
     }
-    Err(format!("must evaluate to {shown} but got {}", shown_type(got)))
+    Err(format!(
+        "must evaluate to {shown} but got {}",
+        shown_type(got)
+    ))
 }
 
 /// A type as upstream shows it at run time.
@@ -215,12 +219,7 @@ impl Expression {
     }
 
     /// Compiles a variable.
-    pub fn variable(
-        scope: &mut Scope,
-        name: &str,
-        source: &str,
-        purpose: ExpressionUse,
-    ) -> Self {
+    pub fn variable(scope: &mut Scope, name: &str, source: &str, purpose: ExpressionUse) -> Self {
         Self {
             source: source.to_owned(),
             program: scope.add(name, source, purpose),

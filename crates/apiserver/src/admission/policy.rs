@@ -9,6 +9,8 @@ mod mutating;
 mod params;
 mod refuse;
 mod table;
+#[cfg(test)]
+mod tests;
 mod validating;
 
 use std::sync::Arc;
@@ -84,10 +86,19 @@ impl Admission for MutatingAdmissionPolicy {
 
 /// The policies themselves, which could lock everybody out, and what the server is asked to find out who may do what.
 const EXEMPT: &[(&str, &str)] = &[
-    ("admissionregistration.k8s.io", "validatingadmissionpolicies"),
-    ("admissionregistration.k8s.io", "validatingadmissionpolicybindings"),
+    (
+        "admissionregistration.k8s.io",
+        "validatingadmissionpolicies",
+    ),
+    (
+        "admissionregistration.k8s.io",
+        "validatingadmissionpolicybindings",
+    ),
     ("admissionregistration.k8s.io", "mutatingadmissionpolicies"),
-    ("admissionregistration.k8s.io", "mutatingadmissionpolicybindings"),
+    (
+        "admissionregistration.k8s.io",
+        "mutatingadmissionpolicybindings",
+    ),
     ("authentication.k8s.io", "selfsubjectreviews"),
     ("authentication.k8s.io", "tokenreviews"),
     ("authorization.k8s.io", "localsubjectaccessreviews"),
@@ -117,7 +128,10 @@ fn variables(
     };
     let compile = |variable: &Variable| {
         let (name, source) = (&variable.name, &variable.expression);
-        (name.clone(), Expression::variable(scope, name, source, purpose))
+        (
+            name.clone(),
+            Expression::variable(scope, name, source, purpose),
+        )
     };
     variables.unwrap_or_default().iter().map(compile).collect()
 }

@@ -389,7 +389,7 @@ fn node_name(user: &str) -> Option<&str> {
 }
 
 /// Whether a text is a DNS subdomain.
-fn is_subdomain(text: &str) -> bool {
+pub(crate) fn is_subdomain(text: &str) -> bool {
     let part = |part: &str| {
         let inner = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
         let bytes = part.as_bytes();

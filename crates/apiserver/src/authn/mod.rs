@@ -2,11 +2,17 @@
 
 pub mod bootstrap_token;
 pub mod claims;
+pub mod configuration;
+pub(crate) mod expression;
 pub(crate) mod impersonation;
+mod issuer_keys;
 mod keys;
+pub mod oidc;
+pub mod reload;
 pub mod token_file;
 pub mod tokens;
 pub(crate) mod used_secret;
+pub mod webhook;
 pub mod x509;
 
 use std::sync::Arc;

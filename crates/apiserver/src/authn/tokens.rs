@@ -162,6 +162,12 @@ impl Tokens {
         &self.audiences
     }
 
+    /// The issuers whose tokens are believed, the one that issues first.
+    #[must_use]
+    pub fn issuers(&self) -> &[String] {
+        &self.issuers
+    }
+
     /// Whether a token says that it is from one of our issuers; its signature is not looked at.
     #[must_use]
     pub fn issued(&self, token: &str) -> bool {

@@ -160,8 +160,9 @@ async fn of_binding(target: &Target<'_>, bound: &Bound) -> ApiResult<Option<Stri
         return Ok(None);
     }
     let user = shown(&target.call.user);
-    let everything =
-        format!("user {user} does not have {verb:?} permission for all groups, versions and resources");
+    let everything = format!(
+        "user {user} does not have {verb:?} permission for all groups, versions and resources"
+    );
     Ok(Some(match (&policy, kind) {
         (None, _) => format!(
             "unable to get policy {} to determine minimum required permissions and {everything}",

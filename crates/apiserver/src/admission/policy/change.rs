@@ -48,6 +48,10 @@ pub(super) async fn run(
     for (hook, matched, turns) in &invited {
         changing.ask(hook, matched, turns).await?;
     }
+    if changing.made.is_some() {
+        // The last of them, too, may want to see what became of its own change.
+        request.reinvocation.changed();
+    }
     match refused(request, changing.refusals) {
         Some(error) => Err(error),
         None => Ok(changing.made),
@@ -118,8 +122,7 @@ impl Changing<'_> {
                     name("/metadata/name").unwrap_or_default()
                 );
                 let resource = matched.resource(self.request);
-                let mut seen =
-                    Seen::new(self.matching, resource, self.current(), self.old).await?;
+                let mut seen = Seen::new(self.matching, resource, self.current(), self.old).await?;
                 let hidden = (self.request.operation == Operation::Create)
                     .then(|| Unmade::hide(&mut seen.object));
                 let inputs = seen.inputs(params.as_ref(), &self.checks);
@@ -210,7 +213,8 @@ fn target<'a>(request: &AdmissionRequest<'_>, resource: &'a Resource) -> ApiResu
     let mut all = skiff_api::kinds()
         .iter()
         .chain(skiff_api::subresource_kinds());
-    let entry = all.find(|entry| (entry.group, entry.version, entry.kind) == (group, version, kind));
+    let entry =
+        all.find(|entry| (entry.group, entry.version, entry.kind) == (group, version, kind));
     Target::of(entry.ok_or_else(ApiError::no_such_path)?)
 }
 

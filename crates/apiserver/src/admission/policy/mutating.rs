@@ -72,7 +72,12 @@ impl Policy {
                 spec.param_kind.as_ref(),
             ),
             conditions: Conditions::new(conditions, params, &scope),
-            mutations: spec.mutations.iter().flatten().filter_map(mutation).collect(),
+            mutations: spec
+                .mutations
+                .iter()
+                .flatten()
+                .filter_map(mutation)
+                .collect(),
             reinvoked: spec.reinvocation_policy.as_deref() == Some("IfNeeded"),
             variables,
         }
@@ -120,9 +125,7 @@ impl Policy {
 /// The operations that an expression made.
 fn operations(value: &Value<'_>) -> Result<Json, String> {
     let Value::List(list) = value else {
-        return Err(
-            "type mismatch: JSONPatchType.expression should evaluate to array".to_owned(),
-        );
+        return Err("type mismatch: JSONPatchType.expression should evaluate to array".to_owned());
     };
     let mut operations = Vec::with_capacity(list.len());
     for element in list.iter() {

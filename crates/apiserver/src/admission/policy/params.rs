@@ -16,9 +16,12 @@ use crate::server::ApiServer;
 /// Parameters that a policy keeps decoded; above, all are forgotten.
 const KEPT: usize = 256;
 
+/// An object and its revision.
+type Known = (u64, Arc<Value>);
+
 /// Objects that policies used last, decoded once per revision.
 #[derive(Default)]
-pub(crate) struct ParamCache(Mutex<HashMap<Arc<str>, (u64, Arc<Value>)>>);
+pub(crate) struct ParamCache(Mutex<HashMap<Arc<str>, Known>>);
 
 impl ParamCache {
     /// The object of an entry, made if this revision of it is not known.

@@ -13,6 +13,7 @@ use super::{Seen, turns};
 use crate::admission::AdmissionRequest;
 use crate::admission::expressions::Checks;
 use crate::admission::matching::Matching;
+use crate::registry::Resource;
 
 /// Asks the policies that the request is for. The first that refuses it makes the answer.
 pub(super) async fn run(
@@ -23,12 +24,40 @@ pub(super) async fn run(
 ) -> ApiResult<()> {
     let matching = Matching::new(request, object, old);
     let checks = Checks::new(request);
+    let mut shown = Shown {
+        objects: (object, old),
+        seen: Vec::new(),
+    };
     let mut refusal: Option<ApiError> = None;
     for hook in hooks {
-        let refused = ask(&matching, &checks, hook, object, old).await?;
+        let refused = ask(&matching, &checks, hook, &mut shown).await?;
         refusal = refusal.or(refused);
     }
     refusal.map_or(Ok(()), Err)
+}
+
+/// What policies see of the request, made once for each version that they see it in.
+struct Shown<'a> {
+    objects: (Option<&'a dyn Object>, Option<&'a dyn Object>),
+    seen: Vec<(String, Seen)>,
+}
+
+impl Shown<'_> {
+    async fn of(&mut self, matching: &Matching<'_>, resource: &Resource) -> ApiResult<&Seen> {
+        let version = resource.kind.api_version();
+        let known = self.seen.iter().position(|(of, _)| *of == version);
+        let at = match known {
+            Some(at) => at,
+            None => {
+                let (object, old) = self.objects;
+                let seen = Seen::new(matching, resource, object, old).await?;
+                self.seen.push((version, seen));
+                self.seen.len() - 1
+            }
+        };
+        let found = self.seen.get(at).map(|(_, seen)| seen);
+        found.ok_or_else(|| ApiError::internal("nothing is seen of the request"))
+    }
 }
 
 /// Asks one policy with all its bindings, even after one refused: warnings and annotations are for all.
@@ -36,8 +65,7 @@ async fn ask(
     matching: &Matching<'_>,
     checks: &Checks,
     hook: &Hook<Policy>,
-    object: Option<&dyn Object>,
-    old: Option<&dyn Object>,
+    shown: &mut Shown<'_>,
 ) -> ApiResult<Option<ApiError>> {
     let policy = &*hook.policy;
     let mut unusable = Vec::new();
@@ -57,7 +85,7 @@ async fn ask(
         return Ok(asking.refusal);
     };
     let resource = matched.resource(matching.request);
-    let seen = Seen::new(matching, resource, object, old).await?;
+    let seen = shown.of(matching, resource).await?;
     for turn in &turns {
         for params in &turn.params {
             let inputs = seen.inputs(params.as_ref(), checks);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use k8s_openapi::Metadata;
 use k8s_openapi::api::admissionregistration::v1::{
     MatchResources, MutatingAdmissionPolicy, MutatingAdmissionPolicyBinding, ParamKind, ParamRef,
     ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
@@ -179,8 +180,10 @@ impl PolicyKind for validating::Policy {
 impl PolicyKind for mutating::Policy {
     type Object = MutatingAdmissionPolicy;
     type Bound = MutatingAdmissionPolicyBinding;
-    const PLURALS: [&'static str; 2] =
-        ["mutatingadmissionpolicies", "mutatingadmissionpolicybindings"];
+    const PLURALS: [&'static str; 2] = [
+        "mutatingadmissionpolicies",
+        "mutatingadmissionpolicybindings",
+    ];
 
     fn compile(object: &MutatingAdmissionPolicy) -> Self {
         Self::new(object)
@@ -249,7 +252,12 @@ async fn follow_caches<P: PolicyKind>(
     server: &Arc<ApiServer>,
     compiled: &mut Compilations<P>,
 ) -> ApiResult<()> {
-    if server.registry.load().stored(GROUP, P::PLURALS[0]).is_none() {
+    if server
+        .registry
+        .load()
+        .stored(GROUP, P::PLURALS[0])
+        .is_none()
+    {
         // A server of other kinds has no policies.
         P::slot(&server.policies).store(Some(Arc::default()));
         server.policies.ready.send_replace(true);

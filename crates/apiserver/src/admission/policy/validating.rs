@@ -87,7 +87,10 @@ impl Policy {
                 message_expression: (!message.is_empty())
                     .then(|| Expression::new(&scope, message, without_authorizer)),
                 message: validation.message.clone().unwrap_or_default(),
-                reason: validation.reason.clone().unwrap_or_else(|| "Invalid".to_owned()),
+                reason: validation
+                    .reason
+                    .clone()
+                    .unwrap_or_else(|| "Invalid".to_owned()),
             }
         };
         let annotation = |annotation: &api::AuditAnnotation| {
@@ -153,9 +156,9 @@ impl Policy {
         }
     }
 
-    fn decisions(
-        &self,
-        inputs: Inputs<'_>,
+    fn decisions<'a>(
+        &'a self,
+        inputs: Inputs<'a>,
         results: Vec<Result<bool, String>>,
         budget: u64,
     ) -> Vec<Decision> {
@@ -164,30 +167,39 @@ impl Policy {
             ..inputs
         };
         let mut evaluation = Evaluation::new(unseen, &self.variables, budget);
-        // Messages are made only for what failed; making all would cost and change nothing else.
-        let decide = |(validation, result): (&'_ Validation, Result<bool, String>)| match result {
-            Err(error) => self.failed(error),
-            Ok(true) => Decision::Admit,
-            Ok(false) => {
-                let mut made = None;
-                if let Some(expression) = &validation.message_expression {
-                    match evaluation.run(expression) {
-                        Ok(value) => made = value.ok().and_then(|value| usable_message(&value)),
-                        Err(exhausted) => {
-                            return self.failed(format!("failed messageExpression: {exhausted}"));
-                        }
-                    }
+        let mut decisions = Vec::with_capacity(results.len());
+        for (validation, result) in self.validations.iter().zip(results) {
+            decisions.push(match result {
+                Err(error) => self.failed(error),
+                Ok(true) => Decision::Admit,
+                Ok(false) => self.denied(validation, &mut evaluation),
+            });
+        }
+        decisions
+    }
+
+    /// A validation that is not true. Messages are made only for those: making all would cost and change nothing else.
+    fn denied<'a>(
+        &'a self,
+        validation: &'a Validation,
+        evaluation: &mut Evaluation<'a>,
+    ) -> Decision {
+        let mut made = None;
+        if let Some(expression) = &validation.message_expression {
+            match evaluation.run(expression) {
+                Ok(value) => made = value.ok().and_then(|value| usable_message(&value)),
+                Err(exhausted) => {
+                    return self.failed(format!("failed messageExpression: {exhausted}"));
                 }
-                let given = validation.message.trim();
-                let message = match made {
-                    Some(message) => message,
-                    None if !given.is_empty() => given.to_owned(),
-                    None => format!("failed expression: {}", validation.expression.source.trim()),
-                };
-                Decision::Deny(message, validation.reason.clone())
             }
+        }
+        let given = validation.message.trim();
+        let message = match made {
+            Some(message) => message,
+            None if !given.is_empty() => given.to_owned(),
+            None => format!("failed expression: {}", validation.expression.source.trim()),
         };
-        self.validations.iter().zip(results).map(decide).collect()
+        Decision::Deny(message, validation.reason.clone())
     }
 
     fn annotations(&self, inputs: Inputs<'_>) -> Result<Vec<Annotation>, String> {

@@ -17,7 +17,7 @@ mod review;
 mod table;
 mod validating;
 
-pub(crate) use mutating::Reinvocation;
+pub(crate) use mutating::{Reinvocation, Unmade};
 pub(crate) use table::{Tables, keep};
 
 use table::Hook;

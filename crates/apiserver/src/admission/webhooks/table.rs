@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use super::Hooks;
+use crate::admission::expressions::{Conditions, Scope};
 use crate::admission::matching::Rule;
 use crate::cache::{Since, Trigger};
 use crate::server::ApiServer;
@@ -31,7 +32,7 @@ pub(super) struct Hook {
     pub equivalent: bool,
     pub namespace_selector: LabelSelector,
     pub object_selector: LabelSelector,
-    pub conditions: Vec<MatchCondition>,
+    pub conditions: Conditions,
     /// Whether a request goes on when the webhook cannot be asked.
     pub ignores_failure: bool,
     pub timeout: Duration,
@@ -192,7 +193,11 @@ fn compile(
         equivalent: parts.match_policy.as_deref() == Some("Equivalent"),
         namespace_selector,
         object_selector,
-        conditions: parts.conditions.clone().unwrap_or_default(),
+        conditions: Conditions::new(
+            parts.conditions.as_deref().unwrap_or_default(),
+            false,
+            &Scope::new(false),
+        ),
         ignores_failure: parts.failure_policy.as_deref() == Some("Ignore"),
         timeout: Duration::from_secs(seconds),
         dry_runs: matches!(parts.side_effects, "None" | "NoneOnDryRun"),

@@ -1,4 +1,6 @@
-//! Admission webhooks: who is asked what, and what becomes of the answers.
+//! Admission webhooks: who is asked what, and what becomes of the answers. Aggregated APIs have a module of their own.
+
+mod aggregation;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -673,4 +675,70 @@ async fn configurations_themselves_cannot_be_guarded_and_dry_runs_need_no_side_e
         .await
         .unwrap();
     assert_eq!(webhook.requests().len(), 0);
+}
+
+#[tokio::test]
+async fn match_conditions_choose_and_fail_by_the_failure_policy() {
+    let cluster = TestCluster::start().await.unwrap();
+    let webhook = Webhook::start(|_| json!({"allowed": true})).await;
+    let conditions = |list: &[&str]| {
+        let list: Vec<Value> = list
+            .iter()
+            .enumerate()
+            .map(|(index, text)| json!({"name": format!("c{index}"), "expression": text}))
+            .collect();
+        json!({"matchConditions": list})
+    };
+    let maps = rule(&["CREATE"], "configmaps");
+    let named = |name: &str| format!("object.metadata.name == '{name}'");
+    let hooks = [
+        webhook.hook(
+            "skip.example.com",
+            maps.clone(),
+            &conditions(&["object.metadata.name != 'skip-me'", "request.namespace == 'default'"]),
+        ),
+        webhook.hook(
+            "broken.example.com",
+            maps.clone(),
+            &conditions(&[&named("broken"), "object.data.missing == 'x'"]),
+        ),
+        webhook.hook(
+            "allowed.example.com",
+            maps,
+            &conditions(&[&named("asked"), "authorizer.group('').resource('pods').namespace('default').check('create').allowed()"]),
+        ),
+    ];
+    configure(&cluster, &hooks, &[]).await;
+    webhook.requests();
+    let api: Api<ConfigMap> = Api::default_namespaced(cluster.client());
+    create(&api, &config_map("plain", &json!({"a": "b"})))
+        .await
+        .unwrap();
+    assert_eq!(webhook.requests().len(), 1);
+    create(&api, &config_map("skip-me", &json!({"a": "b"})))
+        .await
+        .unwrap();
+    assert_eq!(webhook.requests().len(), 0);
+    create(&api, &config_map("asked", &json!({"a": "b"})))
+        .await
+        .unwrap();
+    assert_eq!(webhook.requests().len(), 2);
+    let text = create(&api, &config_map("broken", &json!({"a": "b"})))
+        .await
+        .unwrap_err();
+    assert!(text.starts_with("403 Forbidden: configmaps \"broken\" is forbidden: expression 'object.data.missing == 'x''"), "{text}");
+    // Expressions are read when they are written.
+    let configurations: Api<MutatingWebhookConfiguration> = Api::all(cluster.client());
+    let hook = webhook.hook(
+        "bad.example.com",
+        rule(&["CREATE"], "configmaps"),
+        &conditions(&["1 +"]),
+    );
+    let text = create(
+        &configurations,
+        &from(json!({"metadata": {"name": "bad"}, "webhooks": [hook]})),
+    )
+    .await
+    .unwrap_err();
+    assert!(text.starts_with("422 Invalid: ") && text.contains("webhooks[0].matchConditions[0].expression: Invalid value: \"1 +\": compilation failed"), "{text}");
 }
