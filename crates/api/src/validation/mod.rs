@@ -24,6 +24,7 @@ pub mod networking;
 pub mod policy;
 pub mod quantity;
 pub mod rbac;
+pub mod resource;
 pub mod runtime_class;
 pub mod service_ranges;
 pub mod storage;
