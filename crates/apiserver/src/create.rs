@@ -61,6 +61,11 @@ pub(crate) async fn create_object(
         ));
     }
     meta.resource_version = None;
+    // Whoever makes an object can watch from its version, though nobody asked for its kind before. Events come in crowds
+    // and are seldom read; theirs waits.
+    if resource.kind.plural != "events" {
+        server.hub_cache(resource).await?;
+    }
     check_namespace(resource, namespace, meta)?;
     fill_system_fields(server, meta);
     let prefix = meta

@@ -11,6 +11,7 @@ pub mod bootstrap;
 pub mod cache;
 mod component_status;
 mod connect;
+mod connection;
 mod content;
 pub mod crd;
 mod create;

@@ -109,27 +109,28 @@ pub fn parse_revision(text: &str) -> Result<u64, FieldError> {
 }
 
 /// Whose options are read: errors differ.
-#[derive(Clone, Copy, Debug)]
-pub enum Reading<'a> {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
     /// A list's.
     List,
-    /// A watch's of that group and plural.
-    Watch(&'a str, &'a str),
+    /// A watch's.
+    Watch,
 }
 
-impl Reading<'_> {
-    fn bad_revision(self, error: FieldError) -> ApiError {
+impl Reading {
+    fn bad_revision(self, error: &FieldError) -> ApiError {
         match self {
             Self::List => ApiError::bad_request(format!("invalid resource version: {error}")),
-            Self::Watch(group, plural) => ApiError::invalid(group, plural, "", &[error]),
+            // Upstream lets its storage's error through, which makes it a 500.
+            Self::Watch => ApiError::new(500, "", error.to_string()),
         }
     }
 }
 
 impl ListOptions {
     /// Reads and checks the options.
-    pub fn parse(query: &Query, reading: Reading<'_>) -> ApiResult<Self> {
-        let watch = matches!(reading, Reading::Watch(..));
+    pub fn parse(query: &Query, reading: Reading) -> ApiResult<Self> {
+        let watch = reading == Reading::Watch;
         let version = query.get("resourceVersion");
         let matching = query.get("resourceVersionMatch");
         let initial = query
@@ -150,7 +151,7 @@ impl ListOptions {
         let freshness = if !watch && !continue_token.is_empty() && version.is_empty() {
             Freshness::Newest
         } else {
-            let parsed = || parse_revision(version).map_err(|error| reading.bad_revision(error));
+            let parsed = || parse_revision(version).map_err(|error| reading.bad_revision(&error));
             match (version, matching) {
                 ("", _) => Freshness::Newest,
                 _ if parsed()? == 0 => Freshness::Any,

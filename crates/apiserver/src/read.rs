@@ -693,7 +693,7 @@ mod tests {
 
     #[test]
     fn a_list_is_compressed_as_it_is_made() {
-        let items: Vec<Bytes> = (0..3000)
+        let items: Vec<Bytes> = (0..30_000)
             .map(|n| format!("{{\"n\":{},\"x\":\"{}\"}}", n * 7919, n % 97).into())
             .collect();
         let make = || Pieces::new(list_head("XList", "v1", &json!({})), items.clone());

@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
+use crate::connection::{Guarded, HeadTimer, Watching};
 use crate::seam::PeerCertificates;
 use crate::server::ApiServer;
 
@@ -70,7 +71,9 @@ impl ApiServer {
                 match stream {
                     Ok(stream) => {
                         let peer = peer_certificates(&stream);
-                        serve_connection(stream, remote, peer, server, watcher).await;
+                        let watching = Watching::default();
+                        let stream = Guarded::new(stream, watching.clone(), clock);
+                        serve_connection(stream, remote, peer, watching, server, watcher).await;
                     }
                     Err(error) => tracing::debug!(%error, %remote, "TLS handshake failed"),
                 }
@@ -100,6 +103,7 @@ async fn serve_connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     remote: SocketAddr,
     peer: Option<PeerCertificates>,
+    watching: Watching,
     server: Arc<ApiServer>,
     watcher: hyper_util::server::graceful::Watcher,
 ) {
@@ -107,6 +111,7 @@ async fn serve_connection(
     let service = service_fn(move |request: http::Request<Incoming>| {
         let (mut parts, body) = request.into_parts();
         parts.extensions.insert(RemoteAddress(remote));
+        parts.extensions.insert(watching.clone());
         if let Some(peer) = &peer {
             parts.extensions.insert(peer.clone());
         }
@@ -124,7 +129,7 @@ async fn serve_connection(
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
-        .timer(TokioTimer::new())
+        .timer(HeadTimer::default())
         .header_read_timeout(Duration::from_secs(60));
     builder
         .http2()

@@ -57,8 +57,10 @@ struct Watcher {
 /// Answers a watch.
 pub(crate) async fn watch(call: Call, resource: Arc<Resource>) -> ApiResult<Response<Body>> {
     let accepted = negotiate(&call)?;
-    let reading = Reading::Watch(&resource.kind.group, &resource.kind.plural);
-    let options = ListOptions::parse(&call.query, reading)?;
+    if let Some(watching) = call.parts.extensions.get::<crate::connection::Watching>() {
+        watching.begin();
+    }
+    let options = ListOptions::parse(&call.query, Reading::Watch)?;
     let filter = filter(&call, &resource)?;
     let server = call.server.clone();
     let cache = server.hub_cache(&resource).await?;

@@ -116,7 +116,7 @@ async fn options_that_make_no_sense_are_refused_in_upstreams_words() {
         ("continue=eyJ2IjoibWV0YS5rOHMuaW8vdjEiLCJydiI6NSwic3RhcnQiOiJkZWZhdWx0L3gifQ&resourceVersion=3", 400, "specifying resource version is not allowed when using continue".to_owned()),
         ("watch=1&resourceVersionMatch=NotOlderThan", 422, format!("{options}resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided")),
         ("watch=1&sendInitialEvents=true", 422, format!("{options}resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan")),
-        ("watch=1&resourceVersion=x", 422, format!("configmaps \"\" is invalid: {bad}")),
+        ("watch=1&resourceVersion=x", 500, bad.to_owned()),
     ];
     for (query, code, message) in table {
         let status = json(&cluster, &format!("{MAPS}?{query}")).await;
