@@ -63,6 +63,11 @@ impl Strategy for APIServiceStrategy {
         }
     }
 
+    /// The core's own is called `v1.`.
+    fn name_errors(name: &str, prefix: bool) -> Vec<String> {
+        crate::validation::names::path_segment_name(name, prefix)
+    }
+
     fn prepare_create(object: &mut APIService, context: &WriteContext) {
         let local = object
             .spec

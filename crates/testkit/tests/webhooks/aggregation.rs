@@ -257,6 +257,7 @@ async fn what_is_served_here_has_api_services_of_its_own() {
     let cluster = TestCluster::start().await.unwrap();
     let judged = condition(&cluster, "v1.apps", "Local").await;
     assert_eq!(judged["message"], "Local APIServices are always available");
+    condition(&cluster, "v1.", "Local").await;
     let object = ask(&cluster, None, &format!("{API_SERVICES}/v1."))
         .await
         .unwrap();
