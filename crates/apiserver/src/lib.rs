@@ -4,6 +4,7 @@
 //! a typed view is made once for a write, bytes go out; reads hand out cached bytes and decode nothing.
 
 mod admission;
+pub mod audit;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;
@@ -16,10 +17,13 @@ mod delete;
 mod denied;
 mod dispatch;
 mod documents;
+pub mod duration;
 pub mod encryption;
 mod fields;
+mod flow;
 mod health;
 mod kubernetes_service;
+pub mod limits;
 mod metrics;
 mod patch;
 pub mod query;

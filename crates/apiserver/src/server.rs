@@ -47,6 +47,8 @@ pub struct ApiServerConfig {
     pub node_ports: (u16, u16),
     /// Where the service `kubernetes` leads to: this server as pods reach it. `None`: the service is not kept.
     pub advertise: Option<SocketAddr>,
+    /// What the server allows its clients.
+    pub limits: crate::limits::Limits,
 }
 
 impl Default for ApiServerConfig {
@@ -57,6 +59,7 @@ impl Default for ApiServerConfig {
             service_cidr: DEFAULT_SERVICE_CIDR.to_owned(),
             node_ports: (30000, 32767),
             advertise: None,
+            limits: crate::limits::Limits::default(),
         }
     }
 }
@@ -76,6 +79,10 @@ pub struct ApiServer {
     pub(crate) service_range: AddressRange,
     /// Held while a service's addresses and ports are chosen and until it is written.
     pub(crate) service_lock: Arc<tokio::sync::Mutex<()>>,
+    /// Set when the server is about to stop: it says that it is not ready, and goes on for a while.
+    pub(crate) stopping: std::sync::atomic::AtomicBool,
+    audit: ArcSwapOption<crate::audit::Audit>,
+    pub(crate) flow: crate::flow::Flow,
     pub(crate) encryption: ArcSwapOption<crate::encryption::Encryption>,
     pub(crate) admission: Vec<Arc<dyn crate::admission::Admission>>,
     authenticator: ArcSwapOption<Arc<dyn Authenticator>>,
@@ -96,6 +103,8 @@ pub(crate) struct Call {
     pub parts: http::request::Parts,
     /// Warnings for the client, sent as headers.
     pub warnings: Arc<Mutex<Vec<String>>>,
+    /// The request's record, when it is audited. A long-running request ends when the last of these goes.
+    pub audit: Option<Arc<crate::audit::Scope>>,
 }
 
 impl Call {
@@ -112,6 +121,14 @@ impl Call {
         let mut warnings = self.warnings.lock();
         if !warnings.contains(&text) {
             warnings.push(text);
+        }
+    }
+
+    /// Notes something for the audit log. What was noted first under a key stays.
+    #[allow(dead_code, reason = "admission plugins that note something follow")]
+    pub fn annotate(&self, key: impl Into<String>, value: impl Into<String>) {
+        if let Some(audit) = &self.audit {
+            audit.annotate(&key.into(), &value.into());
         }
     }
 }
@@ -135,6 +152,7 @@ impl ApiServer {
             );
             AddressRange::DEFAULT
         });
+        let flow = crate::flow::Flow::new(&config.limits, clock.clone());
         let server = Arc::new(Self {
             config,
             store,
@@ -147,6 +165,9 @@ impl ApiServer {
             metrics: crate::metrics::Metrics::default(),
             service_range,
             service_lock: Arc::default(),
+            stopping: std::sync::atomic::AtomicBool::new(false),
+            audit: ArcSwapOption::empty(),
+            flow,
             encryption: ArcSwapOption::empty(),
             admission: crate::admission::plugins(),
             authenticator: ArcSwapOption::empty(),
@@ -162,6 +183,11 @@ impl ApiServer {
                 .run(server.random.clone(), server.shutdown.clone()),
         );
         tokio::spawn(server.clone().housekeeping());
+        if server.config.limits.fairness {
+            tokio::spawn(crate::flow::follow(server.clone()));
+            let lending = server.clone();
+            tokio::spawn(async move { lending.flow.lend(lending.shutdown.clone()).await });
+        }
         if let Some(advertise) = server.config.advertise {
             tokio::spawn(crate::kubernetes_service::keep(server.clone(), advertise));
         }
@@ -187,6 +213,16 @@ impl ApiServer {
     /// trusts. May be set again when the certificate is renewed.
     pub fn set_kubelet_tls(&self, tls: Arc<rustls::ClientConfig>) {
         self.kubelet_tls.store(Some(tls));
+    }
+
+    /// Keeps the flow schemas and priority levels that every cluster has, until the server stops.
+    pub async fn keep_flow_control(self: Arc<Self>) {
+        crate::flow::keep(self).await;
+    }
+
+    /// Who records what is asked and answered.
+    pub fn set_audit(&self, audit: Arc<crate::audit::Audit>) {
+        self.audit.store(Some(audit));
     }
 
     /// The encryption that the store lies behind, for the health check of its key management services.
@@ -270,7 +306,7 @@ impl ApiServer {
         let handled = AssertUnwindSafe(self.clone().route(parts, body, user))
             .catch_unwind()
             .await;
-        left.drain().await;
+        left.drain(&self.clock).await;
         handled.unwrap_or_else(|_| {
             tracing::error!("a request handler panicked");
             content::error_response(&ApiError::internal(
@@ -281,24 +317,94 @@ impl ApiServer {
 
     async fn route(
         self: Arc<Self>,
-        mut parts: http::request::Parts,
+        parts: http::request::Parts,
         body: Body,
         user: Option<Arc<UserInfo>>,
     ) -> Response<Body> {
         let info = RequestInfo::resolve(&parts.method, parts.uri.path(), parts.uri.query());
+        let deadline = match crate::limits::deadline(&self.config.limits, &info, &parts) {
+            Ok(deadline) => deadline,
+            Err(error) => return content::error_response(&error),
+        };
+        let late = crate::limits::timed_out(&info);
+        let answering = self.clone().recorded(info, parts, body, user);
+        match deadline {
+            None => answering.await,
+            Some(deadline) => tokio::select! {
+                biased;
+                response = answering => response,
+                () = self.clock.sleep(deadline) => content::error_response(&late),
+            },
+        }
+    }
+
+    /// Finds out the user, and records the request if it is audited.
+    async fn recorded(
+        self: Arc<Self>,
+        info: RequestInfo,
+        parts: http::request::Parts,
+        body: Body,
+        user: Option<Arc<UserInfo>>,
+    ) -> Response<Body> {
+        let audit = self.audit.load_full();
         let user = match user {
             Some(user) => user,
             None => match self.authenticate(&parts).await {
                 Ok(user) => user,
-                Err(error) => return content::error_response(&error),
+                Err(error) => {
+                    if let Some(audit) = audit {
+                        let nobody = info.attributes(crate::audit::nobody(), parts.uri.query());
+                        audit.unauthenticated(&parts, &nobody).await;
+                    }
+                    return content::error_response(&error);
+                }
             },
         };
+        let Some(audit) = audit else {
+            return self.answer(info, parts, body, user, None).await;
+        };
+        let attributes = info.attributes(user.clone(), parts.uri.query());
+        let long_running = crate::limits::is_long_running(&info);
+        match audit.begin(&parts, &attributes, long_running).await {
+            Ok(None) => self.answer(info, parts, body, user, None).await,
+            Ok(Some(scope)) => {
+                let body = scope.watch_request(&parts, body);
+                let response = self
+                    .answer(info, parts, body, user, Some(scope.clone()))
+                    .await;
+                scope.answer(response).await
+            }
+            Err(error) => content::error_response(&ApiError::internal(error)),
+        }
+    }
+
+    /// Answers a request of a known user.
+    async fn answer(
+        self: Arc<Self>,
+        info: RequestInfo,
+        mut parts: http::request::Parts,
+        body: Body,
+        user: Arc<UserInfo>,
+        audit: Option<Arc<crate::audit::Scope>>,
+    ) -> Response<Body> {
+        let real = user.clone();
         let user = match crate::authn::impersonation::resolve(&self, user, &mut parts.headers).await
         {
             Ok(user) => user,
             Err(error) => return content::error_response(&error),
         };
+        if let Some(audit) = audit.as_ref().filter(|_| !Arc::ptr_eq(&real, &user)) {
+            audit.impersonated(user.clone());
+        }
         let query = Query::parse(parts.uri.query());
+        let label = crate::metrics::Label::of(&info);
+        let (permit, marks) = match self.flow.admit(&self, &info, &user, &query).await {
+            Ok(admitted) => admitted,
+            Err(response) => {
+                self.metrics.count(label, response.status().as_u16());
+                return response;
+            }
+        };
         let call = Call {
             server: self.clone(),
             info,
@@ -306,14 +412,18 @@ impl ApiServer {
             query,
             parts,
             warnings: Arc::default(),
+            audit,
         };
         let warnings = call.warnings.clone();
-        let label = crate::metrics::Label::of(&call.info);
         let answer = match self.authorize(&call).await {
             Ok(()) => crate::dispatch::dispatch(call, body).await,
             Err(error) => Err(error),
         };
         let mut response = answer.unwrap_or_else(|error| content::error_response(&error));
+        drop(permit);
+        if let Some(marks) = marks {
+            marks.put(response.headers_mut());
+        }
         content::add_warnings(&mut response, &warnings.lock());
         self.metrics.count(label, response.status().as_u16());
         response
@@ -356,7 +466,20 @@ impl ApiServer {
         let attributes = call
             .info
             .attributes(call.user.clone(), call.parts.uri.query());
-        self.check(&attributes).await
+        let decision = self.decide(&attributes).await;
+        if let Some(audit) = &call.audit {
+            let word = if decision.allowed() {
+                "allow"
+            } else {
+                "forbid"
+            };
+            audit.annotate("authorization.k8s.io/decision", word);
+            audit.annotate("authorization.k8s.io/reason", decision.reason());
+        }
+        if decision.allowed() {
+            return Ok(());
+        }
+        Err(crate::denied::denial(&attributes, decision.reason()))
     }
 
     /// The refusal of what a user may not do.
@@ -370,18 +493,13 @@ impl ApiServer {
 
     /// Reads a request body up to the limit.
     pub(crate) async fn read_body(body: Body) -> ApiResult<Bytes> {
-        const LIMIT: usize = 3 << 20;
-        match axum::body::to_bytes(body, LIMIT).await {
+        match axum::body::to_bytes(body, crate::limits::MAX_BODY).await {
             Ok(bytes) => Ok(bytes),
             Err(error) => {
                 let too_long = std::error::Error::source(&error)
                     .is_some_and(|source| source.is::<http_body_util::LengthLimitError>());
                 if too_long {
-                    Err(ApiError::new(
-                        413,
-                        "RequestEntityTooLarge",
-                        format!("Request entity too large: limit is {LIMIT}"),
-                    ))
+                    Err(crate::limits::too_large())
                 } else {
                     Err(ApiError::bad_request(format!("reading the body: {error}")))
                 }
@@ -412,6 +530,10 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let Self { server, user } = self.clone();
+        if user.is_none() && server.config.limits.send_retry_after && server.shutdown.is_triggered()
+        {
+            return Box::pin(async { Ok(crate::limits::shutting_down()) });
+        }
         Box::pin(async move { Ok(server.handle(request.map(Body::new), user).await) })
     }
 }

@@ -1,6 +1,7 @@
 //! How a server is set up: flags, then the configuration file, then defaults.
 
 mod api_server;
+mod audit;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
 pub use api_server::{ApiServerOptions, ApiServerSettings};
+pub use audit::AuditOptions;
 
 /// What `--disable` can leave out.
 pub const PARTS: [&str; 5] = ["scheduler", "controllers", "kubelet", "proxy", "dns"];
@@ -89,6 +91,12 @@ pub struct Options {
         reason = "a doc comment would become the text of the whole program's help"
     )]
     pub api_server: ApiServerOptions,
+    #[command(flatten)]
+    #[allow(
+        missing_docs,
+        reason = "a doc comment would become the text of the whole program's help"
+    )]
+    pub audit: AuditOptions,
 }
 
 /// A checked, complete configuration.
@@ -119,6 +127,8 @@ pub struct Config {
     pub log_level: String,
     #[serde(default)]
     pub api_server: ApiServerSettings,
+    #[serde(default)]
+    pub audit: AuditOptions,
 }
 
 /// Where the cluster's state is kept.
@@ -260,6 +270,7 @@ impl Options {
         if !service_cidr.contains(cluster_dns) {
             bail!("--cluster-dns {cluster_dns} lies outside --service-cidr {service_cidr}");
         }
+        self.audit.settings()?;
         let disable = self.disable.unwrap_or_default();
         if let Some(unknown) = disable.iter().find(|part| !PARTS.contains(&part.as_str())) {
             bail!("--disable {unknown:?}: the parts are {}", PARTS.join(", "));
@@ -309,7 +320,8 @@ impl Options {
             max_pods: self.max_pods.unwrap_or(110),
             disable,
             log_level: self.log_level.unwrap_or_else(|| "info".into()),
-            api_server: self.api_server.resolve(),
+            api_server: self.api_server.resolve()?,
+            audit: self.audit,
         })
     }
 }

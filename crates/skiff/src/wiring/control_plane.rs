@@ -10,6 +10,7 @@ use axum::body::Body;
 use futures::TryStreamExt as _;
 use http::{Method, Request, StatusCode};
 use serde_json::Value;
+use skiff_apiserver::audit::Audit;
 use skiff_apiserver::authn::Authentication;
 use skiff_apiserver::authn::tokens::{Reference, Tokens};
 use skiff_apiserver::authz::Authorization;
@@ -70,6 +71,10 @@ impl ControlPlane {
         if let Some(encryption) = encryption {
             server.set_encryption(encryption);
         }
+        let audit = config.audit.settings()?;
+        if let Some(audit) = Audit::start(&audit, context.clock.clone(), &context.shutdown)? {
+            server.set_audit(audit);
+        }
         server.set_authenticator(Arc::new(Authentication::new(
             tokens.clone(),
             store.clone(),
@@ -99,6 +104,9 @@ impl ControlPlane {
             },
         ));
         make_bootstrap_objects(&server).await?;
+        if config.api_server.priority_and_fairness {
+            running.add(server.clone().keep_flow_control());
+        }
         authorization.load().await?;
         running.start(authorization, context);
         context.progress.done("bootstrap objects");
@@ -118,6 +126,7 @@ fn api_config(config: &Config) -> ApiServerConfig {
         service_cidr: config.service_cidr.to_string(),
         node_ports: config.node_ports,
         advertise: Some(SocketAddr::new(config.advertise_address, config.api_port)),
+        limits: config.api_server.limits(),
         ..ApiServerConfig::default()
     }
 }
