@@ -3,3 +3,8 @@
 mod asking;
 mod audit;
 mod encryption;
+mod flow;
+mod fuzz;
+mod overload;
+mod requests;
+mod sockets;
