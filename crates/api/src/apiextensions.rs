@@ -1,3 +1,5 @@
-//! The kinds of the group `apiextensions`, one file each.
+//! The kinds of the group `apiextensions`, one file each, and what custom resources are made of.
 
+pub mod custom_object;
 pub mod custom_resource_definition;
+pub mod naming;

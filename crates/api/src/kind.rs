@@ -167,7 +167,8 @@ pub struct Conversion {
     pub from_storage: fn(Value) -> Value,
 }
 
-/// A served kind in one version. `crate::kinds()` lists them all.
+/// A served kind in one version. `crate::kinds()` lists those that are served by default.
+#[derive(Clone, Copy)]
 pub struct Kind {
     /// The API group, empty for the core.
     pub group: &'static str,
@@ -404,7 +405,7 @@ pub trait KindOps: Send + Sync + 'static {
     fn warnings(&self, new: &dyn Object, old: Option<&dyn Object>) -> Vec<String>;
     fn row(&self, object: &dyn Object, now: Timestamp) -> Vec<Value>;
     /// Adds the schemas of the kind and of all that it consists of to the generator's definitions.
-    fn add_schema(&self, generator: &mut schemars::SchemaGenerator);
+    fn add_schema(&self, _generator: &mut schemars::SchemaGenerator) {}
 }
 
 /// Makes [`KindOps`] of a [`Strategy`].

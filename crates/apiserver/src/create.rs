@@ -31,7 +31,7 @@ pub(crate) async fn create(
     content::negotiate(call, false)?;
     let options = WriteOptions::parse(&call.query, "CreateOptions")?;
     let body: Bytes = crate::server::ApiServer::read_body(body).await?;
-    let value = parse_body(call, resource.kind, &body, options.field_validation)?;
+    let value = parse_body(call, &resource.kind, &body, options.field_validation)?;
     let object = decode(resource, value)?;
     let written = create_object(call, resource, &call.info.namespace, object, &options).await?;
     written_response(call, resource, &written)
@@ -112,7 +112,7 @@ fn generate_name(prefix: &str, suffix: &str) -> String {
 async fn create_named(target: &Target<'_>, mut object: Box<dyn Object>) -> ApiResult<Written> {
     let request = target.admission(Operation::Create);
     crate::fields::record(target, None, &mut *object)?;
-    admission::mutate(&request, &mut *object, None).await?;
+    admission::mutate(&request, &mut object, None).await?;
     crate::authz::escalation::check(target, &*object, None).await?;
     let allocation = crate::services::allocate(target, &mut *object, None).await?;
     before_create(target, &mut *object)?;
@@ -134,8 +134,8 @@ async fn store_new(target: &Target<'_>, mut object: Box<dyn Object>) -> ApiResul
     let bytes = encode(&mut *object);
     let exists = || {
         ApiError::already_exists(
-            target.resource.kind.group,
-            target.resource.kind.plural,
+            &target.resource.kind.group,
+            &target.resource.kind.plural,
             target.name,
         )
     };

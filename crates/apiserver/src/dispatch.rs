@@ -1,5 +1,7 @@
 //! From a resolved request to its handler.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use bytes::Bytes;
 use http::Response;
@@ -24,10 +26,15 @@ pub(crate) fn method_not_allowed() -> ApiError {
 /// Answers a request that was allowed.
 pub(crate) async fn dispatch(call: Call, body: Body) -> ApiResult<Response<Body>> {
     if !call.info.is_resource {
-        return crate::documents::answer(&call).await;
+        return Box::pin(crate::documents::answer(&call)).await;
     }
-    let registry = call.server.registry.load_full();
     let info = &call.info;
+    let mut registry = call.server.registry.load_full();
+    if !registry.serves(&info.group) {
+        // A server that has just started may not have read the definitions of custom resources yet.
+        call.server.definitions.synced().await;
+        registry = call.server.registry.load_full();
+    }
     let Some(resource) = registry.get(&info.group, &info.version, &info.resource) else {
         if registry.serves(&info.group) {
             return Err(ApiError::no_such_path());
@@ -46,7 +53,7 @@ pub(crate) async fn dispatch(call: Call, body: Body) -> ApiResult<Response<Body>
     }
     check_place(&call, &resource)?;
     if !info.subresource.is_empty() {
-        return crate::subresource::answer(call, resource, body).await;
+        return Box::pin(crate::subresource::answer(call, resource, body)).await;
     }
     let verb = match (info.verb.as_str(), &call.parts.method) {
         ("list", _) => Verb::List,
@@ -66,8 +73,21 @@ pub(crate) async fn dispatch(call: Call, body: Body) -> ApiResult<Response<Body>
     }
     if !resource.kind.is_stored() && matches!(verb, Verb::Get | Verb::List) {
         let name = (verb == Verb::Get).then_some(call.info.name.as_str());
-        return crate::component_status::answer(&call, &resource, name).await;
+        return Box::pin(crate::component_status::answer(&call, &resource, name)).await;
     }
+    if verb == Verb::Get {
+        return crate::read::get(&call, &resource).await;
+    }
+    Box::pin(answer(call, resource, verb, body)).await
+}
+
+/// The verbs beside GET, whose futures are large: they are not carried around with every small request.
+async fn answer(
+    call: Call,
+    resource: Arc<Resource>,
+    verb: Verb,
+    body: Body,
+) -> ApiResult<Response<Body>> {
     match verb {
         Verb::Get => crate::read::get(&call, &resource).await,
         Verb::List => crate::read::list(&call, &resource).await,

@@ -42,21 +42,21 @@ pub(crate) async fn answer(call: &Call) -> ApiResult<Response<Body>> {
             let address = call.header(http::header::HOST);
             Ok(json_answer(
                 call,
-                &discovery_documents::core_versions(&resources(), address),
+                &discovery_documents::core_versions(&resources(call), address),
             ))
         }
         ["apis"] => Ok(json_answer(
             call,
-            &discovery_documents::groups(&resources()),
+            &discovery_documents::groups(&resources(call)),
         )),
-        ["apis", group] => found(call, discovery_documents::group(&resources(), group)),
+        ["apis", group] => found(call, discovery_documents::group(&resources(call), group)),
         ["api", version] => found(
             call,
-            discovery_documents::resource_list(&resources(), "", version),
+            discovery_documents::resource_list(&resources(call), "", version),
         ),
         ["apis", group, version] => found(
             call,
-            discovery_documents::resource_list(&resources(), group, version),
+            discovery_documents::resource_list(&resources(call), group, version),
         ),
         ["openapi", "v2"] => {
             let accept = call.header(ACCEPT);
@@ -138,12 +138,16 @@ fn openapi_index(call: &Call) -> Value {
     let hash = openapi::built_in_hash();
     let mut versions: Vec<(String, String, String)> = Vec::new();
     for resource in call.server.registry.load().iter() {
-        let kind = resource.kind;
+        let kind = &resource.kind;
         if !versions
             .iter()
-            .any(|(group, version, _)| group == kind.group && version == kind.version)
+            .any(|(group, version, _)| *group == kind.group && *version == kind.version)
         {
-            versions.push((kind.group.to_owned(), kind.version.to_owned(), hash.clone()));
+            versions.push((
+                kind.group.to_string(),
+                kind.version.to_string(),
+                hash.clone(),
+            ));
         }
     }
     openapi::v3_index(&versions)
@@ -155,9 +159,13 @@ async fn openapi(call: &Call, which: OpenApi) -> ApiResult<Response<Body>> {
         Some(document) => document,
         None => {
             let wanted = which.clone();
+            let kinds = call.server.config.kinds;
             // Making a document takes a while; other requests go on meanwhile.
             let made = tokio::task::spawn_blocking(move || {
-                let extra = openapi::Extra::default();
+                let extra = openapi::Extra {
+                    kinds: Some(kinds),
+                    ..openapi::Extra::default()
+                };
                 match wanted {
                     OpenApi::V2 => Some(openapi::v2_json(&extra)),
                     OpenApi::V2Protobuf => Some(openapi::v2_protobuf(&extra)),
@@ -208,8 +216,8 @@ async fn openapi(call: &Call, which: OpenApi) -> ApiResult<Response<Body>> {
     Ok(response)
 }
 
-fn resources() -> Vec<discovery_documents::Resource> {
-    discovery_documents::built_in()
+fn resources(call: &Call) -> Vec<discovery_documents::Resource> {
+    discovery_documents::built_in(call.server.config.kinds)
 }
 
 fn json_answer(call: &Call, value: &Value) -> Response<Body> {
@@ -234,7 +242,7 @@ fn wants_aggregated(call: &Call) -> bool {
 }
 
 fn aggregated(call: &Call, core: bool) -> Response<Body> {
-    let document = discovery_documents::aggregated(&resources(), core);
+    let document = discovery_documents::aggregated(&resources(call), core);
     let mut response = content::value_response(call, Accepted::JSON, 200, &document);
     response
         .headers_mut()
@@ -284,7 +292,7 @@ fn paths(call: &Call) -> Vec<String> {
     .map(str::to_owned)
     .to_vec();
     for resource in call.server.registry.load().iter() {
-        let kind = resource.kind;
+        let kind = &resource.kind;
         if !kind.group.is_empty() {
             paths.push(format!("/apis/{}", kind.group));
             paths.push(format!("/apis/{}/{}", kind.group, kind.version));

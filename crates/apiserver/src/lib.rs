@@ -12,6 +12,7 @@ pub mod cache;
 mod component_status;
 mod connect;
 mod content;
+pub mod crd;
 mod create;
 mod delete;
 mod denied;
@@ -33,6 +34,7 @@ pub mod request;
 pub mod seam;
 pub mod selector;
 pub mod serve;
+mod served_kind;
 mod server;
 pub mod services;
 mod subresource;
@@ -44,10 +46,11 @@ mod watch;
 pub mod webhook;
 mod write;
 
+pub use admission::AdmissionChain;
 pub use connect::KUBELET_AUTHORITY;
 pub use request::{Attributes, RequestInfo, UserInfo};
 pub use seam::{
     Authenticator, AuthnError, Authorizer, Decision, IssuedToken, MastersOnly, NonResourceRule,
-    PeerCertificates, ResourceRule, Rules, TokenIssuer, TokenRequestParams,
+    Notes, PeerCertificates, ResourceRule, Rules, TokenIssuer, TokenRequestParams,
 };
 pub use server::{ApiServer, ApiServerConfig, ApiService};

@@ -12,11 +12,11 @@ use arc_swap::ArcSwap;
 use axum::body::Body;
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body::Frame;
+use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::service::TowerToHyperService;
 use skiff_base::{SharedClock, Shutdown};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -25,7 +25,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
 use crate::seam::PeerCertificates;
-use crate::server::{ApiServer, ApiService};
+use crate::server::ApiServer;
 
 /// How long a client may take for the TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -112,12 +112,10 @@ fn peer_certificates(
     stream: &tokio_rustls::server::TlsStream<TcpStream>,
 ) -> Option<PeerCertificates> {
     let chain = stream.get_ref().1.peer_certificates()?;
-    Some(PeerCertificates(Arc::new(
-        chain
-            .iter()
-            .map(|certificate| certificate.clone().into_owned())
-            .collect(),
-    )))
+    let chain = chain
+        .iter()
+        .map(|certificate| certificate.clone().into_owned());
+    Some(PeerCertificates::new(chain.collect()))
 }
 
 async fn serve_connection(
@@ -127,13 +125,36 @@ async fn serve_connection(
     server: &Arc<ApiServer>,
 ) {
     let activity = Arc::new(Activity::default());
-    let service = Connected {
-        inner: server.service(),
-        server: server.clone(),
-        activity: activity.clone(),
-        remote,
-        peer,
-    };
+    // Not through tower: the future lives in the connection, and bodies that are empty are not boxed.
+    let (answering, active) = (server.clone(), activity.clone());
+    let service = service_fn(move |request: Request<Incoming>| {
+        let active = active.begin();
+        let (mut parts, body) = request.into_parts();
+        parts.extensions.insert(RemoteAddress(remote));
+        if let Some(peer) = &peer {
+            parts.extensions.insert(peer.clone());
+        }
+        let body = if body.is_end_stream() {
+            Body::empty()
+        } else {
+            Body::new(body)
+        };
+        let server = answering.clone();
+        async move {
+            let limits = &server.config.limits;
+            if limits.send_retry_after && server.shutdown.is_triggered() {
+                return Ok(crate::limits::shutting_down());
+            }
+            if limits.goaway_chance > 0.0
+                && parts.version == http::Version::HTTP_2
+                && server.random.fraction() < limits.goaway_chance
+            {
+                active.0.leave.notify_one();
+            }
+            let response = server.handle(Request::from_parts(parts, body), None).await;
+            Ok::<_, Infallible>(until_read(response, active))
+        }
+    });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -152,7 +173,7 @@ async fn serve_connection(
         .keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(15));
     let connection = builder
-        .serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service))
+        .serve_connection_with_upgrades(TokioIo::new(stream), service)
         .into_owned();
     let mut connection = Box::pin(connection);
     let mut idle = Box::pin(activity.idle(&server.clock));
@@ -215,56 +236,17 @@ impl Drop for Active {
     }
 }
 
-/// The service of one connection.
-#[derive(Clone)]
-struct Connected {
-    inner: ApiService,
-    server: Arc<ApiServer>,
-    activity: Arc<Activity>,
-    remote: SocketAddr,
-    peer: Option<PeerCertificates>,
-}
-
-impl tower::Service<Request<Incoming>> for Connected {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
+/// The answer; one that is long is written as long as the client reads it.
+fn until_read(response: Response<Body>, active: Active) -> Response<Body> {
+    if response.body().size_hint().exact().is_some() {
+        return response;
     }
-
-    fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
-        let active = self.activity.begin();
-        request.extensions_mut().insert(RemoteAddress(self.remote));
-        if let Some(peer) = &self.peer {
-            request.extensions_mut().insert(peer.clone());
-        }
-        let chance = self.server.config.limits.goaway_chance;
-        if chance > 0.0
-            && request.version() == http::Version::HTTP_2
-            && self.server.random.fraction() < chance
-        {
-            self.activity.leave.notify_one();
-        }
-        let answer = self.inner.call(request);
-        Box::pin(async move {
-            let response = answer.await?;
-            // What is long is written as long as the client reads it.
-            if http_body::Body::size_hint(response.body())
-                .exact()
-                .is_some()
-            {
-                return Ok(response);
-            }
-            Ok(response.map(|inner| {
-                Body::new(Streaming {
-                    inner,
-                    _active: active,
-                })
-            }))
+    response.map(|inner| {
+        Body::new(Streaming {
+            inner,
+            _active: active,
         })
-    }
+    })
 }
 
 /// A body that keeps its connection from being idle.

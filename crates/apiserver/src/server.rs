@@ -1,6 +1,6 @@
 //! The server itself: its parts, and the way of a request through them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
@@ -19,18 +19,22 @@ use skiff_api::{ApiError, ApiResult, Kind};
 use skiff_base::{Random, SharedClock, Shutdown};
 use skiff_store::Store;
 
+use crate::admission::AdmissionChain;
 use crate::cache::CacheHub;
 use crate::content;
 use crate::query::Query;
 use crate::registry::Registry;
 use crate::request::{Attributes, RequestInfo, UserInfo};
 use crate::seam::{
-    Authenticator, Authorizer, Decision, MastersOnly, PeerCertificates, TokenIssuer,
+    Authenticator, Authorizer, Decision, MastersOnly, Notes, PeerCertificates, TokenIssuer,
 };
 use crate::services::AddressRange;
 
 /// How often history is compacted; states older than this can no longer be read, as upstream.
 const COMPACTION_INTERVAL: Duration = Duration::from_secs(300);
+
+/// The group that may do everything.
+const MASTERS: &str = "system:masters";
 
 const DEFAULT_SERVICE_CIDR: &str = "10.96.0.0/12";
 
@@ -49,6 +53,8 @@ pub struct ApiServerConfig {
     pub advertise: Option<SocketAddr>,
     /// What the server allows its clients.
     pub limits: crate::limits::Limits,
+    /// Which admission plugins run, and how.
+    pub admission: AdmissionChain,
 }
 
 impl Default for ApiServerConfig {
@@ -60,6 +66,7 @@ impl Default for ApiServerConfig {
             node_ports: (30000, 32767),
             advertise: None,
             limits: crate::limits::Limits::default(),
+            admission: AdmissionChain::default(),
         }
     }
 }
@@ -72,6 +79,7 @@ pub struct ApiServer {
     pub(crate) random: Random,
     pub(crate) hub: Arc<CacheHub>,
     pub(crate) registry: ArcSwap<Registry>,
+    pub(crate) definitions: crate::crd::Definitions,
     pub(crate) shutdown: Shutdown,
     pub(crate) openapi:
         Mutex<HashMap<crate::documents::OpenApi, skiff_api::schema::openapi::Document>>,
@@ -84,20 +92,22 @@ pub struct ApiServer {
     audit: ArcSwapOption<crate::audit::Audit>,
     pub(crate) flow: crate::flow::Flow,
     pub(crate) encryption: ArcSwapOption<crate::encryption::Encryption>,
-    pub(crate) admission: Vec<Arc<dyn crate::admission::Admission>>,
     authenticator: ArcSwapOption<Arc<dyn Authenticator>>,
     authorizer: ArcSwap<Arc<dyn Authorizer>>,
     token_issuer: ArcSwapOption<Arc<dyn TokenIssuer>>,
     kubelet_tls: ArcSwapOption<rustls::ClientConfig>,
     /// Clients of webhooks that have no better place, by configuration.
     #[allow(dead_code, reason = "step one: the callers follow")]
+    /// The webhooks that admission asks.
+    pub(crate) webhooks: crate::admission::webhooks::Tables,
+    #[allow(dead_code, reason = "conversion webhooks come next")]
     pub(crate) webhook_clients: crate::webhook::Clients,
 }
 
 /// One request on its way through the handlers.
 pub(crate) struct Call {
     pub server: Arc<ApiServer>,
-    pub info: RequestInfo,
+    pub info: Arc<RequestInfo>,
     pub user: Arc<UserInfo>,
     pub query: Query,
     pub parts: http::request::Parts,
@@ -105,6 +115,8 @@ pub(crate) struct Call {
     pub warnings: Arc<Mutex<Vec<String>>>,
     /// The request's record, when it is audited. A long-running request ends when the last of these goes.
     pub audit: Option<Arc<crate::audit::Scope>>,
+    /// What admission notes for the audit log: key and value.
+    pub annotations: Arc<Mutex<BTreeMap<String, String>>>,
 }
 
 impl Call {
@@ -125,11 +137,11 @@ impl Call {
     }
 
     /// Notes something for the audit log. What was noted first under a key stays.
-    #[allow(dead_code, reason = "admission plugins that note something follow")]
     pub fn annotate(&self, key: impl Into<String>, value: impl Into<String>) {
-        if let Some(audit) = &self.audit {
-            audit.annotate(&key.into(), &value.into());
-        }
+        let mut annotations = self.annotations.lock();
+        annotations
+            .entry(key.into())
+            .or_insert_with(|| value.into());
     }
 }
 
@@ -160,6 +172,7 @@ impl ApiServer {
             random,
             hub,
             registry: ArcSwap::from_pointee(registry),
+            definitions: crate::crd::Definitions::default(),
             shutdown: Shutdown::new(),
             openapi: Mutex::default(),
             metrics: crate::metrics::Metrics::default(),
@@ -169,11 +182,11 @@ impl ApiServer {
             audit: ArcSwapOption::empty(),
             flow,
             encryption: ArcSwapOption::empty(),
-            admission: crate::admission::plugins(),
             authenticator: ArcSwapOption::empty(),
             authorizer: ArcSwap::from_pointee(Arc::new(MastersOnly) as Arc<dyn Authorizer>),
             token_issuer: ArcSwapOption::empty(),
             kubelet_tls: ArcSwapOption::empty(),
+            webhooks: Default::default(),
             webhook_clients: Default::default(),
         });
         tokio::spawn(
@@ -188,6 +201,8 @@ impl ApiServer {
             let lending = server.clone();
             tokio::spawn(async move { lending.flow.lend(lending.shutdown.clone()).await });
         }
+        tokio::spawn(crate::admission::webhooks::keep(server.clone()));
+        tokio::spawn(crate::crd::run(server.clone()));
         if let Some(advertise) = server.config.advertise {
             tokio::spawn(crate::kubernetes_service::keep(server.clone(), advertise));
         }
@@ -321,19 +336,24 @@ impl ApiServer {
         body: Body,
         user: Option<Arc<UserInfo>>,
     ) -> Response<Body> {
-        let info = RequestInfo::resolve(&parts.method, parts.uri.path(), parts.uri.query());
+        let info = Arc::new(RequestInfo::resolve(
+            &parts.method,
+            parts.uri.path(),
+            parts.uri.query(),
+        ));
         let deadline = match crate::limits::deadline(&self.config.limits, &info, &parts) {
             Ok(deadline) => deadline,
             Err(error) => return content::error_response(&error),
         };
-        let late = crate::limits::timed_out(&info);
-        let answering = self.clone().recorded(info, parts, body, user);
+        let answering = self.clone().recorded(info.clone(), parts, body, user);
         match deadline {
             None => answering.await,
             Some(deadline) => tokio::select! {
                 biased;
                 response = answering => response,
-                () = self.clock.sleep(deadline) => content::error_response(&late),
+                () = self.clock.sleep(deadline) => {
+                    content::error_response(&crate::limits::timed_out(&info))
+                }
             },
         }
     }
@@ -341,11 +361,13 @@ impl ApiServer {
     /// Finds out the user, and records the request if it is audited.
     async fn recorded(
         self: Arc<Self>,
-        info: RequestInfo,
-        parts: http::request::Parts,
+        info: Arc<RequestInfo>,
+        mut parts: http::request::Parts,
         body: Body,
         user: Option<Arc<UserInfo>>,
     ) -> Response<Body> {
+        let notes = Notes::default();
+        parts.extensions.insert(notes.clone());
         let audit = self.audit.load_full();
         let user = match user {
             Some(user) => user,
@@ -354,23 +376,30 @@ impl ApiServer {
                 Err(error) => {
                     if let Some(audit) = audit {
                         let nobody = info.attributes(crate::audit::nobody(), parts.uri.query());
-                        audit.unauthenticated(&parts, &nobody).await;
+                        audit.unauthenticated(&parts, &nobody, &notes).await;
                     }
                     return content::error_response(&error);
                 }
             },
         };
+        if let Some((namespace, name)) = notes.unmarked_secret.lock().take() {
+            tokio::spawn(crate::authn::used_secret::mark(
+                self.clone(),
+                namespace,
+                name,
+            ));
+        }
         let Some(audit) = audit else {
-            return self.answer(info, parts, body, user, None).await;
+            return self.answer(info, parts, body, user, notes, None).await;
         };
         let attributes = info.attributes(user.clone(), parts.uri.query());
         let long_running = crate::limits::is_long_running(&info);
-        match audit.begin(&parts, &attributes, long_running).await {
-            Ok(None) => self.answer(info, parts, body, user, None).await,
+        match audit.begin(&parts, &attributes, long_running, &notes).await {
+            Ok(None) => self.answer(info, parts, body, user, notes, None).await,
             Ok(Some(scope)) => {
                 let body = scope.watch_request(&parts, body);
                 let response = self
-                    .answer(info, parts, body, user, Some(scope.clone()))
+                    .answer(info, parts, body, user, notes, Some(scope.clone()))
                     .await;
                 scope.answer(response).await
             }
@@ -381,14 +410,15 @@ impl ApiServer {
     /// Answers a request of a known user.
     async fn answer(
         self: Arc<Self>,
-        info: RequestInfo,
+        info: Arc<RequestInfo>,
         mut parts: http::request::Parts,
         body: Body,
         user: Arc<UserInfo>,
+        notes: Notes,
         audit: Option<Arc<crate::audit::Scope>>,
     ) -> Response<Body> {
         let real = user.clone();
-        let user = match crate::authn::impersonation::resolve(&self, user, &mut parts.headers).await
+        let user = match crate::authn::impersonation::resolve(&self, user, &info, &mut parts).await
         {
             Ok(user) => user,
             Err(error) => return content::error_response(&error),
@@ -397,21 +427,21 @@ impl ApiServer {
             audit.impersonated(user.clone());
         }
         let query = Query::parse(parts.uri.query());
-        let label = crate::metrics::Label::of(&info);
         let (permit, marks) = match self.flow.admit(&self, &info, &user, &query).await {
             Ok(admitted) => admitted,
             Err(response) => {
-                self.metrics.count(label, response.status().as_u16());
+                self.metrics.count(&info, response.status().as_u16());
                 return response;
             }
         };
         let call = Call {
             server: self.clone(),
-            info,
+            info: info.clone(),
             user,
             query,
             parts,
-            warnings: Arc::default(),
+            warnings: notes.warnings,
+            annotations: notes.annotations,
             audit,
         };
         let warnings = call.warnings.clone();
@@ -419,13 +449,13 @@ impl ApiServer {
             Ok(()) => crate::dispatch::dispatch(call, body).await,
             Err(error) => Err(error),
         };
-        let mut response = answer.unwrap_or_else(|error| content::error_response(&error));
         drop(permit);
+        let mut response = answer.unwrap_or_else(|error| content::error_response(&error));
         if let Some(marks) = marks {
             marks.put(response.headers_mut());
         }
         content::add_warnings(&mut response, &warnings.lock());
-        self.metrics.count(label, response.status().as_u16());
+        self.metrics.count(&info, response.status().as_u16());
         response
     }
 
@@ -433,7 +463,7 @@ impl ApiServer {
         let authenticator = self.authenticator().ok_or_else(ApiError::unauthorized)?;
         let certificates = parts.extensions.get::<PeerCertificates>();
         match authenticator.authenticate(parts, certificates).await {
-            Ok(Some(user)) => Ok(Arc::new(user)),
+            Ok(Some(user)) => Ok(user),
             Ok(None) => Err(ApiError::unauthorized()),
             Err(error) => {
                 tracing::debug!(%error, "authentication failed");
@@ -445,7 +475,7 @@ impl ApiServer {
     /// Whether a user may do something.
     pub(crate) async fn decide(&self, attributes: &Attributes) -> Decision {
         // The group that may do everything, whatever the authorizer: the way in when rules are broken.
-        if attributes.user.in_group("system:masters") {
+        if attributes.user.in_group(MASTERS) {
             return Decision::Allow(String::new());
         }
         self.authorizer().authorize(attributes).await
@@ -463,18 +493,21 @@ impl ApiServer {
     }
 
     async fn authorize(&self, call: &Call) -> ApiResult<()> {
+        if call.user.in_group(MASTERS) && call.audit.is_none() {
+            return Ok(());
+        }
         let attributes = call
             .info
             .attributes(call.user.clone(), call.parts.uri.query());
         let decision = self.decide(&attributes).await;
-        if let Some(audit) = &call.audit {
+        if call.audit.is_some() {
             let word = if decision.allowed() {
                 "allow"
             } else {
                 "forbid"
             };
-            audit.annotate("authorization.k8s.io/decision", word);
-            audit.annotate("authorization.k8s.io/reason", decision.reason());
+            call.annotate("authorization.k8s.io/decision", word);
+            call.annotate("authorization.k8s.io/reason", decision.reason());
         }
         if decision.allowed() {
             return Ok(());
@@ -530,10 +563,6 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let Self { server, user } = self.clone();
-        if user.is_none() && server.config.limits.send_retry_after && server.shutdown.is_triggered()
-        {
-            return Box::pin(async { Ok(crate::limits::shutting_down()) });
-        }
         Box::pin(async move { Ok(server.handle(request.map(Body::new), user).await) })
     }
 }

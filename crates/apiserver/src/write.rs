@@ -7,16 +7,18 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde_json::Value;
 use skiff_api::schema::body::{self, FieldValidation};
-use skiff_api::validation::meta::{validate_object_meta, validate_object_meta_update};
-use skiff_api::{ApiError, ApiResult, ErrorList, Kind, Object, Path, WriteContext};
+use skiff_api::validation::meta::{
+    finalizer_groups, validate_object_meta, validate_object_meta_update,
+};
+use skiff_api::{ApiError, ApiResult, ErrorList, Object, Path, WriteContext};
 use skiff_store::StoreError;
 
-use crate::admission::{self, AdmissionRequest, Operation};
+use crate::admission::{self, AdmissionRequest, Given, Operation};
 use crate::cache::Entry;
 use crate::content;
 use crate::query::WriteOptions;
 use crate::read::{object_response, store_error};
-use crate::registry::Resource;
+use crate::registry::{Resource, ServedKind};
 use crate::server::{ApiServer, Call};
 
 /// How often a write is tried again when others write the same object.
@@ -73,16 +75,16 @@ impl Target<'_> {
 
     pub fn not_found(&self) -> ApiError {
         ApiError::not_found(
-            self.resource.kind.group,
-            self.resource.kind.plural,
+            &self.resource.kind.group,
+            &self.resource.kind.plural,
             self.name,
         )
     }
 
     pub fn conflict(&self, why: &str) -> ApiError {
         ApiError::conflict(
-            self.resource.kind.group,
-            self.resource.kind.plural,
+            &self.resource.kind.group,
+            &self.resource.kind.plural,
             self.name,
             why,
         )
@@ -90,8 +92,8 @@ impl Target<'_> {
 
     pub fn invalid(&self, errors: &ErrorList) -> ApiError {
         ApiError::invalid(
-            self.resource.kind.group,
-            self.resource.kind.kind,
+            &self.resource.kind.group,
+            &self.resource.kind.kind,
             self.name,
             errors,
         )
@@ -106,6 +108,8 @@ impl Target<'_> {
             namespace: self.namespace,
             name: self.name,
             dry_run: self.options.dry_run,
+            given: Given::default(),
+            reinvocation: Default::default(),
         }
     }
 
@@ -183,12 +187,12 @@ impl ApiServer {
 /// A request body as JSON in the served version, checked against the kind's schema.
 pub(crate) fn parse_body(
     call: &Call,
-    kind: &'static Kind,
+    kind: &ServedKind,
     body: &Bytes,
     validation: FieldValidation,
 ) -> ApiResult<Value> {
     let (text, format) = content::body_text(call, body)?;
-    let target = body::Target::of(kind)?;
+    let target = kind.target()?;
     let decoded = body::decode(&target, &text, format, validation)?;
     for warning in decoded.warnings {
         call.warn(warning);
@@ -197,7 +201,7 @@ pub(crate) fn parse_body(
 }
 
 /// The typed, defaulted object of a kind.
-pub(crate) fn decode_kind(kind: &'static Kind, value: Value) -> ApiResult<Box<dyn Object>> {
+pub(crate) fn decode_kind(kind: &ServedKind, value: Value) -> ApiResult<Box<dyn Object>> {
     let mut object = kind.ops.decode(value).map_err(|error| {
         ApiError::bad_request(format!(
             "{} in version {:?} cannot be handled as a {}: {}",
@@ -210,11 +214,12 @@ pub(crate) fn decode_kind(kind: &'static Kind, value: Value) -> ApiResult<Box<dy
 
 /// The typed, defaulted object in the stored version, from JSON in the served one.
 pub(crate) fn decode(resource: &Resource, value: Value) -> ApiResult<Box<dyn Object>> {
-    let object = decode_kind(resource.kind, value)?;
+    let object = decode_kind(&resource.kind, value)?;
     match &resource.kind.conversion {
-        Some(conversion) => {
-            decode_kind(resource.storage, (conversion.to_storage)(object.to_value()))
-        }
+        Some(conversion) => decode_kind(
+            &resource.storage,
+            (conversion.to_storage)(object.to_value()),
+        ),
         None => Ok(object),
     }
 }
@@ -255,12 +260,11 @@ pub(crate) async fn update(
         let mut new = change(&current)?;
         check_version(target, part, &current, &mut *new)?;
         let same_record = crate::fields::record(target, Some(&current), &mut *new)?;
-        admission::mutate(
-            &target.admission(Operation::Update),
-            &mut *new,
-            Some(&*current.object),
-        )
-        .await?;
+        let request = target.admission(Operation::Update);
+        let admitted = !is_servers_own(target, part);
+        if admitted {
+            admission::mutate(&request, &mut new, Some(&*current.object)).await?;
+        }
         crate::authz::escalation::check(target, &*new, Some(&*current.object)).await?;
         let allocation = match part {
             Part::Main => {
@@ -269,12 +273,9 @@ pub(crate) async fn update(
             Part::Status | Part::Own => None,
         };
         before_update(target, part, &mut *new, &*current.object)?;
-        admission::validate(
-            &target.admission(Operation::Update),
-            Some(&*new),
-            Some(&*current.object),
-        )
-        .await?;
+        if admitted {
+            admission::validate(&request, Some(&*new), Some(&*current.object)).await?;
+        }
         if crate::delete::deleted_by_update(target.resource, &*new, &*current.object) {
             match crate::delete::finish(target, &current, &mut *new).await? {
                 Some(written) => return Ok(written),
@@ -314,6 +315,12 @@ pub(crate) async fn update(
     Err(target.conflict(MODIFIED))
 }
 
+/// Whether an update is what the server makes of a binding or an eviction. These were admitted; it is not, again.
+fn is_servers_own(target: &Target<'_>, part: Part) -> bool {
+    part == Part::Own
+        && (target.subresource == "binding" || target.call.info.subresource == "eviction")
+}
+
 /// The served form of what was written.
 pub(crate) fn entry(target: &Target<'_>, bytes: &Bytes, revision: u64) -> ApiResult<Entry> {
     Entry::new(target.key().into(), bytes, revision)
@@ -342,8 +349,8 @@ fn check_version(
             let error =
                 skiff_api::FieldError::invalid(&path, 0i64, "must be specified for an update");
             return Err(ApiError::invalid(
-                target.resource.kind.group,
-                target.resource.kind.plural,
+                &target.resource.kind.group,
+                &target.resource.kind.plural,
                 target.name,
                 &[error],
             ));
@@ -363,7 +370,7 @@ fn before_update(
     new: &mut dyn Object,
     old: &dyn Object,
 ) -> ApiResult<()> {
-    let ops = target.resource.storage.ops;
+    let ops = &*target.resource.storage.ops;
     let context = target.context();
     keep_system_fields(new.metadata_mut(), old.metadata());
     match part {
@@ -378,7 +385,9 @@ fn before_update(
     new.metadata_mut().generation = match part {
         // Which node a pod runs on is no change of what was asked for.
         Part::Own if target.subresource == "binding" => generation,
-        Part::Main | Part::Own if ops.has_generation() && changes_generation(new, old) => {
+        Part::Main | Part::Own
+            if ops.has_generation() && changes_generation(new, old, ops.has_status()) =>
+        {
             Some(generation.unwrap_or(0) + 1)
         }
         _ => generation,
@@ -390,6 +399,7 @@ fn before_update(
             old.metadata(),
             &Path::new("metadata"),
         ));
+        errors.extend(finalizer_errors(target, new.metadata()));
     }
     errors.extend(match part {
         Part::Main => ops.validate_update(new, old),
@@ -421,22 +431,38 @@ fn keep_system_fields(new: &mut ObjectMeta, old: &ObjectMeta) {
     }
 }
 
-/// Whether anything but metadata and status differs.
-fn changes_generation(new: &dyn Object, old: &dyn Object) -> bool {
+/// Whether anything but the metadata and, where it is kept apart, the status differs.
+fn changes_generation(new: &dyn Object, old: &dyn Object, has_status: bool) -> bool {
     let rest = |object: &dyn Object| {
         let mut value = object.to_value();
         if let Some(fields) = value.as_object_mut() {
             fields.remove("metadata");
-            fields.remove("status");
+            if has_status {
+                fields.remove("status");
+            }
         }
         value
     };
     rest(new) != rest(old)
 }
 
+/// Finalizers of Kubernetes' own kinds are named with a group; others name theirs as they like.
+fn finalizer_errors(target: &Target<'_>, meta: &ObjectMeta) -> ErrorList {
+    let kind = &target.resource.kind;
+    let free = matches!(
+        &*kind.group,
+        "apiextensions.k8s.io" | "apiregistration.k8s.io"
+    );
+    if free || kind.as_custom().is_some() {
+        return ErrorList::new();
+    }
+    let finalizers = meta.finalizers.as_deref().unwrap_or_default();
+    finalizer_groups(finalizers, &Path::new("metadata").child("finalizers"))
+}
+
 /// Makes a new object: system fields, the kind's own rules, validation.
 pub(crate) fn before_create(target: &Target<'_>, object: &mut dyn Object) -> ApiResult<()> {
-    let ops = target.resource.storage.ops;
+    let ops = &*target.resource.storage.ops;
     let meta = object.metadata_mut();
     meta.deletion_timestamp = None;
     meta.deletion_grace_period_seconds = None;
@@ -454,6 +480,7 @@ pub(crate) fn before_create(target: &Target<'_>, object: &mut dyn Object) -> Api
         &rule,
         &path,
     );
+    errors.extend(finalizer_errors(target, object.metadata()));
     errors.extend(ops.validate_create(object));
     if !errors.is_empty() {
         return Err(target.invalid(&errors));

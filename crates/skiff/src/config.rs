@@ -82,6 +82,19 @@ pub struct Options {
     /// Parts to leave out: scheduler, controllers, kubelet, proxy, dns [default: none]
     #[arg(long, value_name = "PARTS", value_delimiter = ',')]
     pub disable: Option<Vec<String>>,
+    /// Admission plugins to run beside the default ones, for example AlwaysPullImages [default: none]
+    #[arg(long, value_name = "PLUGINS", value_delimiter = ',')]
+    pub enable_admission_plugins: Option<Vec<String>>,
+    /// Admission plugins not to run, for example PodSecurity [default: none]
+    #[arg(long, value_name = "PLUGINS", value_delimiter = ',')]
+    pub disable_admission_plugins: Option<Vec<String>>,
+    /// An AdmissionConfiguration (apiserver.config.k8s.io/v1) that configures admission plugins [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub admission_control_config_file: Option<PathBuf>,
+    /// API versions to serve or not: group/version=true|false, group/version/resource=true|false, api/all, api/beta, api/alpha,
+    /// api/legacy (versions that upstream has removed), for example extensions/v1beta1=true [default: none]
+    #[arg(long, value_name = "VERSIONS", value_delimiter = ',')]
+    pub runtime_config: Option<Vec<String>>,
     /// What is logged: error, warn, info, debug, trace, or a tracing filter [default: info]
     #[arg(long, env = "SKIFF_LOG", value_name = "LEVEL")]
     pub log_level: Option<String>,
@@ -124,6 +137,14 @@ pub struct Config {
     pub max_pods: u32,
     pub static_pod_dir: PathBuf,
     pub disable: Vec<String>,
+    #[serde(default)]
+    pub enable_admission_plugins: Vec<String>,
+    #[serde(default)]
+    pub disable_admission_plugins: Vec<String>,
+    #[serde(default)]
+    pub admission_control_config_file: Option<PathBuf>,
+    #[serde(default)]
+    pub runtime_config: Vec<String>,
     pub log_level: String,
     #[serde(default)]
     pub api_server: ApiServerSettings,
@@ -319,6 +340,13 @@ impl Options {
             kubelet_port: self.kubelet_port.unwrap_or(10250),
             max_pods: self.max_pods.unwrap_or(110),
             disable,
+            enable_admission_plugins: self.enable_admission_plugins.unwrap_or_default(),
+            disable_admission_plugins: self.disable_admission_plugins.unwrap_or_default(),
+            admission_control_config_file: self
+                .admission_control_config_file
+                .map(std::path::absolute)
+                .transpose()?,
+            runtime_config: self.runtime_config.unwrap_or_default(),
             log_level: self.log_level.unwrap_or_else(|| "info".into()),
             api_server: self.api_server.resolve()?,
             audit: self.audit,

@@ -276,6 +276,13 @@ async fn tables_and_discovery_have_their_own_forms() {
     assert_eq!(table["rows"][0]["object"]["kind"], "PartialObjectMetadata");
     let (code, _) = get(maps, "application/json;as=Chair;v=v1;g=meta.k8s.io").await;
     assert_eq!(code, 406);
+    // A review is no object of which there could be a table.
+    let review = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
+        "spec": {"nonResourceAttributes": {"path": "/", "verb": "get"}}});
+    let reviews = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+    let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    let (code, _) = ask_as(&cluster, admin.0, admin.1, "POST", reviews, &review, table).await;
+    assert_eq!(code, 406);
 
     let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
     let (_, groups) = get("/apis", accept).await;
@@ -299,4 +306,35 @@ async fn tables_and_discovery_have_their_own_forms() {
     assert_eq!(parts, ["scale", "status"]);
     let (_, plain) = get("/apis/apps/v1", JSON).await;
     assert_eq!(plain["kind"], "APIResourceList");
+}
+
+#[tokio::test]
+async fn events_are_selected_by_the_fields_of_the_version_asked() {
+    let cluster = TestCluster::start().await.unwrap();
+    for (name, from) in [("e1", "c1"), ("e2", "c2")] {
+        let event = json!({"metadata": {"name": name}, "eventTime": "2026-11-21T10:00:00.000000Z", "type": "Normal",
+            "reason": "r", "action": "a", "reportingController": from, "reportingInstance": "i",
+            "regarding": {"kind": "Pod", "name": name, "namespace": "default"}});
+        let path = "/apis/events.k8s.io/v1/namespaces/default/events";
+        let (code, said) = ask(&cluster, "POST", path, &event).await;
+        assert_eq!(code, 201, "{said}");
+    }
+    let new = "/apis/events.k8s.io/v1/events?fieldSelector=";
+    let old = "/api/v1/events?fieldSelector=";
+    for (path, names) in [
+        (format!("{new}reportingController=c1"), Some("e1")),
+        (format!("{new}regarding.name=e2"), Some("e2")),
+        (format!("{new}involvedObject.name=e2"), None),
+        (format!("{old}reportingComponent=c1"), Some("e1")),
+        (format!("{old}involvedObject.name=e2"), Some("e2")),
+        (format!("{old}regarding.name=e2"), None),
+    ] {
+        let (code, list) = ask(&cluster, "GET", &path, &Value::Null).await;
+        let items = list["items"].as_array().cloned().unwrap_or_default();
+        let found: Vec<_> = items.iter().map(|item| &item["metadata"]["name"]).collect();
+        match names {
+            Some(name) => assert_eq!(found, [&json!(name)], "{path}"),
+            None => assert_eq!(code, 400, "{path}"),
+        }
+    }
 }

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Subresource, Typed};
 use crate::printing;
 
@@ -52,6 +53,14 @@ impl Strategy for APIServiceStrategy {
     const ALLOW_UNCONDITIONAL_UPDATE: bool = false;
 
     crate::kind::keep_status!();
+
+    fn validate_create(object: &APIService) -> ErrorList {
+        crate::validation::apiregistration::validate_api_service(object)
+    }
+
+    fn validate_status_update(new: &APIService, _: &APIService) -> ErrorList {
+        crate::validation::apiregistration::validate_api_service_status(new)
+    }
 
     fn row(object: &APIService, now: Timestamp) -> Vec<Value> {
         let service = object

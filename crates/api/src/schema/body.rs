@@ -7,7 +7,7 @@ use serde_json::Value;
 use serde_saphyr::options::DuplicateKeyPolicy;
 
 use super::check::{CheckError, Checked, check, check_value};
-use super::table::{Schema, TypeId, built_in};
+use super::table::{Schema, TypeId, built_in, with_optional};
 use crate::kind::Kind;
 use crate::status::{ApiError, ApiResult};
 
@@ -66,10 +66,13 @@ impl<'a> Target<'a> {
     /// # Errors
     /// The kind is not in the table of types, which a test rules out.
     pub fn of(kind: &'a Kind) -> ApiResult<Self> {
-        let schema = built_in();
-        let root = schema
-            .find(kind.schema)
-            .ok_or_else(|| ApiError::internal(format!("no type {}", kind.schema)))?;
+        let mut schema = built_in();
+        let mut root = schema.find(kind.schema);
+        if root.is_none() {
+            schema = with_optional();
+            root = schema.find(kind.schema);
+        }
+        let root = root.ok_or_else(|| ApiError::internal(format!("no type {}", kind.schema)))?;
         Ok(Self {
             schema,
             root,
@@ -194,9 +197,7 @@ impl TypeMeta {
         if kind == target.kind && version == expected {
             return Ok(());
         }
-        let known = crate::kinds()
-            .iter()
-            .chain(crate::subresource_kinds())
+        let known = crate::table::known_kinds()
             .any(|other| other.kind == kind && other.api_version() == version);
         if !known {
             let message = format!(

@@ -23,6 +23,7 @@ pub use log::LogSettings;
 pub(crate) use scope::Scope;
 
 use crate::request::{Attributes, UserInfo};
+use crate::seam::Notes;
 use crate::serve::RemoteAddress;
 use backend::Backend;
 use event::{Event, ObjectReference};
@@ -143,13 +144,14 @@ impl Audit {
         parts: &Parts,
         attributes: &Attributes,
         long_running: bool,
+        notes: &Notes,
     ) -> Result<Option<Arc<Scope>>, AuditError> {
         let verdict = self.policy.evaluate(attributes);
         if verdict.level == policy::Level::None {
             return Ok(None);
         }
         let event = self.event(verdict, parts, attributes);
-        let scope = Scope::new(self.clone(), verdict, event, long_running);
+        let scope = Scope::new(self.clone(), verdict, event, long_running, notes.clone());
         if scope.stage(Stage::RequestReceived).await {
             Ok(Some(scope))
         } else {
@@ -159,7 +161,12 @@ impl Audit {
     }
 
     /// Records a request whose user could not be found out.
-    pub(crate) async fn unauthenticated(self: &Arc<Self>, parts: &Parts, attributes: &Attributes) {
+    pub(crate) async fn unauthenticated(
+        self: &Arc<Self>,
+        parts: &Parts,
+        attributes: &Attributes,
+        notes: &Notes,
+    ) {
         let verdict = self.policy.evaluate(attributes);
         if verdict.level == policy::Level::None
             || verdict.omit_stages.contains(Stage::ResponseStarted)
@@ -168,6 +175,7 @@ impl Audit {
         }
         let mut event = self.event(verdict, parts, attributes);
         event.stage = Stage::ResponseStarted;
+        event.annotations = notes.annotations.lock().clone();
         event.status = Some(event::ResponseStatus {
             code: 401,
             message: attempted(parts),

@@ -15,6 +15,7 @@ use super::body::{Captured, Holding, capture};
 use super::event::{Event, ObjectReference, ResponseStatus};
 use super::policy::{Level, Stage, Verdict};
 use crate::request::UserInfo;
+use crate::seam::Notes;
 
 /// A `Status` in an answer of success is looked for up to this size.
 const SMALL: u64 = 8 << 10;
@@ -32,6 +33,8 @@ pub(crate) struct Scope {
     audit: Arc<Audit>,
     verdict: Verdict,
     long_running: bool,
+    /// What others note while the request is under way.
+    notes: Notes,
     state: Mutex<State>,
 }
 
@@ -41,11 +44,13 @@ impl Scope {
         verdict: Verdict,
         event: Event,
         long_running: bool,
+        notes: Notes,
     ) -> Arc<Self> {
         Arc::new(Self {
             audit,
             verdict,
             long_running,
+            notes,
             state: Mutex::new(State {
                 event,
                 body: None,
@@ -53,24 +58,6 @@ impl Scope {
                 finished: false,
             }),
         })
-    }
-
-    /// Adds an annotation; the first value of a key stays.
-    pub fn annotate(&self, key: &str, value: &str) {
-        let mut state = self.state.lock();
-        let annotations = &mut state.event.annotations;
-        match annotations.get(key) {
-            None => {
-                annotations.insert(key.to_owned(), value.to_owned());
-            }
-            Some(old) if old == value => {}
-            Some(old) => tracing::warn!(
-                key,
-                value,
-                old,
-                "an audit annotation was set already; the new value is dropped"
-            ),
-        }
     }
 
     /// The user that the request acts as.
@@ -220,6 +207,7 @@ impl Scope {
             return None;
         }
         state.event.stage = stage;
+        state.event.annotations = self.notes.annotations.lock().clone();
         if stage != Stage::RequestReceived {
             state.event.staged = self.audit.now();
         }

@@ -1,6 +1,7 @@
 //! Who may do what: `system:masters`, the node authorizer, RBAC, in that order.
 
 pub(crate) mod escalation;
+pub mod graph;
 pub mod node;
 pub mod rbac;
 
@@ -50,11 +51,11 @@ impl Authorization {
     }
 
     fn prefixes() -> impl Iterator<Item = &'static str> {
-        rbac::PREFIXES.into_iter().chain(node::PREFIXES)
+        rbac::PREFIXES.into_iter().chain(graph::PREFIXES)
     }
 
     fn put(&self, key: &str, value: Option<&[u8]>) {
-        if node::PREFIXES.iter().any(|prefix| key.starts_with(prefix)) {
+        if graph::PREFIXES.iter().any(|prefix| key.starts_with(prefix)) {
             self.node.graph.write().put(key, value);
         } else {
             self.rbac.0.write().put(key, value);
@@ -65,7 +66,7 @@ impl Authorization {
     pub async fn load(&self) -> Result<u64, StoreError> {
         let revision = self.store.revision().await?;
         let mut rbac = rbac::Index::default();
-        let mut graph = node::Graph::default();
+        let mut seen = graph::Graph::default();
         for prefix in Self::prefixes() {
             for item in self
                 .store
@@ -74,11 +75,11 @@ impl Authorization {
                 .items
             {
                 rbac.put(&item.key, Some(&item.value));
-                graph.put(&item.key, Some(&item.value));
+                seen.put(&item.key, Some(&item.value));
             }
         }
         *self.rbac.0.write() = rbac;
-        *self.node.graph.write() = graph;
+        *self.node.graph.write() = seen;
         Ok(revision)
     }
 

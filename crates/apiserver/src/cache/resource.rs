@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Bound;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use skiff_store::{Event, KeyValue, Range, StoreError};
 use tokio::sync::{Notify, watch};
 
 use super::entry::Entry;
+use crate::registry::ServedKind;
 
 /// The ring keeps at most so many changes ...
 const RING_EVENTS: usize = 10_000;
@@ -25,6 +26,15 @@ const GATHERING_EACH: Duration = Duration::from_micros(50);
 /// ... for at most so long.
 const GATHERING_MOST: Duration = Duration::from_millis(5);
 
+/// How an event shows an object when not as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Form {
+    /// In which version.
+    pub api_version: String,
+    /// As protobuf, else as JSON.
+    pub protobuf: bool,
+}
+
 /// One change of one object.
 #[derive(Debug)]
 pub struct CacheEvent {
@@ -34,16 +44,22 @@ pub struct CacheEvent {
     pub current: Option<Arc<Entry>>,
     /// The state before; `None`: created.
     pub previous: Option<Arc<Entry>>,
-    /// What the event shows, as protobuf; made for the first watcher that wants it.
-    protobuf: OnceLock<Option<Bytes>>,
+    /// What the event shows, in forms other than the stored one; each made for the first watcher that wants it.
+    forms: Mutex<Vec<(Form, Option<Bytes>)>>,
     at: Duration,
 }
 
 impl CacheEvent {
-    /// What the event shows (`bytes`: the new state, or the last one of an object that is gone) as protobuf.
-    pub fn protobuf(&self, bytes: &[u8]) -> Option<&Bytes> {
-        let encode = || crate::content::protobuf(bytes).map(Bytes::from);
-        self.protobuf.get_or_init(encode).as_ref()
+    /// What the event shows in another form; `make` is called for the first watcher that wants it. All that ask must be
+    /// shown the same state.
+    pub fn shown(&self, form: &Form, make: impl FnOnce() -> Option<Bytes>) -> Option<Bytes> {
+        let mut forms = self.forms.lock();
+        if let Some((_, bytes)) = forms.iter().find(|(other, _)| other == form) {
+            return bytes.clone();
+        }
+        let made = make();
+        forms.push((form.clone(), made.clone()));
+        made
     }
 
     /// The object's key.
@@ -68,11 +84,11 @@ pub enum Trigger {
     Any,
     /// Changes of objects whose key starts so (a namespace, or one object).
     Key(String),
-    /// Changes of objects whose value of a field is, or was, this.
-    Field(&'static str, String),
+    /// Changes of objects whose value of a field (by its place among the kind's) is, or was, this.
+    Field(usize, String),
 }
 
-type FieldIndex = HashMap<(&'static str, String), Vec<(u64, Arc<Notify>)>>;
+type FieldIndex = HashMap<(usize, String), Vec<(u64, Arc<Notify>)>>;
 
 #[derive(Default)]
 struct Wakers {
@@ -164,7 +180,7 @@ struct Inner {
 pub struct ResourceCache {
     /// The key prefix, with slash at the end.
     prefix: String,
-    kind: &'static skiff_api::Kind,
+    kind: Arc<ServedKind>,
     inner: RwLock<Inner>,
     wakers: Mutex<Wakers>,
     /// How many watch all of it, or by key.
@@ -176,7 +192,7 @@ pub struct ResourceCache {
 impl ResourceCache {
     /// An empty cache that is yet to be loaded.
     #[must_use]
-    pub fn new(kind: &'static skiff_api::Kind) -> Arc<Self> {
+    pub fn new(kind: Arc<ServedKind>) -> Arc<Self> {
         Arc::new(Self {
             prefix: format!("{}/", kind.storage),
             kind,
@@ -383,7 +399,7 @@ impl ResourceCache {
             Trigger::Field(field, value) => {
                 wakers
                     .fields
-                    .entry((field, value.clone()))
+                    .entry((*field, value.clone()))
                     .or_default()
                     .push((id, notify.clone()));
             }
@@ -429,8 +445,9 @@ impl ResourceCache {
             .flat_map(|event| [&event.current, &event.previous])
             .flatten()
         {
-            for field in entry.fields(self.kind) {
-                for (_, notify) in wakers.fields.get(field).into_iter().flatten() {
+            for (field, value) in entry.fields(&self.kind).iter().enumerate() {
+                let waiting = wakers.fields.get(&(field, value.clone()));
+                for (_, notify) in waiting.into_iter().flatten() {
                     notify.notify_one();
                 }
             }
@@ -483,7 +500,7 @@ impl Inner {
             revision,
             current,
             previous,
-            protobuf: OnceLock::new(),
+            forms: Mutex::default(),
             at: now,
         });
         self.ring_bytes += event.bytes();

@@ -59,7 +59,7 @@ pub(super) async fn ready_endpoint(
     let mut backends: Vec<(String, u16)> = Vec::new();
     for entry in cache.list(&slices.prefix(namespace), None, 0).0 {
         let owner = entry
-            .labels(slices.storage)
+            .labels(&slices.storage)
             .get("kubernetes.io/service-name");
         if owner.map(String::as_str) != Some(service) {
             continue;

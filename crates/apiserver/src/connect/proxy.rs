@@ -53,7 +53,7 @@ pub(crate) async fn answer(
 ) -> ApiResult<Response<Body>> {
     let text = call.info.name.clone();
     let named = Named::parse(&text)?;
-    let endpoint = match resource.kind.plural {
+    let endpoint = match &*resource.kind.plural {
         "nodes" => kubelet::endpoint(&call.server, named.name).await?,
         "pods" => pod(&call, resource, &named).await?,
         _ => service(&call, resource, &named).await?,

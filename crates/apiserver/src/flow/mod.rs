@@ -259,7 +259,7 @@ fn width(server: &ApiServer, info: &RequestInfo, query: &crate::query::Query) ->
     let Some(resource) = registry.get(&info.group, &info.version, &info.resource) else {
         return 1;
     };
-    let Some((count, average)) = server.hub.estimate(resource.storage) else {
+    let Some((count, average)) = server.hub.estimate(&resource.storage) else {
         return 1;
     };
     let count = match query.get("limit").parse::<u64>() {

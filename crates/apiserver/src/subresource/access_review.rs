@@ -31,10 +31,11 @@ pub(crate) async fn review(
     resource: &Resource,
     body: Body,
 ) -> ApiResult<Response<Body>> {
+    crate::content::negotiate_whole(call)?;
     let options = WriteOptions::parse(&call.query, "CreateOptions")?;
     let body = ApiServer::read_body(body).await?;
-    let value = parse_body(call, resource.kind, &body, options.field_validation)?;
-    let mut object = decode_kind(resource.kind, value)?;
+    let value = parse_body(call, &resource.kind, &body, options.field_validation)?;
+    let mut object = decode_kind(&resource.kind, value)?;
     fill(call, &mut *object).await?;
     object_answer(call, 201, &*object)
 }

@@ -7,7 +7,8 @@ use skiff_api::certificates::certificate_signing_request::stamp;
 use skiff_api::validation::certificates::{
     Settable, validate_certificate_signing_request_status_update,
 };
-use skiff_api::{ApiError, ApiResult, Object, ObjectExt};
+use skiff_api::validation::meta::validate_object_meta_update;
+use skiff_api::{ApiError, ApiResult, Object, ObjectExt, Path};
 
 use super::pod_parts::changed_body;
 use crate::query::WriteOptions;
@@ -42,15 +43,14 @@ pub(crate) async fn change(
         ) else {
             return Err(ApiError::internal("no request for a certificate"));
         };
-        request
-            .metadata
-            .resource_version
-            .clone_from(&wanted.metadata.resource_version);
-        request
-            .metadata
-            .managed_fields
-            .clone_from(&wanted.metadata.managed_fields);
         let before = request.clone();
+        let (meta, asked) = (&mut request.metadata, &wanted.metadata);
+        meta.labels.clone_from(&asked.labels);
+        meta.annotations.clone_from(&asked.annotations);
+        let mut errors =
+            validate_object_meta_update(meta, &before.metadata, &Path::new("metadata"));
+        meta.resource_version.clone_from(&asked.resource_version);
+        meta.managed_fields.clone_from(&asked.managed_fields);
         let status = |request: &CertificateSigningRequest| {
             let status = request.status.as_ref();
             status
@@ -61,8 +61,11 @@ pub(crate) async fn change(
         stamp(&mut conditions, &status(&before), now);
         request.status.get_or_insert_default().conditions =
             Some(conditions).filter(|list| !list.is_empty());
-        let errors =
-            validate_certificate_signing_request_status_update(request, &before, Settable::Verdict);
+        errors.extend(validate_certificate_signing_request_status_update(
+            request,
+            &before,
+            Settable::Verdict,
+        ));
         if !errors.is_empty() {
             return Err(target.invalid(&errors));
         }

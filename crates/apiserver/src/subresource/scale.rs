@@ -33,7 +33,7 @@ pub(crate) async fn answer(
                 .lookup(resource, &call.info.namespace, &call.info.name)
                 .await?;
             let entry = entry.ok_or_else(|| {
-                ApiError::not_found(resource.kind.group, resource.kind.plural, &call.info.name)
+                ApiError::not_found(&resource.kind.group, &resource.kind.plural, &call.info.name)
             })?;
             object_answer(
                 call,
@@ -58,8 +58,8 @@ async fn change(call: &Call, resource: &Resource, body: Body) -> ApiResult<Respo
     };
     let (put, patch) = if call.parts.method == Method::PUT {
         let scale = typed(decode_kind(
-            kind,
-            parse_body(call, kind, &body, options.field_validation)?,
+            &kind,
+            parse_body(call, &kind, &body, options.field_validation)?,
         )?)?;
         check_name(&call.info.name, scale.metadata.name.as_deref())?;
         (Some(scale), None)
@@ -84,8 +84,8 @@ async fn change(call: &Call, resource: &Resource, body: Body) -> ApiResult<Respo
         let wanted = match (&put, &patch) {
             (Some(scale), _) => scale.clone(),
             (None, Some(patch)) => typed(decode_kind(
-                kind,
-                patch.patched(call, resource, kind, &old.to_value())?,
+                &kind,
+                patch.patched(call, resource, &kind, &old.to_value())?,
             )?)?,
             (None, None) => old,
         };
@@ -178,7 +178,7 @@ fn parent_record(
     record
 }
 
-fn set_replicas(object: &mut dyn Object, replicas: i32) {
+pub(crate) fn set_replicas(object: &mut dyn Object, replicas: i32) {
     if let Some(deployment) = object.downcast_mut::<Deployment>() {
         deployment.spec.get_or_insert_default().replicas = Some(replicas);
     } else if let Some(set) = object.downcast_mut::<ReplicaSet>() {
@@ -191,7 +191,7 @@ fn set_replicas(object: &mut dyn Object, replicas: i32) {
 }
 
 /// The scale of a workload.
-fn scale_of(object: &dyn Object) -> ApiResult<Scale> {
+pub(crate) fn scale_of(object: &dyn Object) -> ApiResult<Scale> {
     let (wanted, have, selector) = if let Some(deployment) = object.downcast_ref::<Deployment>() {
         let spec = deployment.spec.as_ref();
         let have = deployment

@@ -15,7 +15,7 @@ use skiff_apiserver::authn::Authentication;
 use skiff_apiserver::authn::tokens::{Reference, Tokens};
 use skiff_apiserver::authz::Authorization;
 use skiff_apiserver::encryption::Encryption;
-use skiff_apiserver::{ApiServer, ApiServerConfig, UserInfo, bootstrap};
+use skiff_apiserver::{AdmissionChain, ApiServer, ApiServerConfig, UserInfo, bootstrap};
 use skiff_controllers::certificate_authority::CertificateAuthority;
 use skiff_controllers::{ClientFactory, ControllersConfig, TokenSigner};
 use skiff_scheduler::SchedulerConfig;
@@ -62,7 +62,7 @@ impl ControlPlane {
             context.random.clone(),
         ));
         let server = ApiServer::new(
-            api_config(config),
+            api_config(config)?,
             store.clone(),
             context.clock.clone(),
             context.random.clone(),
@@ -121,14 +121,22 @@ impl ControlPlane {
     }
 }
 
-fn api_config(config: &Config) -> ApiServerConfig {
-    ApiServerConfig {
+fn api_config(config: &Config) -> Result<ApiServerConfig> {
+    let admission = AdmissionChain::from_file(
+        &config.enable_admission_plugins,
+        &config.disable_admission_plugins,
+        config.admission_control_config_file.as_deref(),
+    );
+    Ok(ApiServerConfig {
         service_cidr: config.service_cidr.to_string(),
         node_ports: config.node_ports,
         advertise: Some(SocketAddr::new(config.advertise_address, config.api_port)),
         limits: config.api_server.limits(),
+        admission: admission.map_err(anyhow::Error::msg)?,
+        kinds: skiff_api::runtime_config::served(&config.runtime_config)
+            .map_err(anyhow::Error::msg)?,
         ..ApiServerConfig::default()
-    }
+    })
 }
 
 async fn open_store(context: &Context) -> Result<Arc<dyn Store>> {

@@ -5,6 +5,7 @@ mod audit;
 mod encryption;
 mod flow;
 mod fuzz;
+mod identity;
 mod overload;
 mod requests;
 mod sockets;

@@ -26,7 +26,7 @@ impl Definitions {
     pub(super) fn new(dialect: Dialect) -> Self {
         let (mut types, mut fields) = (HashMap::new(), HashMap::new());
         let mut current = "";
-        for line in TYPES.lines() {
+        for line in TYPES.lines().chain(crate::legacy::TEXT.lines()) {
             let mut words = line.split(' ');
             let first = words.next().unwrap_or_default();
             let flag = |word: &'static str| word.split_once('=').unwrap_or((word, ""));
@@ -65,7 +65,7 @@ impl Definitions {
             let mut generator = SchemaGenerator::new(SchemaSettings::draft2020_12());
             kind.ops.add_schema(&mut generator);
             for subresource in kind.subresources {
-                let other = crate::subresource_kinds().iter().chain(crate::kinds());
+                let other = crate::table::known_kinds();
                 let mut other = other
                     .filter(|other| (other.group, other.version, other.kind) == subresource.kind);
                 if let Some(other) = other.next() {

@@ -305,7 +305,7 @@ fn of_subresource<'a>(
     subresource: &'static crate::Subresource,
 ) -> Vec<Operation<'a>> {
     let find = || {
-        let mut kinds = crate::subresource_kinds().iter().chain(crate::kinds());
+        let mut kinds = crate::table::known_kinds();
         kinds.find(|other| (other.group, other.version, other.kind) == subresource.kind)
     };
     let Some(other) = find().filter(|_| subresource.name != "log") else {

@@ -5,3 +5,4 @@ pub mod policies;
 pub mod rules;
 #[cfg(test)]
 mod tests;
+pub mod webhooks;
