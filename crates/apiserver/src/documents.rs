@@ -38,6 +38,15 @@ pub(crate) async fn answer(call: &Call) -> ApiResult<Response<Body>> {
     match segments.as_slice() {
         [] => Ok(json_answer(call, &json!({"paths": paths(call)}))),
         ["version"] => Ok(json_answer(call, &version(call))),
+        ["debug", "api_priority_and_fairness", page] => {
+            let text = call
+                .server
+                .flow
+                .dump(page)
+                .ok_or_else(ApiError::no_such_path)?;
+            let media = "text/plain; charset=utf-8";
+            Ok(content::response(200, media, text.into()))
+        }
         ["api" | "apis"] if wants_aggregated(call) => Ok(aggregated(call, segments == ["api"])),
         ["api"] => {
             let address = call.header(http::header::HOST);

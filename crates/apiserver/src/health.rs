@@ -32,7 +32,8 @@ const CHECKS: &[Check] = &[
     ("etcd", ALL, ApiServer::watch_cache_started),
     ("informer-sync", &["readyz"], ApiServer::watch_cache_started),
     ("shutdown", &["readyz"], |server| {
-        !server.shutdown.is_triggered()
+        let stopping = server.stopping.load(std::sync::atomic::Ordering::Relaxed);
+        !stopping && !server.shutdown.is_triggered()
     }),
 ];
 

@@ -5,6 +5,7 @@
 
 mod admission;
 mod aggregation;
+pub mod audit;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;
@@ -22,9 +23,11 @@ mod documents;
 pub mod duration;
 pub mod encryption;
 mod fields;
+mod flow;
 pub mod follow;
 mod health;
 mod kubernetes_service;
+pub mod limits;
 mod metrics;
 mod patch;
 pub mod query;

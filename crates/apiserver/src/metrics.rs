@@ -131,11 +131,9 @@ impl Metrics {
 
 /// Answers a scrape.
 pub(crate) fn answer(server: &ApiServer) -> Response<Body> {
-    content::response(
-        200,
-        "text/plain; version=0.0.4; charset=utf-8",
-        server.metrics.text().into(),
-    )
+    let mut text = server.metrics.text();
+    server.flow.metrics(&mut text);
+    content::response(200, "text/plain; version=0.0.4; charset=utf-8", text.into())
 }
 
 #[cfg(test)]

@@ -51,6 +51,8 @@ pub struct ApiServerConfig {
     pub node_ports: (u16, u16),
     /// Where the service `kubernetes` leads to: this server as pods reach it. `None`: the service is not kept.
     pub advertise: Option<SocketAddr>,
+    /// What the server allows its clients.
+    pub limits: crate::limits::Limits,
     /// Which admission plugins run, and how.
     pub admission: AdmissionChain,
 }
@@ -63,6 +65,7 @@ impl Default for ApiServerConfig {
             service_cidr: DEFAULT_SERVICE_CIDR.to_owned(),
             node_ports: (30000, 32767),
             advertise: None,
+            limits: crate::limits::Limits::default(),
             admission: AdmissionChain::default(),
         }
     }
@@ -87,6 +90,10 @@ pub struct ApiServer {
     pub(crate) service_range: AddressRange,
     /// Held while a service's addresses and ports are chosen and until it is written.
     pub(crate) service_lock: Arc<tokio::sync::Mutex<()>>,
+    /// Set when the server is about to stop: it says that it is not ready, and goes on for a while.
+    pub(crate) stopping: std::sync::atomic::AtomicBool,
+    audit: ArcSwapOption<crate::audit::Audit>,
+    pub(crate) flow: crate::flow::Flow,
     pub(crate) encryption: ArcSwapOption<crate::encryption::Encryption>,
     authenticator: ArcSwapOption<Arc<dyn Authenticator>>,
     authorizer: ArcSwap<Arc<dyn Authorizer>>,
@@ -112,6 +119,8 @@ pub(crate) struct Call {
     pub parts: http::request::Parts,
     /// Warnings for the client, sent as headers.
     pub warnings: Arc<Mutex<Vec<String>>>,
+    /// The request's record, when it is audited. A long-running request ends when the last of these goes.
+    pub audit: Option<Arc<crate::audit::Scope>>,
     /// What admission notes for the audit log: key and value.
     pub annotations: Arc<Mutex<BTreeMap<String, String>>>,
 }
@@ -162,6 +171,7 @@ impl ApiServer {
             AddressRange::DEFAULT
         });
         let started = clock.monotonic();
+        let flow = crate::flow::Flow::new(&config.limits, clock.clone());
         let server = Arc::new(Self {
             config,
             store,
@@ -177,6 +187,9 @@ impl ApiServer {
             metrics: crate::metrics::Metrics::default(),
             service_range,
             service_lock: Arc::default(),
+            stopping: std::sync::atomic::AtomicBool::new(false),
+            audit: ArcSwapOption::empty(),
+            flow,
             encryption: ArcSwapOption::empty(),
             authenticator: ArcSwapOption::empty(),
             authorizer: ArcSwap::from_pointee(Arc::new(MastersOnly) as Arc<dyn Authorizer>),
@@ -195,6 +208,11 @@ impl ApiServer {
         );
         tokio::spawn(server.clone().housekeeping());
         tokio::spawn(crate::admission::policy::keep(server.clone()));
+        if server.config.limits.fairness {
+            tokio::spawn(crate::flow::follow(server.clone()));
+            let lending = server.clone();
+            tokio::spawn(async move { lending.flow.lend(lending.shutdown.clone()).await });
+        }
         tokio::spawn(crate::admission::webhooks::keep(server.clone()));
         tokio::spawn(crate::aggregation::run(server.clone()));
         tokio::spawn(crate::crd::run(server.clone()));
@@ -223,6 +241,16 @@ impl ApiServer {
     /// trusts. May be set again when the certificate is renewed.
     pub fn set_kubelet_tls(&self, tls: Arc<rustls::ClientConfig>) {
         self.kubelet_tls.store(Some(tls));
+    }
+
+    /// Keeps the flow schemas and priority levels that every cluster has, until the server stops.
+    pub async fn keep_flow_control(self: Arc<Self>) {
+        crate::flow::keep(self).await;
+    }
+
+    /// Who records what is asked and answered.
+    pub fn set_audit(&self, audit: Arc<crate::audit::Audit>) {
+        self.audit.store(Some(audit));
     }
 
     /// The encryption that the store lies behind, for the health check of its key management services.
@@ -306,7 +334,7 @@ impl ApiServer {
         let handled = AssertUnwindSafe(self.clone().route(parts, body, user))
             .catch_unwind()
             .await;
-        left.drain().await;
+        left.drain(&self.clock).await;
         handled.unwrap_or_else(|_| {
             tracing::error!("a request handler panicked");
             content::error_response(&ApiError::internal(
@@ -317,7 +345,7 @@ impl ApiServer {
 
     async fn route(
         self: Arc<Self>,
-        mut parts: http::request::Parts,
+        parts: http::request::Parts,
         body: Body,
         user: Option<Arc<UserInfo>>,
     ) -> Response<Body> {
@@ -326,13 +354,45 @@ impl ApiServer {
             parts.uri.path(),
             parts.uri.query(),
         ));
+        let deadline = match crate::limits::deadline(&self.config.limits, &info, &parts) {
+            Ok(deadline) => deadline,
+            Err(error) => return content::error_response(&error),
+        };
+        let answering = self.clone().recorded(info.clone(), parts, body, user);
+        match deadline {
+            None => answering.await,
+            Some(deadline) => tokio::select! {
+                biased;
+                response = answering => response,
+                () = self.clock.sleep(deadline) => {
+                    content::error_response(&crate::limits::timed_out(&info))
+                }
+            },
+        }
+    }
+
+    /// Finds out the user, and records the request if it is audited.
+    async fn recorded(
+        self: Arc<Self>,
+        info: Arc<RequestInfo>,
+        mut parts: http::request::Parts,
+        body: Body,
+        user: Option<Arc<UserInfo>>,
+    ) -> Response<Body> {
         let notes = Notes::default();
         parts.extensions.insert(notes.clone());
+        let audit = self.audit.load_full();
         let user = match user {
             Some(user) => user,
             None => match self.authenticate(&parts).await {
                 Ok(user) => user,
-                Err(error) => return content::error_response(&error),
+                Err(error) => {
+                    if let Some(audit) = audit {
+                        let nobody = info.attributes(crate::audit::nobody(), parts.uri.query());
+                        audit.unauthenticated(&parts, &nobody, &notes).await;
+                    }
+                    return content::error_response(&error);
+                }
             },
         };
         if let Some((namespace, name)) = notes.unmarked_secret.lock().take() {
@@ -342,12 +402,51 @@ impl ApiServer {
                 name,
             ));
         }
+        let Some(audit) = audit else {
+            return self.answer(info, parts, body, user, notes, None).await;
+        };
+        let attributes = info.attributes(user.clone(), parts.uri.query());
+        let long_running = crate::limits::is_long_running(&info);
+        match audit.begin(&parts, &attributes, long_running, &notes).await {
+            Ok(None) => self.answer(info, parts, body, user, notes, None).await,
+            Ok(Some(scope)) => {
+                let body = scope.watch_request(&parts, body);
+                let response = self
+                    .answer(info, parts, body, user, notes, Some(scope.clone()))
+                    .await;
+                scope.answer(response).await
+            }
+            Err(error) => content::error_response(&ApiError::internal(error)),
+        }
+    }
+
+    /// Answers a request of a known user.
+    async fn answer(
+        self: Arc<Self>,
+        info: Arc<RequestInfo>,
+        mut parts: http::request::Parts,
+        body: Body,
+        user: Arc<UserInfo>,
+        notes: Notes,
+        audit: Option<Arc<crate::audit::Scope>>,
+    ) -> Response<Body> {
+        let real = user.clone();
         let user = match crate::authn::impersonation::resolve(&self, user, &info, &mut parts).await
         {
             Ok(user) => user,
             Err(error) => return content::error_response(&error),
         };
+        if let Some(audit) = audit.as_ref().filter(|_| !Arc::ptr_eq(&real, &user)) {
+            audit.impersonated(user.clone());
+        }
         let query = Query::parse(parts.uri.query());
+        let (permit, marks) = match self.flow.admit(&self, &info, &user, &query).await {
+            Ok(admitted) => admitted,
+            Err(response) => {
+                self.metrics.count(&info, response.status().as_u16());
+                return response;
+            }
+        };
         let call = Call {
             server: self.clone(),
             info: info.clone(),
@@ -356,13 +455,18 @@ impl ApiServer {
             parts,
             warnings: notes.warnings,
             annotations: notes.annotations,
+            audit,
         };
         let warnings = call.warnings.clone();
         let answer = match self.authorize(&call).await {
             Ok(()) => crate::dispatch::dispatch(call, body).await,
             Err(error) => Err(error),
         };
+        drop(permit);
         let mut response = answer.unwrap_or_else(|error| content::error_response(&error));
+        if let Some(marks) = marks {
+            marks.put(response.headers_mut());
+        }
         content::add_warnings(&mut response, &warnings.lock());
         self.metrics.count(&info, response.status().as_u16());
         response
@@ -402,13 +506,26 @@ impl ApiServer {
     }
 
     async fn authorize(&self, call: &Call) -> ApiResult<()> {
-        if call.user.in_group(MASTERS) {
+        if call.user.in_group(MASTERS) && call.audit.is_none() {
             return Ok(());
         }
         let attributes = call
             .info
             .attributes(call.user.clone(), call.parts.uri.query());
-        self.check(&attributes).await
+        let decision = self.decide(&attributes).await;
+        if call.audit.is_some() {
+            let word = if decision.allowed() {
+                "allow"
+            } else {
+                "forbid"
+            };
+            call.annotate("authorization.k8s.io/decision", word);
+            call.annotate("authorization.k8s.io/reason", decision.reason());
+        }
+        if decision.allowed() {
+            return Ok(());
+        }
+        Err(crate::denied::denial(&attributes, decision.reason()))
     }
 
     /// The refusal of what a user may not do.
@@ -422,18 +539,13 @@ impl ApiServer {
 
     /// Reads a request body up to the limit.
     pub(crate) async fn read_body(body: Body) -> ApiResult<Bytes> {
-        const LIMIT: usize = 3 << 20;
-        match axum::body::to_bytes(body, LIMIT).await {
+        match axum::body::to_bytes(body, crate::limits::MAX_BODY).await {
             Ok(bytes) => Ok(bytes),
             Err(error) => {
                 let too_long = std::error::Error::source(&error)
                     .is_some_and(|source| source.is::<http_body_util::LengthLimitError>());
                 if too_long {
-                    Err(ApiError::new(
-                        413,
-                        "RequestEntityTooLarge",
-                        format!("Request entity too large: limit is {LIMIT}"),
-                    ))
+                    Err(crate::limits::too_large())
                 } else {
                     Err(ApiError::bad_request(format!("reading the body: {error}")))
                 }

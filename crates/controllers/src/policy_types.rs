@@ -119,7 +119,7 @@ fn schema(ty: &ApiType, name: &str, depth: usize) -> Arc<Schema> {
         ApiType::Float => Schema::of(Type::Double),
         ApiType::Bytes => Schema::of(Type::Bytes),
         ApiType::Time | ApiType::MicroTime => Schema::of(Type::Timestamp),
-        ApiType::Quantity | ApiType::IntOrString | ApiType::Any => Schema::any(),
+        ApiType::Quantity | ApiType::IntOrString | ApiType::Any | ApiType::Deduced => Schema::any(),
         ApiType::Object(id) => object(*id, name, depth),
         ApiType::List(element) => Schema::list(schema(element, &format!("{name}.@idx"), depth)),
         ApiType::Map(element) => Schema::map(schema(element, &format!("{name}.@elem"), depth)),

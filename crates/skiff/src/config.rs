@@ -1,6 +1,7 @@
 //! How a server is set up: flags, then the configuration file, then defaults.
 
 mod api_server;
+mod audit;
 pub mod identity;
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -10,6 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
 pub use api_server::{ApiServerOptions, ApiServerSettings};
+pub use audit::AuditOptions;
 use identity::{IdentityOptions, IdentitySettings};
 
 /// What `--disable` can leave out.
@@ -110,6 +112,12 @@ pub struct Options {
         reason = "a doc comment would become the text of the whole program's help"
     )]
     pub identity: IdentityOptions,
+    #[command(flatten)]
+    #[allow(
+        missing_docs,
+        reason = "a doc comment would become the text of the whole program's help"
+    )]
+    pub audit: AuditOptions,
 }
 
 /// A checked, complete configuration.
@@ -150,6 +158,8 @@ pub struct Config {
     pub api_server: ApiServerSettings,
     #[serde(default)]
     pub identity: IdentitySettings,
+    #[serde(default)]
+    pub audit: AuditOptions,
 }
 
 /// Where the cluster's state is kept.
@@ -291,6 +301,7 @@ impl Options {
         if !service_cidr.contains(cluster_dns) {
             bail!("--cluster-dns {cluster_dns} lies outside --service-cidr {service_cidr}");
         }
+        self.audit.settings()?;
         let disable = self.disable.unwrap_or_default();
         if let Some(unknown) = disable.iter().find(|part| !PARTS.contains(&part.as_str())) {
             bail!("--disable {unknown:?}: the parts are {}", PARTS.join(", "));
@@ -347,8 +358,9 @@ impl Options {
                 .transpose()?,
             runtime_config: self.runtime_config.unwrap_or_default(),
             log_level: self.log_level.unwrap_or_else(|| "info".into()),
-            api_server: self.api_server.resolve(),
             identity: self.identity.resolve()?,
+            api_server: self.api_server.resolve()?,
+            audit: self.audit,
         })
     }
 }

@@ -140,6 +140,11 @@ impl TestCluster {
         Ok(kube::Client::try_from(config)?)
     }
 
+    /// Tells the server to stop, as TERM does.
+    pub fn begin_shutdown(&self) {
+        self.shutdown.trigger();
+    }
+
     /// A kubeconfig for `kubectl`.
     #[must_use]
     pub fn kubeconfig(&self) -> PathBuf {

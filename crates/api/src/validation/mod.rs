@@ -17,6 +17,7 @@ pub mod core;
 pub mod discovery;
 pub mod events;
 pub mod expressions;
+pub mod flowcontrol;
 pub mod meta;
 pub mod names;
 pub mod net;

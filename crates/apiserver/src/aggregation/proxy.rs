@@ -93,6 +93,7 @@ async fn upgrade(mut call: Call, api: &Api, body: Body, path: &str) -> ApiResult
         port,
         tls: Some(tls),
         server_name: Some(format!("{name}.{namespace}.svc")),
+        address: None,
     };
     match forward(&mut call.parts, body, &endpoint, path).await {
         Ok(response) if redirects(&response) => Ok(refused_redirect()),

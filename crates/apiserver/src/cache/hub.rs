@@ -220,6 +220,13 @@ impl CacheHub {
         }
     }
 
+    /// How many objects of a kind there are and how long one is, about, when that is known without a look at the store.
+    #[must_use]
+    pub fn estimate(&self, kind: &ServedKind) -> Option<(u64, u64)> {
+        let cache = self.caches.read().get(&*kind.storage).cloned();
+        cache.map(|cache| cache.estimate())
+    }
+
     fn forget(&self, kind: &Arc<ServedKind>, cache: &Arc<ResourceCache>) {
         let mut caches = self.caches.write();
         if caches

@@ -309,6 +309,23 @@ impl ResourceCache {
         self.failure.lock().clone()
     }
 
+    /// Whether it was given up.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.inner.read().closed
+    }
+
+    /// How many objects there are, and the length of one, by the first few.
+    #[must_use]
+    pub fn estimate(&self) -> (u64, u64) {
+        const LOOK_AT: usize = 8;
+        let inner = self.inner.read();
+        let some = inner.items.values().take(LOOK_AT);
+        let sum: usize = some.map(|entry| entry.bytes.len()).sum();
+        let count = inner.items.len();
+        (count as u64, (sum / count.clamp(1, LOOK_AT)) as u64)
+    }
+
     /// One object.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<Arc<Entry>> {

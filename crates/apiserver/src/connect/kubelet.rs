@@ -65,6 +65,7 @@ pub(crate) async fn endpoint(server: &ApiServer, name: &str) -> ApiResult<Endpoi
         port,
         tls: Some(tls),
         server_name: None,
+        address: None,
     })
 }
 

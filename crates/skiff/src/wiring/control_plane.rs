@@ -10,6 +10,7 @@ use axum::body::Body;
 use futures::TryStreamExt as _;
 use http::{Method, Request, StatusCode};
 use serde_json::Value;
+use skiff_apiserver::audit::Audit;
 use skiff_apiserver::authn::tokens::{Reference, Tokens};
 use skiff_apiserver::authz::Authorization;
 use skiff_apiserver::bootstrap::reconcile::{Reconciled, reconcile};
@@ -67,6 +68,10 @@ impl ControlPlane {
         if let Some(encryption) = encryption {
             server.set_encryption(encryption);
         }
+        let audit = config.audit.settings()?;
+        if let Some(audit) = Audit::start(&audit, context.clock.clone(), &context.shutdown)? {
+            server.set_audit(audit);
+        }
         let authentication = access::authentication(context, &tokens, &store, running)?;
         server.set_authenticator(authentication);
         server.set_token_issuer(tokens.clone());
@@ -93,6 +98,9 @@ impl ControlPlane {
         ));
         show_front_proxy(context, &server, running)?;
         make_bootstrap_objects(&server).await?;
+        if config.api_server.priority_and_fairness {
+            running.add(server.clone().keep_flow_control());
+        }
         authorization.load().await?;
         running.start(authorization, context);
         context.progress.done("bootstrap objects");
@@ -117,6 +125,7 @@ fn api_config(config: &Config) -> Result<ApiServerConfig> {
         service_cidr: config.service_cidr.to_string(),
         node_ports: config.node_ports,
         advertise: Some(SocketAddr::new(config.advertise_address, config.api_port)),
+        limits: config.api_server.limits(),
         admission: admission.map_err(anyhow::Error::msg)?,
         kinds: skiff_api::runtime_config::served(&config.runtime_config)
             .map_err(anyhow::Error::msg)?,

@@ -248,7 +248,7 @@ fn is_credit_card(text: &str) -> bool {
             (_, double) => double,
         })
         .sum();
-    CARD.is_match(&digits) && luhn % 10 == 0
+    CARD.is_match(&digits) && luhn.is_multiple_of(10)
 }
 
 fn is_base64(text: &str) -> bool {

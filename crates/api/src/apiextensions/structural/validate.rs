@@ -221,7 +221,7 @@ fn check_number(path: &str, number: &Number, schema: &Node, checks: &Checks, fou
     let out_of_range = match checks.format.as_str() {
         "int32" if integer => float < f64::from(i32::MIN) || float > f64::from(i32::MAX),
         "float" => float.abs() > f64::from(f32::MAX),
-        _ => integer && number.as_i64().is_none() && float.abs() >= 9.223_372_036_854_775_8e18,
+        _ => integer && number.as_i64().is_none() && float.abs() >= 9.223_372_036_854_776e18,
     };
     if out_of_range {
         let ty = schema.ty.map_or("", Ty::name);
