@@ -167,7 +167,8 @@ pub struct Conversion {
     pub from_storage: fn(Value) -> Value,
 }
 
-/// A served kind in one version. `crate::kinds()` lists them all.
+/// A served kind in one version. `crate::kinds()` lists those that are served by default.
+#[derive(Clone, Copy)]
 pub struct Kind {
     /// The API group, empty for the core.
     pub group: &'static str,

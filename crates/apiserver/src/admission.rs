@@ -21,6 +21,7 @@ mod default_class;
 mod default_toleration_seconds;
 mod deny_service_external_ips;
 mod event_rate_limit;
+pub(crate) mod expressions;
 mod extended_resource_toleration;
 mod limit_pod_hard_anti_affinity;
 mod limit_ranger;
@@ -30,10 +31,12 @@ mod namespace_presence;
 mod node_restriction;
 mod owner_references;
 mod pod_node_selector;
+mod pod_preset;
 mod pod_resize;
 mod pod_security;
 mod pod_toleration_restriction;
 mod pod_topology_labels;
+pub(crate) mod policy;
 mod priority;
 mod resource_quota;
 mod runtime_class;
@@ -41,8 +44,11 @@ mod service_account;
 mod storage_object_in_use_protection;
 mod taint_nodes_by_condition;
 mod tolerations;
+mod view;
+pub(crate) mod webhooks;
 
 pub use chain::AdmissionChain;
+pub(crate) use view::Given;
 
 /// What is done to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +84,10 @@ pub(crate) struct AdmissionRequest<'a> {
     pub name: &'a str,
     /// Whether nothing is stored in the end.
     pub dry_run: bool,
+    /// What came with the request beside its object.
+    pub given: Given,
+    /// What is remembered between the rounds of the plugins that change objects.
+    pub reinvocation: webhooks::Reinvocation,
 }
 
 impl AdmissionRequest<'_> {
@@ -191,6 +201,19 @@ pub(crate) trait Admission: Send + Sync + 'static {
     ) -> ApiResult<()> {
         Ok(())
     }
+    /// Whether the plugin may make another object of one: [`Admission::replace`] is called.
+    fn replaces(&self) -> bool {
+        false
+    }
+    /// Makes another object; `None`: it stays as it is. There is no `object` on delete and connect, `old` is none on create.
+    async fn replace(
+        &self,
+        _request: &AdmissionRequest<'_>,
+        _object: Option<&dyn Object>,
+        _old: Option<&dyn Object>,
+    ) -> ApiResult<Option<Box<dyn Object>>> {
+        Ok(None)
+    }
     /// Refuses what may not be; `object` is none on delete, `old` on create.
     async fn validate(
         &self,
@@ -203,13 +226,37 @@ pub(crate) trait Admission: Send + Sync + 'static {
 }
 
 /// Runs the changing half of all plugins.
+///
+/// Plugins run a second time where one replaced the object, so that those before it see what it became.
 pub(crate) async fn mutate(
     request: &AdmissionRequest<'_>,
-    object: &mut dyn Object,
+    object: &mut Box<dyn Object>,
+    old: Option<&dyn Object>,
+) -> ApiResult<()> {
+    loop {
+        for plugin in request.call.server.config.admission.plugins() {
+            plugin.mutate(request, &mut **object, old).await?;
+            if plugin.replaces()
+                && let Some(new) = plugin.replace(request, Some(&**object), old).await?
+            {
+                *object = new;
+            }
+        }
+        if !request.reinvocation.next_round() {
+            return Ok(());
+        }
+    }
+}
+
+/// Asks those who may change objects about a deletion or a connection, where there is nothing to change.
+pub(crate) async fn announce(
+    request: &AdmissionRequest<'_>,
     old: Option<&dyn Object>,
 ) -> ApiResult<()> {
     for plugin in request.call.server.config.admission.plugins() {
-        plugin.mutate(request, object, old).await?;
+        if plugin.replaces() {
+            plugin.replace(request, None, old).await?;
+        }
     }
     Ok(())
 }

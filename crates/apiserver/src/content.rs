@@ -13,7 +13,7 @@ use skiff_api::{ApiError, ApiResult};
 use crate::server::Call;
 
 /// Bodies from this size on are compressed for clients that accept it, as upstream does.
-const GZIP_FROM: usize = 128 << 10;
+pub const GZIP_FROM: usize = 128 << 10;
 
 /// Kubernetes' own encoding.
 const PROTOBUF: &str = skiff_api::protobuf::MEDIA_TYPE;
@@ -102,7 +102,7 @@ fn is_custom(call: &Call) -> bool {
 }
 
 fn choose(header: &str, list: bool, custom: bool) -> Option<Accepted> {
-    if header.trim().is_empty() {
+    if matches!(header.trim(), "" | "application/json" | "*/*") {
         return Some(Accepted::JSON);
     }
     let mut clauses: Vec<(f32, usize, &str)> = Vec::new();
@@ -242,14 +242,28 @@ pub fn json_response(call: &Call, accepted: Accepted, code: u16, json: Bytes) ->
             None => ("application/json", json),
         },
     };
+    encoded_response(call, code, media, bytes)
+}
+
+/// An answer of bytes as they are, compressed where the client asks for it and it pays.
+pub fn encoded_response(
+    call: &Call,
+    code: u16,
+    media: &'static str,
+    bytes: Bytes,
+) -> Response<Body> {
     let gzip = bytes.len() >= GZIP_FROM && accepts_gzip(call);
     let mut response = response(code, media, if gzip { compress(&bytes) } else { bytes });
     if gzip {
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-        headers.insert(VARY, HeaderValue::from_static("Accept-Encoding"));
+        mark_gzip(response.headers_mut());
     }
     response
+}
+
+/// Says that a body is compressed.
+pub fn mark_gzip(headers: &mut http::HeaderMap) {
+    headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    headers.insert(VARY, HeaderValue::from_static("Accept-Encoding"));
 }
 
 /// An object or list in JSON text as protobuf, if it has such a form.

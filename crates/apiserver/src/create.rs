@@ -112,10 +112,11 @@ fn generate_name(prefix: &str, suffix: &str) -> String {
 async fn create_named(target: &Target<'_>, mut object: Box<dyn Object>) -> ApiResult<Written> {
     let request = target.admission(Operation::Create);
     crate::fields::record(target, None, &mut *object)?;
-    admission::mutate(&request, &mut *object, None).await?;
+    admission::mutate(&request, &mut object, None).await?;
     crate::authz::escalation::check(target, &*object, None).await?;
     let allocation = crate::services::allocate(target, &mut *object, None).await?;
     before_create(target, &mut *object)?;
+    crate::admission::policy::access::check(target, &*object, None).await?;
     admission::validate(&request, Some(&*object), None).await?;
     let Some(allocation) = allocation else {
         return store_new(target, object).await;

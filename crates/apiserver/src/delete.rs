@@ -14,7 +14,7 @@ use skiff_api::schema::body::FieldValidation;
 use skiff_api::{ApiError, ApiResult, FieldError, Object, ObjectExt, Path};
 use skiff_store::StoreError;
 
-use crate::admission::{self, Operation};
+use crate::admission::{self, AdmissionRequest, Given, Operation};
 use crate::cache::Entry;
 use crate::content;
 use crate::query::{self, Query, WriteOptions};
@@ -65,6 +65,9 @@ pub(crate) struct DeleteOptions {
     pub orphan_dependents: Option<bool>,
     pub propagation_policy: Option<String>,
     pub dry_run: Vec<String>,
+    /// All of it, for those who are asked about the deletion.
+    #[serde(skip)]
+    pub as_sent: Value,
 }
 
 /// What must be true of an object for it to be deleted.
@@ -81,11 +84,16 @@ impl DeleteOptions {
         let options = if body.is_empty() {
             Self::from_query(&call.query)?
         } else {
-            serde_json::from_value(content::body_value(call, body)?).map_err(|error| {
+            let sent = content::body_value(call, body)?;
+            let options = Self::deserialize(&sent).map_err(|error| {
                 ApiError::bad_request(format!(
                     "couldn't get version/kind; json parse error: {error}"
                 ))
-            })?
+            })?;
+            Self {
+                as_sent: without_kind(sent),
+                ..options
+            }
         };
         options.check()?;
         Ok(options)
@@ -93,7 +101,7 @@ impl DeleteOptions {
 
     fn from_query(query: &Query) -> ApiResult<Self> {
         let text = |name: &str| Some(query.get(name).to_owned()).filter(|text| !text.is_empty());
-        Ok(Self {
+        let mut options = Self {
             grace_period_seconds: query.number("gracePeriodSeconds")?,
             preconditions: None,
             orphan_dependents: query
@@ -101,7 +109,22 @@ impl DeleteOptions {
                 .then(|| query.flag("orphanDependents")),
             propagation_policy: text("propagationPolicy"),
             dry_run: query.all("dryRun").map(str::to_owned).collect(),
-        })
+            as_sent: Value::Null,
+        };
+        let mut sent = serde_json::Map::new();
+        let mut set = |name: &str, value: Value| {
+            if !value.is_null() {
+                sent.insert(name.to_owned(), value);
+            }
+        };
+        set("gracePeriodSeconds", json!(options.grace_period_seconds));
+        set("orphanDependents", json!(options.orphan_dependents));
+        set("propagationPolicy", json!(options.propagation_policy));
+        if !options.dry_run.is_empty() {
+            set("dryRun", json!(options.dry_run));
+        }
+        options.as_sent = Value::Object(sent);
+        Ok(options)
     }
 
     fn check(&self) -> ApiResult<()> {
@@ -143,6 +166,14 @@ impl DeleteOptions {
             force: None,
         })
     }
+}
+
+fn without_kind(mut options: Value) -> Value {
+    if let Some(fields) = options.as_object_mut() {
+        fields.remove("kind");
+        fields.remove("apiVersion");
+    }
+    options
 }
 
 /// What became of a deletion.
@@ -248,12 +279,15 @@ pub(crate) async fn delete_object(
             (None, None) => return Err(target.not_found()),
         };
         check_preconditions(&target, options, &current)?;
-        admission::validate(
-            &target.admission(Operation::Delete),
-            None,
-            Some(&*current.object),
-        )
-        .await?;
+        // An eviction was admitted as such.
+        if call.info.subresource != "eviction" {
+            let request = AdmissionRequest {
+                given: Given::DeleteOptions(options.as_sent.clone()),
+                ..target.admission(Operation::Delete)
+            };
+            admission::announce(&request, Some(&*current.object)).await?;
+            admission::validate(&request, None, Some(&*current.object)).await?;
+        }
         let mut new = current.object.clone_box();
         let step = plan(resource, &mut *new, options, call.server.now());
         told |= matches!(step, Step::Update { .. });

@@ -1,11 +1,13 @@
 //! From a resolved request to its handler.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use bytes::Bytes;
 use http::Response;
 use skiff_api::{ApiError, ApiResult, Verb};
 
-use crate::registry::Resource;
+use crate::registry::{Registry, Resource};
 use crate::server::Call;
 use crate::write::Part;
 
@@ -23,17 +25,26 @@ pub(crate) fn method_not_allowed() -> ApiError {
 
 /// Answers a request that was allowed.
 pub(crate) async fn dispatch(call: Call, body: Body) -> ApiResult<Response<Body>> {
+    if let Some(api) = call.server.aggregation.target(&call) {
+        return crate::aggregation::proxy::answer(call, api, body).await;
+    }
     if !call.info.is_resource {
-        return crate::documents::answer(&call).await;
+        return Box::pin(crate::documents::answer(&call)).await;
     }
     let info = &call.info;
     let mut registry = call.server.registry.load_full();
-    if !registry.serves(&info.group) {
+    let find = |registry: &Registry| {
+        let found = registry.get(&info.group, &info.version, &info.resource);
+        found.cloned()
+    };
+    let mut found = find(&registry);
+    if found.is_none() && !registry.serves(&info.group) {
         // A server that has just started may not have read the definitions of custom resources yet.
         call.server.definitions.synced().await;
         registry = call.server.registry.load_full();
+        found = find(&registry);
     }
-    let Some(resource) = registry.get(&info.group, &info.version, &info.resource) else {
+    let Some(resource) = found else {
         if registry.serves(&info.group) {
             return Err(ApiError::no_such_path());
         }
@@ -45,7 +56,6 @@ pub(crate) async fn dispatch(call: Call, body: Body) -> ApiResult<Response<Body>
             text,
         ));
     };
-    let resource = resource.clone();
     if resource.kind.group.is_empty() && resource.kind.plural == "endpoints" {
         call.warn("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice");
     }
@@ -63,7 +73,7 @@ pub(crate) async fn dispatch(call: Call, body: Body) -> ApiResult<Response<Body>
     }
     check_place(&call, &resource)?;
     if !info.subresource.is_empty() {
-        return crate::subresource::answer(call, resource, body).await;
+        return Box::pin(crate::subresource::answer(call, resource, body)).await;
     }
     let verb = match (info.verb.as_str(), &call.parts.method) {
         ("list", _) => Verb::List,
@@ -83,8 +93,21 @@ pub(crate) async fn dispatch(call: Call, body: Body) -> ApiResult<Response<Body>
     }
     if !resource.kind.is_stored() && matches!(verb, Verb::Get | Verb::List) {
         let name = (verb == Verb::Get).then_some(call.info.name.as_str());
-        return crate::component_status::answer(&call, &resource, name).await;
+        return Box::pin(crate::component_status::answer(&call, &resource, name)).await;
     }
+    if verb == Verb::Get {
+        return crate::read::get(&call, &resource).await;
+    }
+    Box::pin(answer(call, resource, verb, body)).await
+}
+
+/// The verbs beside GET, whose futures are large: they are not carried around with every small request.
+async fn answer(
+    call: Call,
+    resource: Arc<Resource>,
+    verb: Verb,
+    body: Body,
+) -> ApiResult<Response<Body>> {
     match verb {
         Verb::Get => crate::read::get(&call, &resource).await,
         Verb::List => crate::read::list(&call, &resource).await,

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use skiff_api::schema::openapi;
 use skiff_api::{ApiError, ApiResult, discovery_documents};
 
+use crate::aggregation::discovery as aggregation;
 use crate::content::{self, Accepted};
 use crate::crd::discovery::Discovery;
 use crate::dispatch::method_not_allowed;
@@ -45,19 +46,24 @@ pub(crate) async fn answer(call: &Call) -> ApiResult<Response<Body>> {
                 &discovery_documents::core_versions(discovery(call).group(""), address),
             ))
         }
-        ["apis"] => Ok(content::json_response(
-            call,
-            content::negotiate(call, false).unwrap_or(Accepted::JSON),
-            200,
-            discovery(call).apis(),
-        )),
-        ["apis", group] => {
-            let discovery = discovery(call);
-            let resources = discovery.group(group);
-            if resources.is_empty() {
-                return Ok(unknown_group());
+        ["apis"] => {
+            let apis = call.server.aggregation.apis();
+            let mut document = discovery(call).apis();
+            if !apis.is_empty() {
+                let mut with = serde_json::from_slice(&document).unwrap_or_default();
+                aggregation::add_groups(&mut with, &apis);
+                document = with.to_string().into();
             }
-            found(call, discovery_documents::group(resources, group))
+            let accepted = content::negotiate(call, false).unwrap_or(Accepted::JSON);
+            Ok(content::json_response(call, accepted, 200, document))
+        }
+        ["apis", group] => {
+            let own = discovery_documents::group(discovery(call).group(group), group);
+            let apis = call.server.aggregation.apis();
+            match aggregation::with_group(own, group, &apis) {
+                Some(document) => Ok(json_answer(call, &document)),
+                None => Ok(unknown_group()),
+            }
         }
         ["api", version] => found(
             call,
@@ -87,7 +93,11 @@ pub(crate) async fn answer(call: &Call) -> ApiResult<Response<Body>> {
             )
             .await
         }
-        ["openapi", "v3"] => Ok(json_answer(call, &openapi_index(call))),
+        ["openapi", "v3"] => {
+            let mut index = openapi_index(call);
+            aggregation::add_openapi(&mut index, &call.server.aggregation);
+            Ok(json_answer(call, &index))
+        }
         ["openapi", "v3", "api", version] => {
             openapi(call, OpenApi::V3(String::new(), (*version).to_owned())).await
         }
@@ -101,6 +111,10 @@ pub(crate) async fn answer(call: &Call) -> ApiResult<Response<Body>> {
         ["openid", "v1", "jwks"] => openid(call, Issued::Keys),
         [".well-known", "openid-configuration"] => openid(call, Issued::Configuration),
         ["metrics"] => Ok(crate::metrics::answer(&call.server)),
+        ["metrics", "slis"] => Ok(crate::health::indicators(&call.server)),
+        ["statusz" | "flagz"] => {
+            crate::zpages::answer(call, &segments).unwrap_or_else(|| Err(ApiError::no_such_path()))
+        }
         _ => crate::health::answer(call, &segments).ok_or_else(ApiError::no_such_path),
     }
 }
@@ -167,8 +181,15 @@ fn openapi_index(call: &Call) -> Value {
 }
 
 /// What the custom resources of a group and version (`None`: all of them) add to a document.
-fn custom_parts(registry: &Registry, of: Option<(&str, &str)>) -> openapi::Extra {
-    let mut extra = openapi::Extra::default();
+fn custom_parts(
+    registry: &Registry,
+    kinds: &'static [skiff_api::Kind],
+    of: Option<(&str, &str)>,
+) -> openapi::Extra {
+    let mut extra = openapi::Extra {
+        kinds: Some(kinds),
+        ..openapi::Extra::default()
+    };
     for resource in registry.customs() {
         let kind = &resource.kind;
         let wanted =
@@ -209,14 +230,20 @@ async fn openapi(call: &Call, which: OpenApi) -> ApiResult<Response<Body>> {
         None => {
             let wanted = which.clone();
             let registry = call.server.registry.load_full();
+            let kinds = call.server.config.kinds;
             // Making a document takes a while; other requests go on meanwhile.
             let made = tokio::task::spawn_blocking(move || match wanted {
-                OpenApi::V2 => Some(openapi::v2_json(&custom_parts(&registry, None))),
-                OpenApi::V2Protobuf => Some(openapi::v2_protobuf(&custom_parts(&registry, None))),
+                OpenApi::V2 => Some(openapi::v2_json(&custom_parts(&registry, kinds, None))),
+                OpenApi::V2Protobuf => {
+                    Some(openapi::v2_protobuf(&custom_parts(&registry, kinds, None)))
+                }
                 OpenApi::V3(group, version) => {
                     let extra = match custom {
-                        0 => openapi::Extra::default(),
-                        _ => custom_parts(&registry, Some((&group, &version))),
+                        0 => openapi::Extra {
+                            kinds: Some(kinds),
+                            ..openapi::Extra::default()
+                        },
+                        _ => custom_parts(&registry, kinds, Some((&group, &version))),
                     };
                     openapi::v3(&group, &version, &extra)
                 }
@@ -266,7 +293,10 @@ async fn openapi(call: &Call, which: OpenApi) -> ApiResult<Response<Body>> {
 }
 
 fn discovery(call: &Call) -> std::sync::Arc<Discovery> {
-    call.server.discovery.of(&call.server.registry.load())
+    let server = &call.server;
+    server
+        .discovery
+        .of(&server.registry.load(), server.config.kinds)
 }
 
 /// Upstream's router knows no such group, and answers before any API machinery.
@@ -298,12 +328,17 @@ fn wants_aggregated(call: &Call) -> bool {
 
 fn aggregated(call: &Call, core: bool) -> Response<Body> {
     let discovery = discovery(call);
-    let document = match core {
+    let mut document = match core {
         true => discovery_documents::aggregated(discovery.group(""), true)
             .to_string()
             .into(),
         false => discovery.aggregated(),
     };
+    if !core && !call.server.aggregation.apis().is_empty() {
+        let mut with = serde_json::from_slice(&document).unwrap_or_default();
+        aggregation::add_aggregated(&mut with, &call.server.aggregation);
+        document = with.to_string().into();
+    }
     let mut response = content::json_response(call, Accepted::JSON, 200, document);
     response
         .headers_mut()
@@ -342,10 +377,13 @@ fn paths(call: &Call) -> Vec<String> {
         "/api",
         "/api/v1",
         "/apis",
-        "/apis/",
         "/version",
         "/openapi/v2",
         "/openapi/v3",
+        "/openapi/v3/",
+        "/flagz",
+        "/metrics/slis",
+        "/statusz",
         "/.well-known/openid-configuration",
         "/openid/v1/jwks",
         "/metrics",

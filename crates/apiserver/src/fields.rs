@@ -43,6 +43,7 @@ fn ignored(resource: &Resource, subresource: &str) -> Places {
             "servicecidrs"
             | "resourceclaims"
             | "volumeattachments"
+            | "validatingadmissionpolicies"
             | "flowschemas"
             | "prioritylevelconfigurations"
             | "storageversionmigrations",

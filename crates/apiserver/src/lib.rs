@@ -4,6 +4,7 @@
 //! a typed view is made once for a write, bytes go out; reads hand out cached bytes and decode nothing.
 
 mod admission;
+mod aggregation;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;
@@ -17,8 +18,10 @@ mod delete;
 mod denied;
 mod dispatch;
 mod documents;
+pub mod duration;
 pub mod encryption;
 mod fields;
+pub mod follow;
 mod health;
 mod kubernetes_service;
 mod metrics;
@@ -41,12 +44,14 @@ mod watch;
 #[allow(dead_code, reason = "step one: the callers follow")]
 pub mod webhook;
 mod write;
+mod zpages;
 
 pub use admission::AdmissionChain;
+pub use aggregation::{FRONT_PROXY_NAME, FrontProxy};
 pub use connect::KUBELET_AUTHORITY;
 pub use request::{Attributes, RequestInfo, UserInfo};
 pub use seam::{
     Authenticator, AuthnError, Authorizer, Decision, IssuedToken, MastersOnly, NonResourceRule,
-    PeerCertificates, ResourceRule, Rules, TokenIssuer, TokenRequestParams,
+    Notes, PeerCertificates, ResourceRule, Rules, TokenIssuer, TokenRequestParams,
 };
 pub use server::{ApiServer, ApiServerConfig, ApiService};

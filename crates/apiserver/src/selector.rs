@@ -43,6 +43,26 @@ impl LabelSelector {
         self.0.is_empty()
     }
 
+    /// The requirements as reviews of access tell them; comparisons of numbers have no form there and are left out.
+    #[must_use]
+    pub fn requirements(&self) -> Vec<serde_json::Value> {
+        let told = self.0.iter().filter_map(|requirement| {
+            let operator = match requirement.operator {
+                Operator::In => "In",
+                Operator::NotIn => "NotIn",
+                Operator::Exists => "Exists",
+                Operator::Missing => "DoesNotExist",
+                Operator::Greater(_) | Operator::Less(_) => return None,
+            };
+            let mut told = serde_json::json!({"key": requirement.key, "operator": operator});
+            if !requirement.values.is_empty() {
+                told["values"] = requirement.values.clone().into();
+            }
+            Some(told)
+        });
+        told.collect()
+    }
+
     /// Whether an object with these labels is selected.
     #[must_use]
     pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {

@@ -1,21 +1,25 @@
 //! Listening: TLS, HTTP/1.1 and HTTP/2, upgrades, and a graceful end.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use axum::body::Body;
+use http_body::Body as _;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
 use skiff_base::Shutdown;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use crate::seam::PeerCertificates;
-use crate::server::{ApiServer, ApiService};
+use crate::server::ApiServer;
 
 /// How long a client may take for the TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -54,7 +58,7 @@ impl ApiServer {
                 }
             };
             let acceptor = TlsAcceptor::from(tls.load_full());
-            let service = self.service();
+            let server = self.clone();
             let clock = self.clock.clone();
             let watcher = graceful.watcher();
             tokio::spawn(async move {
@@ -66,7 +70,7 @@ impl ApiServer {
                 match stream {
                     Ok(stream) => {
                         let peer = peer_certificates(&stream);
-                        serve_connection(stream, remote, peer, service, watcher).await;
+                        serve_connection(stream, remote, peer, server, watcher).await;
                     }
                     Err(error) => tracing::debug!(%error, %remote, "TLS handshake failed"),
                 }
@@ -86,30 +90,37 @@ fn peer_certificates(
     stream: &tokio_rustls::server::TlsStream<TcpStream>,
 ) -> Option<PeerCertificates> {
     let chain = stream.get_ref().1.peer_certificates()?;
-    Some(PeerCertificates(Arc::new(
-        chain
-            .iter()
-            .map(|certificate| certificate.clone().into_owned())
-            .collect(),
-    )))
+    let chain = chain
+        .iter()
+        .map(|certificate| certificate.clone().into_owned());
+    Some(PeerCertificates::new(chain.collect()))
 }
 
 async fn serve_connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     remote: SocketAddr,
     peer: Option<PeerCertificates>,
-    service: ApiService,
+    server: Arc<ApiServer>,
     watcher: hyper_util::server::graceful::Watcher,
 ) {
-    let service = tower::ServiceBuilder::new()
-        .map_request(move |mut request: http::Request<hyper::body::Incoming>| {
-            request.extensions_mut().insert(RemoteAddress(remote));
-            if let Some(peer) = &peer {
-                request.extensions_mut().insert(peer.clone());
-            }
-            request
-        })
-        .service(service);
+    // Not through tower: the future lives in the connection, and bodies that are empty are not boxed.
+    let service = service_fn(move |request: http::Request<Incoming>| {
+        let (mut parts, body) = request.into_parts();
+        parts.extensions.insert(RemoteAddress(remote));
+        if let Some(peer) = &peer {
+            parts.extensions.insert(peer.clone());
+        }
+        let body = if body.is_end_stream() {
+            Body::empty()
+        } else {
+            Body::new(body)
+        };
+        let server = server.clone();
+        async move {
+            let request = http::Request::from_parts(parts, body);
+            Ok::<_, Infallible>(server.handle(request, None).await)
+        }
+    });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -125,7 +136,7 @@ async fn serve_connection(
         .keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(15));
     let connection = builder
-        .serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service))
+        .serve_connection_with_upgrades(TokioIo::new(stream), service)
         .into_owned();
     if let Err(error) = watcher.watch(connection).await {
         tracing::debug!(%error, %remote, "connection ended");

@@ -26,12 +26,15 @@ use crate::query::Query;
 use crate::registry::Registry;
 use crate::request::{Attributes, RequestInfo, UserInfo};
 use crate::seam::{
-    Authenticator, Authorizer, Decision, MastersOnly, PeerCertificates, TokenIssuer,
+    Authenticator, Authorizer, Decision, MastersOnly, Notes, PeerCertificates, TokenIssuer,
 };
 use crate::services::AddressRange;
 
 /// How often history is compacted; states older than this can no longer be read, as upstream.
 const COMPACTION_INTERVAL: Duration = Duration::from_secs(300);
+
+/// The group that may do everything.
+const MASTERS: &str = "system:masters";
 
 const DEFAULT_SERVICE_CIDR: &str = "10.96.0.0/12";
 
@@ -76,6 +79,8 @@ pub struct ApiServer {
     pub(crate) definitions: crate::crd::Definitions,
     pub(crate) discovery: crate::crd::discovery::Kept,
     pub(crate) shutdown: Shutdown,
+    /// When the server was made, on the monotonic clock.
+    pub(crate) started: Duration,
     pub(crate) openapi:
         Mutex<HashMap<crate::documents::OpenApi, (u64, skiff_api::schema::openapi::Document)>>,
     pub(crate) metrics: crate::metrics::Metrics,
@@ -87,15 +92,21 @@ pub struct ApiServer {
     authorizer: ArcSwap<Arc<dyn Authorizer>>,
     token_issuer: ArcSwapOption<Arc<dyn TokenIssuer>>,
     kubelet_tls: ArcSwapOption<rustls::ClientConfig>,
+    /// The group-versions that other servers serve.
+    pub(crate) aggregation: crate::aggregation::Aggregation,
+    /// The policies that admission asks.
+    pub(crate) policies: crate::admission::policy::Policies,
+    /// The webhooks that admission asks.
+    pub(crate) webhooks: crate::admission::webhooks::Tables,
     /// Clients of webhooks that have no better place, by configuration.
-    #[allow(dead_code, reason = "step one: the callers follow")]
+    #[allow(dead_code, reason = "conversion webhooks come next")]
     pub(crate) webhook_clients: crate::webhook::Clients,
 }
 
 /// One request on its way through the handlers.
 pub(crate) struct Call {
     pub server: Arc<ApiServer>,
-    pub info: RequestInfo,
+    pub info: Arc<RequestInfo>,
     pub user: Arc<UserInfo>,
     pub query: Query,
     pub parts: http::request::Parts,
@@ -150,6 +161,7 @@ impl ApiServer {
             );
             AddressRange::DEFAULT
         });
+        let started = clock.monotonic();
         let server = Arc::new(Self {
             config,
             store,
@@ -160,6 +172,7 @@ impl ApiServer {
             definitions: crate::crd::Definitions::default(),
             discovery: crate::crd::discovery::Kept::default(),
             shutdown: Shutdown::new(),
+            started,
             openapi: Mutex::default(),
             metrics: crate::metrics::Metrics::default(),
             service_range,
@@ -169,6 +182,9 @@ impl ApiServer {
             authorizer: ArcSwap::from_pointee(Arc::new(MastersOnly) as Arc<dyn Authorizer>),
             token_issuer: ArcSwapOption::empty(),
             kubelet_tls: ArcSwapOption::empty(),
+            aggregation: Default::default(),
+            policies: Default::default(),
+            webhooks: Default::default(),
             webhook_clients: Default::default(),
         });
         tokio::spawn(
@@ -178,6 +194,9 @@ impl ApiServer {
                 .run(server.random.clone(), server.shutdown.clone()),
         );
         tokio::spawn(server.clone().housekeeping());
+        tokio::spawn(crate::admission::policy::keep(server.clone()));
+        tokio::spawn(crate::admission::webhooks::keep(server.clone()));
+        tokio::spawn(crate::aggregation::run(server.clone()));
         tokio::spawn(crate::crd::run(server.clone()));
         if let Some(advertise) = server.config.advertise {
             tokio::spawn(crate::kubernetes_service::keep(server.clone(), advertise));
@@ -302,7 +321,13 @@ impl ApiServer {
         body: Body,
         user: Option<Arc<UserInfo>>,
     ) -> Response<Body> {
-        let info = RequestInfo::resolve(&parts.method, parts.uri.path(), parts.uri.query());
+        let info = Arc::new(RequestInfo::resolve(
+            &parts.method,
+            parts.uri.path(),
+            parts.uri.query(),
+        ));
+        let notes = Notes::default();
+        parts.extensions.insert(notes.clone());
         let user = match user {
             Some(user) => user,
             None => match self.authenticate(&parts).await {
@@ -310,7 +335,14 @@ impl ApiServer {
                 Err(error) => return content::error_response(&error),
             },
         };
-        let user = match crate::authn::impersonation::resolve(&self, user, &mut parts.headers).await
+        if let Some((namespace, name)) = notes.unmarked_secret.lock().take() {
+            tokio::spawn(crate::authn::used_secret::mark(
+                self.clone(),
+                namespace,
+                name,
+            ));
+        }
+        let user = match crate::authn::impersonation::resolve(&self, user, &info, &mut parts).await
         {
             Ok(user) => user,
             Err(error) => return content::error_response(&error),
@@ -318,22 +350,21 @@ impl ApiServer {
         let query = Query::parse(parts.uri.query());
         let call = Call {
             server: self.clone(),
-            info,
+            info: info.clone(),
             user,
             query,
             parts,
-            warnings: Arc::default(),
-            annotations: Arc::default(),
+            warnings: notes.warnings,
+            annotations: notes.annotations,
         };
         let warnings = call.warnings.clone();
-        let label = crate::metrics::Label::of(&call.info);
         let answer = match self.authorize(&call).await {
             Ok(()) => crate::dispatch::dispatch(call, body).await,
             Err(error) => Err(error),
         };
         let mut response = answer.unwrap_or_else(|error| content::error_response(&error));
         content::add_warnings(&mut response, &warnings.lock());
-        self.metrics.count(label, response.status().as_u16());
+        self.metrics.count(&info, response.status().as_u16());
         response
     }
 
@@ -341,7 +372,7 @@ impl ApiServer {
         let authenticator = self.authenticator().ok_or_else(ApiError::unauthorized)?;
         let certificates = parts.extensions.get::<PeerCertificates>();
         match authenticator.authenticate(parts, certificates).await {
-            Ok(Some(user)) => Ok(Arc::new(user)),
+            Ok(Some(user)) => Ok(user),
             Ok(None) => Err(ApiError::unauthorized()),
             Err(error) => {
                 tracing::debug!(%error, "authentication failed");
@@ -353,7 +384,7 @@ impl ApiServer {
     /// Whether a user may do something.
     pub(crate) async fn decide(&self, attributes: &Attributes) -> Decision {
         // The group that may do everything, whatever the authorizer: the way in when rules are broken.
-        if attributes.user.in_group("system:masters") {
+        if attributes.user.in_group(MASTERS) {
             return Decision::Allow(String::new());
         }
         self.authorizer().authorize(attributes).await
@@ -371,6 +402,9 @@ impl ApiServer {
     }
 
     async fn authorize(&self, call: &Call) -> ApiResult<()> {
+        if call.user.in_group(MASTERS) {
+            return Ok(());
+        }
         let attributes = call
             .info
             .attributes(call.user.clone(), call.parts.uri.query());

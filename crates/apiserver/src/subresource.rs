@@ -21,7 +21,7 @@ mod binding;
 mod eviction;
 mod finalize;
 mod pod_parts;
-mod scale;
+pub(crate) mod scale;
 mod token;
 
 /// Answers a request for a subresource.

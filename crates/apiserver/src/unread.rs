@@ -22,25 +22,27 @@ struct Watched {
 }
 
 /// What a handler left of a request's body, if anything.
-pub(crate) struct Unread(oneshot::Receiver<Body>);
+pub(crate) struct Unread(Option<oneshot::Receiver<Body>>);
 
 /// A body to hand to a handler, and what it will have left of it. A body that is empty from the start is handed on as it is.
 pub(crate) fn watched(body: Body) -> (Body, Unread) {
-    let (back, left) = oneshot::channel();
     if http_body::Body::is_end_stream(&body) {
-        return (body, Unread(left));
+        return (body, Unread(None));
     }
+    let (back, left) = oneshot::channel();
     let watched = Watched {
         inner: Some(body),
         back: Some(back),
     };
-    (Body::new(watched), Unread(left))
+    (Body::new(watched), Unread(Some(left)))
 }
 
 impl Unread {
     /// Reads what was left, up to a limit. A body that is still being read elsewhere is left alone.
-    pub async fn drain(mut self) {
-        let Ok(body) = self.0.try_recv() else { return };
+    pub async fn drain(self) {
+        let Some(Ok(body)) = self.0.map(|mut left| left.try_recv()) else {
+            return;
+        };
         let mut read = 0;
         let mut data = body.into_data_stream();
         while let Some(Ok(bytes)) = data.next().await {

@@ -8,12 +8,12 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures::stream;
 use http::Response;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
-use serde_json::json;
+use serde_json::{Value, json};
 use skiff_api::{ApiError, ApiResult};
 
-use crate::cache::{CacheEvent, Entry, ResourceCache, Since, Subscription, Trigger};
+use crate::cache::{CacheEvent, Entry, Form, ResourceCache, Since, Subscription, Trigger};
 use crate::content::{self, Accepted, Encoding, Shape};
-use crate::query::{Freshness, ListOptions};
+use crate::query::{Freshness, ListOptions, Reading};
 use crate::read::selected_prefix;
 use crate::registry::Resource;
 use crate::selector::Filter;
@@ -33,6 +33,8 @@ struct Watcher {
     call: Arc<Call>,
     resource: Arc<Resource>,
     accepted: Accepted,
+    /// How objects are shown when not as they are stored.
+    form: Option<Form>,
     cache: Arc<ResourceCache>,
     subscription: Subscription,
     filter: Filter,
@@ -54,14 +56,10 @@ struct Watcher {
 
 /// Answers a watch.
 pub(crate) async fn watch(call: Call, resource: Arc<Resource>) -> ApiResult<Response<Body>> {
-    let accepted = content::negotiate(&call, true)?;
-    let options = ListOptions::parse(&call.query, true)?;
-    let mut filter_fields = call.query.get("fieldSelector").to_owned();
-    if call.info.verb == "watch" && !call.info.collection {
-        // The old path of a watch on one object.
-        filter_fields = format!("metadata.name={}", call.info.name);
-    }
-    let filter = Filter::new(&resource, call.query.get("labelSelector"), &filter_fields)?;
+    let accepted = negotiate(&call)?;
+    let reading = Reading::Watch(&resource.kind.group, &resource.kind.plural);
+    let options = ListOptions::parse(&call.query, reading)?;
+    let filter = filter(&call, &resource)?;
     let server = call.server.clone();
     let cache = server.hub_cache(&resource).await?;
     let prefix = selected_prefix(&resource, &call.info.namespace, &filter);
@@ -72,7 +70,9 @@ pub(crate) async fn watch(call: Call, resource: Arc<Resource>) -> ApiResult<Resp
     ));
     let (initial, cursor, after, initial_end) = if with_state {
         // The state that "any" is satisfied with is what the cache has.
-        server.wait_fresh(options.freshness).await?;
+        if let Err(error) = server.wait_fresh(options.freshness).await {
+            return Ok(failed(accepted.encoding, &error));
+        }
         let revision = server.hub.progress();
         let (items, cursor) = cache.snapshot(&prefix);
         let revision = revision.max(cache.revision());
@@ -89,7 +89,10 @@ pub(crate) async fn watch(call: Call, resource: Arc<Resource>) -> ApiResult<Resp
         };
         match cache.cursor_after(after) {
             Ok(cursor) => (Vec::new(), cursor, after, None),
-            Err(oldest) => return Ok(too_old(after, oldest)),
+            Err(oldest) => {
+                let error = ApiError::gone(format!("too old resource version: {after} ({oldest})"));
+                return Ok(failed(accepted.encoding, &error));
+            }
         }
     };
     let initial = crate::crd::served(&server, &resource.kind, initial).await?;
@@ -98,10 +101,16 @@ pub(crate) async fn watch(call: Call, resource: Arc<Resource>) -> ApiResult<Resp
         || MIN_TIMEOUT.mul_f64(1.0 + server.random.fraction()),
         Duration::from_secs,
     );
+    let protobuf = accepted.encoding == Encoding::Protobuf;
+    let form = (protobuf || !resource.is_storage()).then(|| Form {
+        api_version: resource.kind.api_version(),
+        protobuf,
+    });
     let watcher = Watcher {
         call: Arc::new(call),
         resource,
         accepted,
+        form,
         cache,
         subscription,
         filter,
@@ -139,13 +148,46 @@ fn streaming(encoding: Encoding, body: Body) -> Response<Body> {
     response
 }
 
-/// A watch from a revision that is no longer known: one `ERROR` event.
-fn too_old(revision: u64, oldest: u64) -> Response<Body> {
-    let error = ApiError::gone(format!("too old resource version: {revision} ({oldest})"));
-    let mut line = serde_json::to_vec(&json!({"type": "ERROR", "object": error.to_status()}))
-        .unwrap_or_default();
-    line.push(b'\n');
-    streaming(Encoding::Json, Body::from(line))
+/// A watch that cannot begin, though what it asks for is well-formed: one `ERROR` event.
+fn failed(encoding: Encoding, error: &ApiError) -> Response<Body> {
+    let mut out = BytesMut::new();
+    let status = serde_json::to_vec(&error.to_status()).unwrap_or_default();
+    write_line(&mut out, encoding, "ERROR", &status);
+    streaming(encoding, Body::from(out.freeze()))
+}
+
+/// How events are written: YAML has no form for streams.
+fn negotiate(call: &Call) -> ApiResult<Accepted> {
+    match content::negotiate(call, true) {
+        Ok(accepted) if accepted.encoding != Encoding::Yaml => Ok(accepted),
+        _ => Err(ApiError::new(
+            406,
+            "NotAcceptable",
+            "only the following media types are accepted: application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch",
+        )),
+    }
+}
+
+/// What the watch selects; the old path of a watch on one object names it.
+fn filter(call: &Call, resource: &Resource) -> ApiResult<Filter> {
+    let (labels, fields) = (
+        call.query.get("labelSelector"),
+        call.query.get("fieldSelector"),
+    );
+    if call.info.collection {
+        return Filter::new(resource, labels, fields);
+    }
+    let name = call.info.name.as_str();
+    if fields.is_empty() {
+        return Filter::new(resource, labels, &format!("metadata.name={name}"));
+    }
+    let filter = Filter::new(resource, labels, fields)?;
+    if filter.exact("metadata.name") != Some(name) {
+        return Err(ApiError::bad_request(
+            "fieldSelector metadata.name doesn't match requested name",
+        ));
+    }
+    Ok(filter)
 }
 
 fn trigger(resource: &Resource, prefix: &str, filter: &Filter) -> Trigger {
@@ -331,26 +373,30 @@ impl Watcher {
         shared: Option<&CacheEvent>,
     ) {
         match self.accepted.shape {
-            Shape::Object
-                if self.resource.is_storage() && self.accepted.encoding == Encoding::Protobuf =>
-            {
-                if let Some(event) = shared {
-                    if let Some(object) = event.protobuf(bytes) {
-                        out.put_slice(&skiff_api::protobuf::watch_frame(kind, object));
+            Shape::Object => {
+                let Some(form) = &self.form else {
+                    write_line(out, self.accepted.encoding, kind, bytes);
+                    return;
+                };
+                let make = || {
+                    let bytes = self.resource.served_bytes(bytes);
+                    match form.protobuf {
+                        true => content::protobuf(&bytes).map(Bytes::from),
+                        false => Some(bytes),
                     }
-                } else {
-                    write_line(out, Encoding::Protobuf, kind, bytes);
+                };
+                let shown = match shared {
+                    Some(event) => event.shown(form, make),
+                    None => make(),
+                };
+                match shown {
+                    Some(bytes) if form.protobuf => {
+                        out.put_slice(&skiff_api::protobuf::watch_frame(kind, &bytes));
+                    }
+                    Some(bytes) => write_line(out, Encoding::Json, kind, &bytes),
+                    None => {}
                 }
             }
-            Shape::Object if self.resource.is_storage() => {
-                write_line(out, self.accepted.encoding, kind, bytes)
-            }
-            Shape::Object => write_line(
-                out,
-                self.accepted.encoding,
-                kind,
-                &self.resource.served_bytes(bytes),
-            ),
             Shape::Metadata => write_line(
                 out,
                 self.accepted.encoding,
@@ -397,16 +443,7 @@ impl Watcher {
             Shape::Metadata => {
                 json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
             }
-            Shape::Table(version) => {
-                let columns = !std::mem::replace(&mut self.header_sent, true);
-                table::table(
-                    &self.resource,
-                    version,
-                    &json!({"resourceVersion": revision.to_string()}),
-                    Vec::new(),
-                    columns,
-                )
-            }
+            Shape::Table(version) => self.table_bookmark(version, revision, metadata, initial_end),
         };
         write_line(
             out,
@@ -414,6 +451,33 @@ impl Watcher {
             "BOOKMARK",
             &serde_json::to_vec(&object).unwrap_or_default(),
         );
+    }
+}
+
+impl Watcher {
+    /// A bookmark is a row of an object that is empty but for its metadata; what ends the initial state is shown in it
+    /// whatever `includeObject` says.
+    fn table_bookmark(
+        &mut self,
+        version: &str,
+        revision: u64,
+        metadata: Value,
+        initial_end: bool,
+    ) -> Value {
+        let kind = &self.resource.kind;
+        let object =
+            json!({"kind": kind.kind, "apiVersion": kind.api_version(), "metadata": metadata});
+        let bytes = Bytes::from(object.to_string());
+        let rows = table::rows(&self.call, &self.resource, std::iter::once(&bytes));
+        let mut rows = rows.unwrap_or_default();
+        if let Some(row) = rows.first_mut().filter(|_| initial_end)
+            && row["object"].is_null()
+        {
+            row["object"] = json!({"kind": "PartialObjectMetadata", "apiVersion": version, "metadata": metadata});
+        }
+        let columns = !std::mem::replace(&mut self.header_sent, true);
+        let head = json!({"resourceVersion": revision.to_string()});
+        table::table(&self.resource, version, &head, rows, columns)
     }
 }
 

@@ -15,7 +15,8 @@ use skiff_api::validation::meta::{
 use skiff_api::{ApiError, ApiResult, ErrorList, Object, ObjectExt, Path, WriteContext};
 use skiff_store::StoreError;
 
-use crate::admission::{self, AdmissionRequest, Operation};
+use crate::admission::expressions::Checker;
+use crate::admission::{self, AdmissionRequest, Given, Operation};
 use crate::cache::Entry;
 use crate::content;
 use crate::query::WriteOptions;
@@ -110,6 +111,8 @@ impl Target<'_> {
             namespace: self.namespace,
             name: self.name,
             dry_run: self.options.dry_run,
+            given: Given::default(),
+            reinvocation: Default::default(),
         }
     }
 
@@ -314,12 +317,11 @@ pub(crate) async fn update(
         let mut new = change(&current)?;
         check_version(target, part, &current, &mut *new)?;
         let same_record = crate::fields::record(target, Some(&current), &mut *new)?;
-        admission::mutate(
-            &target.admission(Operation::Update),
-            &mut *new,
-            Some(&*current.object),
-        )
-        .await?;
+        let request = target.admission(Operation::Update);
+        let admitted = !is_servers_own(target, part);
+        if admitted {
+            admission::mutate(&request, &mut new, Some(&*current.object)).await?;
+        }
         crate::authz::escalation::check(target, &*new, Some(&*current.object)).await?;
         let allocation = match part {
             Part::Main => {
@@ -328,12 +330,10 @@ pub(crate) async fn update(
             Part::Status | Part::Own => None,
         };
         before_update(target, part, &mut *new, &*current.object)?;
-        admission::validate(
-            &target.admission(Operation::Update),
-            Some(&*new),
-            Some(&*current.object),
-        )
-        .await?;
+        crate::admission::policy::access::check(target, &*new, Some(&*current.object)).await?;
+        if admitted {
+            admission::validate(&request, Some(&*new), Some(&*current.object)).await?;
+        }
         if crate::delete::deleted_by_update(target.resource, &*new, &*current.object) {
             match crate::delete::finish(target, &current, &mut *new).await? {
                 Some(written) => return Ok(written),
@@ -371,6 +371,12 @@ pub(crate) async fn update(
         }
     }
     Err(target.conflict(MODIFIED))
+}
+
+/// Whether an update is what the server makes of a binding or an eviction. These were admitted; it is not, again.
+fn is_servers_own(target: &Target<'_>, part: Part) -> bool {
+    part == Part::Own
+        && (target.subresource == "binding" || target.call.info.subresource == "eviction")
 }
 
 /// The served form of what was written.
@@ -454,10 +460,13 @@ fn before_update(
         errors.extend(finalizer_errors(target, new.metadata()));
     }
     errors.extend(match part {
-        Part::Main => ops.validate_update(new, old),
+        Part::Main => ops.validate_update_with(new, old, &Checker),
         Part::Status => ops.validate_status_update(new, old),
         Part::Own => ErrorList::new(),
     });
+    if part == Part::Main {
+        errors.extend(crate::crd::rule_errors(new, Some(old), errors.is_empty()));
+    }
     if !errors.is_empty() {
         return Err(target.invalid(&errors));
     }
@@ -533,7 +542,8 @@ pub(crate) fn before_create(target: &Target<'_>, object: &mut dyn Object) -> Api
         &path,
     );
     errors.extend(finalizer_errors(target, object.metadata()));
-    errors.extend(ops.validate_create(object));
+    errors.extend(ops.validate_create_with(object, &Checker));
+    errors.extend(crate::crd::rule_errors(object, None, errors.is_empty()));
     if !errors.is_empty() {
         return Err(target.invalid(&errors));
     }

@@ -30,6 +30,7 @@ pub mod node_ttl;
 pub mod ownership;
 pub mod pod_garbage;
 pub mod pods;
+mod policy_types;
 pub mod replica_set;
 mod replicas;
 pub mod resource_quota;
@@ -39,6 +40,7 @@ mod service_endpoints;
 pub mod taint_eviction;
 pub mod template_hash;
 pub mod token_secrets;
+pub mod validating_admission_policy_status;
 pub mod volume_protection;
 
 use std::future::Future;
@@ -89,6 +91,9 @@ const CONTROLLERS: &[(&str, Start)] = &[
     ("csrapproving", |c| Box::pin(csr_approving::run(c))),
     ("csrcleaner", |c| Box::pin(csr_cleaner::run(c))),
     (resource_quota::NAME, |c| Box::pin(resource_quota::run(c))),
+    (validating_admission_policy_status::NAME, |c| {
+        Box::pin(validating_admission_policy_status::run(c))
+    }),
     (volume_protection::CLAIMS, |c| {
         Box::pin(volume_protection::run_claims(c))
     }),

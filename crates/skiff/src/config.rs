@@ -1,6 +1,7 @@
 //! How a server is set up: flags, then the configuration file, then defaults.
 
 mod api_server;
+pub mod identity;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
 pub use api_server::{ApiServerOptions, ApiServerSettings};
+use identity::{IdentityOptions, IdentitySettings};
 
 /// What `--disable` can leave out.
 pub const PARTS: [&str; 5] = ["scheduler", "controllers", "kubelet", "proxy", "dns"];
@@ -102,6 +104,12 @@ pub struct Options {
         reason = "a doc comment would become the text of the whole program's help"
     )]
     pub api_server: ApiServerOptions,
+    #[command(flatten)]
+    #[allow(
+        missing_docs,
+        reason = "a doc comment would become the text of the whole program's help"
+    )]
+    pub identity: IdentityOptions,
 }
 
 /// A checked, complete configuration.
@@ -140,6 +148,8 @@ pub struct Config {
     pub log_level: String,
     #[serde(default)]
     pub api_server: ApiServerSettings,
+    #[serde(default)]
+    pub identity: IdentitySettings,
 }
 
 /// Where the cluster's state is kept.
@@ -338,6 +348,7 @@ impl Options {
             runtime_config: self.runtime_config.unwrap_or_default(),
             log_level: self.log_level.unwrap_or_else(|| "info".into()),
             api_server: self.api_server.resolve(),
+            identity: self.identity.resolve()?,
         })
     }
 }

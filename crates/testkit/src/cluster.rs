@@ -65,8 +65,8 @@ impl Authenticator for EverybodyIsAdmin {
         &self,
         _parts: &http::request::Parts,
         _tls: Option<&PeerCertificates>,
-    ) -> Result<Option<UserInfo>, AuthnError> {
-        Ok(Some(admin()))
+    ) -> Result<Option<Arc<UserInfo>>, AuthnError> {
+        Ok(Some(Arc::new(admin())))
     }
 }
 

@@ -485,6 +485,43 @@ impl<'s> Fields<'s> {
         }
     }
 
+    /// The places that an apply of `value` would replace as a whole, as paths.
+    #[must_use]
+    pub fn replaced_as_a_whole(&self, value: &Value) -> Vec<String> {
+        let mut found = Vec::new();
+        self.find_whole(self.root(), value, "", &mut found);
+        found
+    }
+
+    fn find_whole(&self, place: Place<'_>, value: &Value, path: &str, found: &mut Vec<String>) {
+        let leaf = matches!(self.shape(place), Shape::Leaf);
+        match (place.ty, value) {
+            (Type::Object(_) | Type::Map(_), Value::Object(map)) => {
+                if leaf {
+                    found.push(path.to_owned());
+                }
+                for (name, value) in map {
+                    if let (Type::Object(_), Some(place)) = (place.ty, self.under(place, name)) {
+                        self.find_whole(place, value, &format!("{path}.{name}"), found);
+                    }
+                }
+            }
+            (Type::List(element), Value::Array(list)) => {
+                if leaf {
+                    found.push(path.to_owned());
+                }
+                let place = Place {
+                    ty: element,
+                    field: None,
+                };
+                for (index, value) in list.iter().enumerate() {
+                    self.find_whole(place, value, &format!("{path}[{index}]"), found);
+                }
+            }
+            _ => {}
+        }
+    }
+
     /// An object with another applied to it.
     #[must_use]
     pub fn merge(&self, live: &Value, config: &Value) -> Value {

@@ -7,7 +7,7 @@ use serde_json::Value;
 use serde_saphyr::options::DuplicateKeyPolicy;
 
 use super::check::{CheckError, Checked, check, check_value};
-use super::table::{Schema, TypeId, built_in};
+use super::table::{Schema, TypeId, built_in, with_optional};
 use crate::apiextensions::structural::Node;
 use crate::apiextensions::structural::prune::prune;
 use crate::field::{FieldError, Path};
@@ -71,10 +71,13 @@ impl<'a> Target<'a> {
     /// # Errors
     /// The kind is not in the table of types, which a test rules out.
     pub fn of(kind: &'a Kind) -> ApiResult<Self> {
-        let schema = built_in();
-        let root = schema
-            .find(kind.schema)
-            .ok_or_else(|| ApiError::internal(format!("no type {}", kind.schema)))?;
+        let mut schema = built_in();
+        let mut root = schema.find(kind.schema);
+        if root.is_none() {
+            schema = with_optional();
+            root = schema.find(kind.schema);
+        }
+        let root = root.ok_or_else(|| ApiError::internal(format!("no type {}", kind.schema)))?;
         Ok(Self {
             schema,
             root,
@@ -225,9 +228,7 @@ impl TypeMeta {
                 "the API version in the data ({version}) does not match the expected API version ({expected})"
             )));
         }
-        let known = crate::kinds()
-            .iter()
-            .chain(crate::subresource_kinds())
+        let known = crate::table::known_kinds()
             .any(|other| other.kind == kind && other.api_version() == version);
         if !known {
             let message = format!(

@@ -280,8 +280,15 @@ pub fn openapi_name(short_name: &str) -> String {
 /// The types of all built-in kinds.
 #[must_use]
 pub fn built_in() -> &'static Schema {
-    static BUILT_IN: LazyLock<Schema> = LazyLock::new(|| parse(TYPES));
+    static BUILT_IN: LazyLock<Schema> = LazyLock::new(|| parse(TYPES.lines()));
     &BUILT_IN
+}
+
+/// The same with the types of versions that are served only on demand.
+pub(crate) fn with_optional() -> &'static Schema {
+    static ALL: LazyLock<Schema> =
+        LazyLock::new(|| parse(TYPES.lines().chain(crate::legacy::TEXT.lines())));
+    &ALL
 }
 
 /// The text of the table of built-in types.
@@ -292,10 +299,10 @@ pub fn built_in() -> &'static Schema {
 /// embedded, `r` required, and `key=value`).
 pub(crate) const TYPES: &str = include_str!("types.txt");
 
-fn parse(text: &'static str) -> Schema {
+fn parse(lines: impl Iterator<Item = &'static str>) -> Schema {
     let mut schema = Schema::default();
     let mut current = TypeDef::default();
-    for line in text.lines() {
+    for line in lines {
         let mut words = line.split(' ');
         let Some(first) = words.next() else { continue };
         if let Some(name) = first.strip_prefix('@') {

@@ -5,7 +5,9 @@
 
 pub(crate) mod absent;
 pub mod admissionregistration;
+pub mod apiregistration;
 pub mod apps;
+pub mod attachments;
 pub mod autoscaling;
 pub mod batch;
 pub mod certificates;
@@ -23,6 +25,7 @@ pub mod policy;
 pub mod quantity;
 pub mod rbac;
 pub mod runtime_class;
+pub mod service_ranges;
 pub mod storage;
 pub(crate) mod values;
 pub(crate) mod workload;

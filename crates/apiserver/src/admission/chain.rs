@@ -12,9 +12,10 @@ use super::{
     Admission, always_pull_images, always_tell, certificates, claim_resize, default_class,
     default_toleration_seconds, deny_service_external_ips, event_rate_limit,
     extended_resource_toleration, limit_pod_hard_anti_affinity, limit_ranger, namespace_lifecycle,
-    namespace_presence, node_restriction, owner_references, pod_node_selector, pod_resize,
-    pod_security, pod_toleration_restriction, pod_topology_labels, priority, resource_quota,
-    runtime_class, service_account, storage_object_in_use_protection, taint_nodes_by_condition,
+    namespace_presence, node_restriction, owner_references, pod_node_selector, pod_preset,
+    pod_resize, pod_security, pod_toleration_restriction, pod_topology_labels, policy, priority,
+    resource_quota, runtime_class, service_account, storage_object_in_use_protection,
+    taint_nodes_by_condition, webhooks,
 };
 
 /// What a plugin is made of: its part of the configuration file, null without one.
@@ -68,6 +69,8 @@ const PLUGINS: &[Plugin] = &[
         false,
         limit_pod_hard_anti_affinity::LimitPodHardAntiAffinityTopology
     ),
+    // Of upstream until 1.19.
+    plugin!("PodPreset", false, pod_preset::PodPreset),
     plugin!("LimitRanger", true, limit_ranger::LimitRanger),
     plugin!(
         "ServiceAccount",
@@ -149,6 +152,26 @@ const PLUGINS: &[Plugin] = &[
         pod_topology_labels::PodTopologyLabels
     ),
     plugin!("PodResizeValidator", true, pod_resize::PodResizeValidator),
+    plugin!(
+        "MutatingAdmissionPolicy",
+        true,
+        policy::MutatingAdmissionPolicy
+    ),
+    plugin!(
+        "MutatingAdmissionWebhook",
+        true,
+        webhooks::MutatingAdmissionWebhook
+    ),
+    plugin!(
+        "ValidatingAdmissionPolicy",
+        true,
+        policy::ValidatingAdmissionPolicy
+    ),
+    plugin!(
+        "ValidatingAdmissionWebhook",
+        true,
+        webhooks::ValidatingAdmissionWebhook
+    ),
     plugin!("ResourceQuota", true, resource_quota::ResourceQuota),
     plugin!("AlwaysDeny", false, always_tell::AlwaysDeny),
 ];

@@ -1,8 +1,3 @@
-#![allow(
-    dead_code,
-    clippy::needless_borrow,
-    reason = "policies and webhooks come next; kinds become dynamic"
-)]
 //! Which policies and webhooks a request is for: rules, selectors, and equivalent resources.
 
 use std::collections::BTreeMap;
@@ -182,6 +177,9 @@ impl<'a> Matching<'a> {
         object: Option<&'a dyn Object>,
         old: Option<&'a dyn Object>,
     ) -> Self {
+        // What is connected to is not what is sent.
+        let object = object.filter(|_| request.operation != Operation::Connect);
+        let old = old.filter(|_| request.operation != Operation::Connect);
         Self {
             request,
             object: object.map(Object::metadata),
@@ -283,7 +281,11 @@ impl<'a> Matching<'a> {
                     && (self.request.subresource.is_empty()
                         || other.subresource(self.request.subresource).is_some())
             };
-            registry.iter().filter(same).cloned().collect()
+            if own.kind.as_custom().is_some() {
+                let customs = registry.custom(&own.kind.group, &own.kind.plural);
+                return customs.filter(same).cloned().collect();
+            }
+            registry.built_in().filter(same).cloned().collect()
         })
     }
 

@@ -1,7 +1,8 @@
 //! PodTopologyLabels: a pod carries the zone and the region of its node as labels.
 
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Binding, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use skiff_api::{ApiResult, Object, ObjectExt};
 
 use super::{Admission, AdmissionRequest, Operation};
@@ -21,16 +22,10 @@ impl Admission for PodTopologyLabels {
         object: &mut dyn Object,
         _old: Option<&dyn Object>,
     ) -> ApiResult<()> {
-        let created = request.operation == Operation::Create && request.is("", "pods");
-        // A binding arrives here as the update of the pod that it makes.
-        if !created && request.subresource != "binding" {
+        if request.operation != Operation::Create {
             return Ok(());
         }
-        let Some(pod) = object.downcast_mut::<Pod>() else {
-            return Ok(());
-        };
-        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
-        let Some(node) = node.filter(|node| !node.is_empty()) else {
+        let Some((node, meta)) = place(object).filter(|(node, _)| !node.is_empty()) else {
             return Ok(());
         };
         let registry = request.call.server.registry.load_full();
@@ -40,10 +35,20 @@ impl Admission for PodTopologyLabels {
         if let Some(entry) = request.find_entry("", "nodes", "", &node).await? {
             let labels = entry.labels(&nodes.storage);
             for (key, value) in LABELS.iter().filter_map(|key| labels.get_key_value(*key)) {
-                let own = pod.metadata.labels.get_or_insert_default();
+                let own = meta.labels.get_or_insert_default();
                 own.insert(key.clone(), value.clone());
             }
         }
         Ok(())
     }
+}
+
+/// The node of a pod, or of what binds one (its labels become the pod's), and the metadata that the labels go into.
+fn place(object: &mut dyn Object) -> Option<(String, &mut ObjectMeta)> {
+    if object.downcast_ref::<Binding>().is_some() {
+        let binding = object.downcast_mut::<Binding>()?;
+        return Some((binding.target.name.clone()?, &mut binding.metadata));
+    }
+    let pod = object.downcast_mut::<Pod>()?;
+    Some((pod.spec.as_ref()?.node_name.clone()?, &mut pod.metadata))
 }

@@ -32,19 +32,25 @@ impl AdmissionRequest<'_> {
                 let (group, version, kind) = &part.kind;
                 (group.to_string(), version.to_string(), kind.to_string())
             }
-            None => (kind.group.to_string(), kind.version.to_string(), kind.kind.to_string()),
+            None => (
+                kind.group.to_string(),
+                kind.version.to_string(),
+                kind.kind.to_string(),
+            ),
         }
     }
 
     /// Whether what is admitted is no object of the resource but one of the subresource's own kind.
     fn has_own_kind(&self, resource: &Resource) -> bool {
-        resource.subresource(self.subresource).is_some_and(|part| *part.kind.2 != *resource.kind.kind)
+        resource
+            .subresource(self.subresource)
+            .is_some_and(|part| !part.kind.2.is_empty() && *part.kind.2 != *resource.kind.kind)
     }
 
     /// An object as a request for `resource` shows it.
     pub fn shown(&self, resource: &Resource, object: &dyn Object) -> ApiResult<Value> {
         if self.subresource == "scale" {
-            return Ok(serde_json::to_value(scale::scale_of(object)?).unwrap_or_default());
+            return Ok(serde_json::to_value(scale::scale_of(resource, object)?).unwrap_or_default());
         }
         if self.has_own_kind(resource) {
             return Ok(object.to_value());
@@ -53,24 +59,44 @@ impl AdmissionRequest<'_> {
     }
 
     /// The object behind what was shown, after it was changed, defaulted again. `object`: what it was.
-    pub fn taken(&self, resource: &Resource, shown: Value, object: &dyn Object) -> ApiResult<Box<dyn Object>> {
+    pub fn taken(
+        &self,
+        resource: &Resource,
+        shown: Value,
+        object: &dyn Object,
+    ) -> ApiResult<Box<dyn Object>> {
         if self.subresource == "scale" {
-            let replicas = shown.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0);
+            let replicas = shown
+                .pointer("/spec/replicas")
+                .and_then(Value::as_i64)
+                .unwrap_or(0);
             let mut object = object.clone_box();
-            scale::set_replicas(&mut *object, i32::try_from(replicas).unwrap_or(-1));
+            scale::set_replicas(
+                resource,
+                &mut *object,
+                i32::try_from(replicas).unwrap_or(-1),
+            );
             return Ok(object);
         }
         if self.has_own_kind(resource) {
             let (group, version, kind) = self.shown_kind(resource);
-            let api_version = if group.is_empty() { version } else { format!("{group}/{version}") };
-            return decode_kind(kind_of(&api_version, &kind)?, shown);
+            let api_version = if group.is_empty() {
+                version
+            } else {
+                format!("{group}/{version}")
+            };
+            return decode_kind(&kind_of(&api_version, &kind)?, shown);
         }
         decode(resource, shown)
     }
 
     /// The request's name as it was sent: deletions of a collection name nothing.
     pub fn shown_name(&self) -> &str {
-        if self.call.info.verb == "deletecollection" { "" } else { self.name }
+        if self.call.info.verb == "deletecollection" {
+            ""
+        } else {
+            self.name
+        }
     }
 
     /// The namespace; a namespace is in itself.
@@ -112,9 +138,16 @@ impl AdmissionRequest<'_> {
     }
 
     /// The request as an `AdmissionRequest`, as it is for `resource`. Objects are null where there are none.
-    pub fn shown_request(&self, uid: &str, resource: &Resource, object: Value, old: Value) -> Value {
+    pub fn shown_request(
+        &self,
+        uid: &str,
+        resource: &Resource,
+        object: Value,
+        old: Value,
+    ) -> Value {
         let user = &self.call.user;
-        let kind = |(group, version, kind): Gvk| json!({"group": group, "version": version, "kind": kind});
+        let kind =
+            |(group, version, kind): Gvk| json!({"group": group, "version": version, "kind": kind});
         let named = |resource: &Resource| {
             let kind = &resource.kind;
             json!({"group": kind.group, "version": kind.version, "resource": kind.plural})

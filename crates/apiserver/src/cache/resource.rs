@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Bound;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,6 +26,15 @@ const GATHERING_EACH: Duration = Duration::from_micros(50);
 /// ... for at most so long.
 const GATHERING_MOST: Duration = Duration::from_millis(5);
 
+/// How an event shows an object when not as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Form {
+    /// In which version.
+    pub api_version: String,
+    /// As protobuf, else as JSON.
+    pub protobuf: bool,
+}
+
 /// One change of one object.
 #[derive(Debug)]
 pub struct CacheEvent {
@@ -35,16 +44,22 @@ pub struct CacheEvent {
     pub current: Option<Arc<Entry>>,
     /// The state before; `None`: created.
     pub previous: Option<Arc<Entry>>,
-    /// What the event shows, as protobuf; made for the first watcher that wants it.
-    protobuf: OnceLock<Option<Bytes>>,
+    /// What the event shows, in forms other than the stored one; each made for the first watcher that wants it.
+    forms: Mutex<Vec<(Form, Option<Bytes>)>>,
     at: Duration,
 }
 
 impl CacheEvent {
-    /// What the event shows (`bytes`: the new state, or the last one of an object that is gone) as protobuf.
-    pub fn protobuf(&self, bytes: &[u8]) -> Option<&Bytes> {
-        let encode = || crate::content::protobuf(bytes).map(Bytes::from);
-        self.protobuf.get_or_init(encode).as_ref()
+    /// What the event shows in another form; `make` is called for the first watcher that wants it. All that ask must be
+    /// shown the same state.
+    pub fn shown(&self, form: &Form, make: impl FnOnce() -> Option<Bytes>) -> Option<Bytes> {
+        let mut forms = self.forms.lock();
+        if let Some((_, bytes)) = forms.iter().find(|(other, _)| other == form) {
+            return bytes.clone();
+        }
+        let made = make();
+        forms.push((form.clone(), made.clone()));
+        made
     }
 
     /// The same change with its objects in another version.
@@ -54,7 +69,7 @@ impl CacheEvent {
             revision: self.revision,
             current,
             previous,
-            protobuf: OnceLock::new(),
+            forms: Mutex::default(),
             at: self.at,
         }
     }
@@ -491,7 +506,7 @@ impl Inner {
             revision,
             current,
             previous,
-            protobuf: OnceLock::new(),
+            forms: Mutex::default(),
             at: now,
         });
         self.ring_bytes += event.bytes();

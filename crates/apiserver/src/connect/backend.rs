@@ -22,6 +22,8 @@ pub(crate) struct Endpoint {
     pub port: u16,
     /// `None`: plain HTTP.
     pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// Whom the certificate must be for; `None`: the host.
+    pub server_name: Option<String>,
 }
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -42,7 +44,8 @@ impl Endpoint {
         let Some(tls) = &self.tls else {
             return Ok(Box::new(stream));
         };
-        let name = ServerName::try_from(self.host.clone()).map_err(std::io::Error::other)?;
+        let name = ServerName::try_from(self.server_name.as_ref().unwrap_or(&self.host).clone())
+            .map_err(std::io::Error::other)?;
         let connector = tokio_rustls::TlsConnector::from(tls.clone());
         Ok(Box::new(connector.connect(name, stream).await?))
     }
@@ -141,6 +144,7 @@ mod tests {
             host: "::1".into(),
             port: 10250,
             tls: None,
+            server_name: None,
         };
         let request = Request::builder()
             .uri("/x")

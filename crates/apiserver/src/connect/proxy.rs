@@ -108,6 +108,7 @@ async fn pod(call: &Call, pods: &Resource, named: &Named<'_>) -> ApiResult<Endpo
         host,
         port,
         tls: tls(call, named.https)?,
+        server_name: None,
     })
 }
 
@@ -139,6 +140,7 @@ async fn service(call: &Call, services: &Resource, named: &Named<'_>) -> ApiResu
         host,
         port,
         tls: tls(call, named.https)?,
+        server_name: None,
     })
 }
 

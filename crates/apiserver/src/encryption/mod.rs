@@ -116,7 +116,7 @@ impl Encryption {
     }
 }
 
-fn watch_directory(
+pub(crate) fn watch_directory(
     path: &Path,
     changed: tokio::sync::mpsc::Sender<()>,
 ) -> Option<notify::RecommendedWatcher> {

@@ -45,16 +45,24 @@ pub(crate) async fn bind(
         subresource: "binding",
         options: &options,
     };
-    let mut admitted = binding.clone();
-    admission::mutate(&target.admission(Operation::Create), &mut admitted, None).await?;
-    admission::validate(&target.admission(Operation::Create), Some(&admitted), None).await?;
+    let request = target.admission(Operation::Create);
+    let mut admitted: Box<dyn Object> = Box::new(binding);
+    admission::mutate(&request, &mut admitted, None).await?;
+    admission::validate(&request, Some(&*admitted), None).await?;
+    let admitted = admitted
+        .downcast_ref::<Binding>()
+        .ok_or_else(|| ApiError::internal("no binding"))?;
+    let errors = check(admitted);
+    if !errors.is_empty() {
+        return Err(ApiError::invalid("", "Binding", &name, &errors));
+    }
     let now = Time(call.server.now());
     let mut change = |current: &Current| {
         let mut object = current.object.clone_box();
         let pod = object
             .downcast_mut::<Pod>()
             .ok_or_else(|| ApiError::internal("no pod"))?;
-        assign(pod, &admitted, &now)
+        assign(pod, admitted, &now)
             .map_err(|why| ApiError::conflict("", "pods/binding", &name, &why))?;
         Ok::<Box<dyn Object>, ApiError>(object)
     };

@@ -211,7 +211,7 @@ fn replicas_in_scale() -> Vec<String> {
     vec!["f:spec".to_owned(), "f:replicas".to_owned()]
 }
 
-fn set_replicas(resource: &Resource, object: &mut dyn Object, replicas: i32) {
+pub(crate) fn set_replicas(resource: &Resource, object: &mut dyn Object, replicas: i32) {
     if let (Some(scale), Some(custom)) = (
         custom_scale(resource),
         object.downcast_mut::<CustomObject>(),
@@ -278,7 +278,7 @@ fn scale_metadata(meta: &ObjectMeta) -> ObjectMeta {
 }
 
 /// The scale of a workload.
-fn scale_of(resource: &Resource, object: &dyn Object) -> ApiResult<Scale> {
+pub(crate) fn scale_of(resource: &Resource, object: &dyn Object) -> ApiResult<Scale> {
     if let (Some(scale), Some(custom)) = (custom_scale(resource), object.downcast_ref()) {
         return custom_parts(scale, custom);
     }

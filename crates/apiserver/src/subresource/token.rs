@@ -73,7 +73,23 @@ pub(crate) async fn issue(
         options: &options,
     };
     admission::validate(&target.admission(Operation::Create), Some(&request), None).await?;
+    let issuer = call
+        .server
+        .token_issuer()
+        .ok_or_else(|| ApiError::internal("no token issuer is configured"))?;
     let spec = request.spec.get_or_insert_default();
+    let longest = issuer.max_expiration().map(|longest| longest.as_secs());
+    let longest = longest.and_then(|longest| i64::try_from(longest).ok());
+    let seconds = match longest.filter(|longest| seconds > *longest) {
+        Some(longest) => {
+            call.warn(format!(
+                "requested expiration of {seconds} seconds shortened to {longest} seconds"
+            ));
+            spec.expiration_seconds = Some(longest);
+            longest
+        }
+        None => seconds,
+    };
     let mut params = TokenRequestParams {
         namespace: namespace.clone(),
         service_account: name.clone(),
@@ -86,10 +102,6 @@ pub(crate) async fn issue(
     if let Some(reference) = &spec.bound_object_ref {
         bind(call, reference, &mut params).await?;
     }
-    let issuer = call
-        .server
-        .token_issuer()
-        .ok_or_else(|| ApiError::internal("no token issuer is configured"))?;
     let issued = issuer.issue(&params).await?;
     let expires = Timestamp::try_from(issued.expires).map_err(ApiError::internal)?;
     spec.audiences = Some(issued.audiences);

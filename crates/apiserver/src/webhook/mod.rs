@@ -25,8 +25,7 @@ mod tls;
 
 pub use kubeconfig::KubeconfigError;
 pub use response::CallError;
-#[allow(unused_imports, reason = "step one: the callers follow")]
-pub(crate) use tls::{Trust, check_bundle};
+pub(crate) use tls::{Trust, check_bundle, client as tls_client};
 
 use connector::Connector;
 
@@ -145,6 +144,42 @@ impl Client {
             Credentials::default(),
             server.clock.clone(),
         ))
+    }
+
+    /// A client that reads from one URL, the query included: keys of an issuer of tokens, and what describes them.
+    pub(crate) fn of_url(text: &str, ca_bundle: &[u8], clock: SharedClock) -> Result<Self, String> {
+        let url = url::Url::parse(text).map_err(|error| format!("Unparsable URL: {error}"))?;
+        if url.scheme() != "https" {
+            return Err("'https' is the only allowed URL scheme".to_owned());
+        }
+        let tls = tls::client(&Trust::of(ca_bundle), None)?;
+        let connector = Connector::to_url(&url, Some(tls), None)?;
+        Ok(Self::with(
+            connector,
+            url.to_string(),
+            Credentials::default(),
+            clock,
+        ))
+    }
+
+    /// GETs the client's URL. A redirect is an error, as with all requests.
+    pub(crate) async fn get(&self, timeout: Duration, limit: usize) -> Result<Bytes, CallError> {
+        let request = Request::get(&self.url)
+            .header(ACCEPT, "application/json")
+            .header(USER_AGENT, "kube-apiserver")
+            .body(Body::empty())
+            .map_err(|error| CallError::Transport(error.to_string()))?;
+        let exchange = async {
+            let (parts, body) = self.send(request).await?.into_parts();
+            let body = http_body_util::Limited::new(body, limit).collect().await;
+            let bytes = body.map_err(|error| CallError::Undecodable(error.to_string()))?;
+            response::judge(&parts, bytes.to_bytes())
+        };
+        let outcome = tokio::select! {
+            outcome = exchange => outcome,
+            () = self.clock.sleep(timeout) => Err(CallError::timeout()),
+        };
+        outcome.map_err(|error| error.on("Get", &self.url))
     }
 
     /// A client for a service whose TLS is settled elsewhere: paths are given with each request.

@@ -10,11 +10,13 @@ use axum::body::Body;
 use futures::TryStreamExt as _;
 use http::{Method, Request, StatusCode};
 use serde_json::Value;
-use skiff_apiserver::authn::Authentication;
 use skiff_apiserver::authn::tokens::{Reference, Tokens};
 use skiff_apiserver::authz::Authorization;
+use skiff_apiserver::bootstrap::reconcile::{Reconciled, reconcile};
 use skiff_apiserver::encryption::Encryption;
-use skiff_apiserver::{AdmissionChain, ApiServer, ApiServerConfig, UserInfo, bootstrap};
+use skiff_apiserver::{
+    AdmissionChain, ApiServer, ApiServerConfig, FRONT_PROXY_NAME, FrontProxy, UserInfo, bootstrap,
+};
 use skiff_controllers::certificate_authority::CertificateAuthority;
 use skiff_controllers::{ClientFactory, ControllersConfig, TokenSigner};
 use skiff_scheduler::SchedulerConfig;
@@ -24,9 +26,9 @@ use tower::ServiceExt as _;
 
 use crate::config::{Config, StoreKind};
 use crate::kubeconfig;
-use crate::pki::{Leaf, Subject};
+use crate::pki::{Leaf, Pki, Subject};
 
-use super::{Context, Running, identity, tls};
+use super::{Context, Running, access, identity, tls};
 
 /// How many bootstrap objects are written at once: the store commits those that wait together.
 const BOOTSTRAP_WRITERS: usize = 64;
@@ -48,13 +50,7 @@ impl ControlPlane {
         let (store, encryption) = encrypt(context, store, running).await?;
         context.progress.done("database");
 
-        let issuer = format!("https://kubernetes.default.svc.{}", config.cluster_domain);
-        let tokens = Arc::new(Tokens::new(
-            &context.pki.token_key()?,
-            &issuer,
-            store.clone(),
-            context.clock.clone(),
-        )?);
+        let tokens = access::tokens(context, &store)?;
         let authorization = Arc::new(Authorization::new(
             store.clone(),
             context.clock.clone(),
@@ -66,16 +62,13 @@ impl ControlPlane {
             context.clock.clone(),
             context.random.clone(),
         );
+        access::authorization(context, &authorization, running)?;
         server.set_authorizer(authorization.clone());
         if let Some(encryption) = encryption {
             server.set_encryption(encryption);
         }
-        server.set_authenticator(Arc::new(Authentication::new(
-            tokens.clone(),
-            store.clone(),
-            context.clock.clone(),
-            true,
-        )));
+        let authentication = access::authentication(context, &tokens, &store, running)?;
+        server.set_authenticator(authentication);
         server.set_token_issuer(tokens.clone());
         let subject = Subject {
             common_name: KUBELET_CLIENT.into(),
@@ -98,6 +91,7 @@ impl ControlPlane {
                 Ok(())
             },
         ));
+        show_front_proxy(context, &server, running)?;
         make_bootstrap_objects(&server).await?;
         authorization.load().await?;
         running.start(authorization, context);
@@ -124,6 +118,8 @@ fn api_config(config: &Config) -> Result<ApiServerConfig> {
         node_ports: config.node_ports,
         advertise: Some(SocketAddr::new(config.advertise_address, config.api_port)),
         admission: admission.map_err(anyhow::Error::msg)?,
+        kinds: skiff_api::runtime_config::served(&config.runtime_config)
+            .map_err(anyhow::Error::msg)?,
         ..ApiServerConfig::default()
     })
 }
@@ -163,6 +159,45 @@ async fn encrypt(
         running.add(encryption.clone().follow(context.shutdown.child()));
     }
     Ok((encryption.over(store), Some(encryption)))
+}
+
+/// Gives the server the certificate that aggregated servers know it by. Its authority signs nothing else: whoever has a
+/// certificate of it may speak for any user there.
+fn show_front_proxy(
+    context: &Context,
+    server: &Arc<ApiServer>,
+    running: &mut Running,
+) -> Result<()> {
+    let directory = context.config.data_dir.join("pki").join("front-proxy");
+    let pki = Arc::new(Pki::open(&directory, context.clock.now())?);
+    let subject = Subject {
+        common_name: FRONT_PROXY_NAME.into(),
+        client: true,
+        ..Subject::default()
+    };
+    let leaf = pki.leaf(FRONT_PROXY_NAME, &subject, context.clock.now())?;
+    let authority_pem = pki.authority_pem.clone();
+    let client_authority_pem = context.pki.authority_pem.clone();
+    let server = server.clone();
+    let show = move |leaf: &Leaf| {
+        server.set_front_proxy(FrontProxy {
+            certificate_pem: leaf.certificate.clone(),
+            key_pem: leaf.key.clone(),
+            authority_pem: authority_pem.clone(),
+            client_authority_pem: client_authority_pem.clone(),
+        });
+        Ok(())
+    };
+    show(&leaf)?;
+    running.add(tls::renew(
+        pki,
+        FRONT_PROXY_NAME,
+        subject,
+        context.clock.clone(),
+        context.shutdown.child(),
+        show,
+    ));
+    Ok(())
 }
 
 async fn serve(context: &Context, server: &Arc<ApiServer>, running: &mut Running) -> Result<()> {
@@ -228,7 +263,7 @@ fn write_admin_kubeconfig(context: &Context, running: &mut Running) -> Result<()
     Ok(())
 }
 
-/// Makes what is missing of the objects that every cluster starts with; changes nothing that exists.
+/// Makes what is missing of the objects that every cluster starts with; of what exists, the RBAC policy is mended.
 async fn make_bootstrap_objects(server: &Arc<ApiServer>) -> Result<()> {
     let objects = bootstrap::objects();
     let (namespaces, others): (Vec<Value>, Vec<Value>) = objects
@@ -269,9 +304,23 @@ async fn make(server: &Arc<ApiServer>, object: Value) -> Result<()> {
         Some(namespace) => format!("{root}/namespaces/{namespace}/{}", found.plural),
         None => format!("{root}/{}", found.plural),
     };
-    let (status, _) = call(server, Method::GET, &format!("{collection}/{name}"), None).await?;
+    let path = format!("{collection}/{name}");
+    let (status, existing) = call(server, Method::GET, &path, None).await?;
     if status == StatusCode::OK {
-        return Ok(());
+        match reconcile(&existing, &object) {
+            Reconciled::Keep => return Ok(()),
+            Reconciled::Update(updated) => {
+                let (status, answer) = call(server, Method::PUT, &path, Some(&updated)).await?;
+                if status.is_success() || status == StatusCode::CONFLICT {
+                    return Ok(());
+                }
+                let why = answer["message"].as_str().unwrap_or("no message");
+                bail!("mending {kind} {name}: {why}")
+            }
+            Reconciled::Recreate => {
+                call(server, Method::DELETE, &path, None).await?;
+            }
+        }
     }
     let (status, answer) = call(server, Method::POST, &collection, Some(&object)).await?;
     if status.is_success() || status == StatusCode::CONFLICT {

@@ -1,6 +1,7 @@
 //! The one place that puts the parts together: opens the store, starts the API server, then every component with its
 //! own identity.
 
+mod access;
 mod accounts;
 mod control_plane;
 mod identity;

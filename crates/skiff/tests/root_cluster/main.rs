@@ -21,6 +21,7 @@ mod node;
 mod observe;
 mod parts;
 mod pods;
+mod policies;
 mod probes;
 mod registry;
 mod streams;

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use skiff_testkit::TestCluster;
 
-use crate::requests::{patch, post};
+use crate::requests::{patch, post, send};
 
 fn pod(name: &str, spec: Value) -> Value {
     let mut whole = json!({"containers": [{"name": "a", "image": "i"}]});
@@ -124,8 +124,9 @@ async fn labels_are_checked_and_existing_pods_told() {
     )
     .await;
     assert_eq!(kept.code, 200);
-    let image = json!({"spec": {"containers": [{"name": "a", "image": "other"}]}});
-    let changed = patch(&cluster, &format!("{pods}/a"), image).await;
+    let mut image = kept.object;
+    image["spec"]["containers"][0]["image"] = "other".into();
+    let changed = send(&cluster, http::Method::PUT, &format!("{pods}/a"), &image).await;
     assert_eq!(
         changed.error(),
         (

@@ -44,7 +44,10 @@ pub(super) async fn matched(
     let Some(matched) = matching.rule_matches(&hook.rules, hook.equivalent) else {
         return Ok(None);
     };
-    if !matching.namespace_selected(&hook.namespace_selector).await? {
+    if !matching
+        .namespace_selected(&hook.namespace_selector)
+        .await?
+    {
         return Ok(None);
     }
     let met = super::conditions::met(hook, matching.request, &matched, object, old).await?;
@@ -69,7 +72,10 @@ pub(super) async fn ask(
                 .to_owned(),
         ));
     };
-    let client = hook.client.as_ref().map_err(|why| Failure::Call(format!("could not get REST client: {why}")))?;
+    let client = hook
+        .client
+        .as_ref()
+        .map_err(|why| Failure::Call(format!("could not get REST client: {why}")))?;
     let uid = request.call.server.new_uid();
     let asked = request.shown_request(&uid, matched.resource(request), shown.0, shown.1);
     let body = serde_json::to_vec(&review::review(version, asked)).unwrap_or_default();
@@ -84,7 +90,9 @@ pub(super) async fn ask(
         })
     })?;
     for (key, value) in &answer.audit_annotations {
-        request.call.annotate(format!("{}/{key}", hook.name), value.clone());
+        request
+            .call
+            .annotate(format!("{}/{key}", hook.name), value.clone());
     }
     for warning in &answer.warnings {
         request.call.warn(warning.clone());

@@ -11,12 +11,13 @@ use skiff_api::{ApiResult, Object};
 use super::{Admission, AdmissionRequest};
 
 mod call;
+mod conditions;
 mod mutating;
 mod review;
 mod table;
 mod validating;
 
-pub(crate) use mutating::Reinvocation;
+pub(crate) use mutating::{Reinvocation, Unmade};
 pub(crate) use table::{Tables, keep};
 
 use table::Hook;
@@ -33,7 +34,7 @@ const EXEMPT: &[&str] = &[
 
 fn is_exempt(request: &AdmissionRequest<'_>) -> bool {
     let kind = &request.resource.kind;
-    kind.group == "admissionregistration.k8s.io" && EXEMPT.contains(&&*kind.kind)
+    kind.group == "admissionregistration.k8s.io" && EXEMPT.contains(&kind.kind.as_ref())
 }
 
 /// Asks webhooks that may change an object.

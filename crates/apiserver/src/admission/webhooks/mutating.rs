@@ -53,15 +53,15 @@ impl Reinvocation {
         self.0.lock().round
     }
 
-    fn is_asked(&self, hook: &Hook) -> bool {
+    /// Whether the one of that name is asked in this round.
+    pub fn is_asked(&self, uid: &str) -> bool {
         let rounds = self.0.lock();
-        rounds.round == 0 || rounds.again.contains(&hook.uid)
+        rounds.round == 0 || rounds.again.contains(uid)
     }
 
-    fn was_asked(&self, hook: &Hook) {
-        if hook.reinvoked {
-            self.0.lock().asked.insert(hook.uid.clone());
-        }
+    /// Notes that it was asked, and wants to be asked again after later changes.
+    pub fn was_asked(&self, uid: &str) {
+        self.0.lock().asked.insert(uid.to_owned());
     }
 }
 
@@ -85,21 +85,31 @@ pub(super) async fn run(
         let Some(matched) = call::matched(hook, &matching, current, old).await? else {
             continue;
         };
-        if !state.is_asked(hook) {
+        if !state.is_asked(&hook.uid) {
             continue;
         }
-        let place = Place { request, hook, round, index };
+        let place = Place {
+            request,
+            hook,
+            round,
+            index,
+        };
         let outcome = place.ask(&matched, current, old).await;
         if let Ok(Some(_)) = outcome {
             state.changed();
         }
-        state.was_asked(hook);
+        if hook.reinvoked {
+            state.was_asked(&hook.uid);
+        }
         match outcome {
             Ok(Some(new)) => replaced = Some(new),
             Ok(None) => {}
             Err(Failure::Call(reason)) if hook.ignores_failure => {
                 tracing::warn!("{}; the request goes on", call_text(&hook.name, &reason));
-                place.annotate("failed-open.mutation.webhook.admission.k8s.io", hook.name.clone());
+                place.annotate(
+                    "failed-open.mutation.webhook.admission.k8s.io",
+                    hook.name.clone(),
+                );
             }
             Err(failure) => return Err(failure.into_error(&hook.name)),
         }
@@ -146,7 +156,9 @@ impl Place<'_> {
     ) -> Result<Option<Box<dyn Object>>, Failure> {
         let Self { request, hook, .. } = *self;
         let resource = matched.resource(request);
-        let (mut shown, old) = request.shown_objects(resource, object, old).map_err(Failure::Refused)?;
+        let (mut shown, old) = request
+            .shown_objects(resource, object, old)
+            .map_err(Failure::Refused)?;
         let hidden = (request.operation == Operation::Create).then(|| Unmade::hide(&mut shown));
         let answer = ask(hook, request, matched, (shown.clone(), old), true).await?;
         let Some(patch) = operations(&answer)? else {
@@ -159,7 +171,10 @@ impl Place<'_> {
             ))));
         };
         if answer.patch_type != "JSONPatch" {
-            return Err(Failure::Call(format!("unsupported patch type {:?}", answer.patch_type)));
+            return Err(Failure::Call(format!(
+                "unsupported patch type {:?}",
+                answer.patch_type
+            )));
         }
         let before = shown.clone();
         skiff_api::patch::apply_json_patch(&mut shown, &patch)
@@ -175,7 +190,9 @@ impl Place<'_> {
             hidden.show(&mut shown);
         }
         let taken = request.taken(resource, shown, object);
-        taken.map(Some).map_err(|error| Failure::Refused(ApiError::internal(error.message)))
+        taken
+            .map(Some)
+            .map_err(|error| Failure::Refused(ApiError::internal(error.message)))
     }
 }
 
@@ -189,37 +206,57 @@ fn operations(answer: &Answer) -> Result<Option<Value>, Failure> {
         Ok(patch @ Value::Array(_)) => Ok(Some(patch)),
         Ok(Value::Null) => Ok(None),
         Ok(_) => Err(Failure::Call(
-            "received undecodable patch in webhook response: a patch is a list of operations".to_owned(),
+            "received undecodable patch in webhook response: a patch is a list of operations"
+                .to_owned(),
         )),
-        Err(error) => Err(Failure::Call(format!("received undecodable patch in webhook response: {error}"))),
+        Err(error) => Err(Failure::Call(format!(
+            "received undecodable patch in webhook response: {error}"
+        ))),
     }
 }
 
 /// What the server has already settled of a new object, and webhooks are not to see or change: its uid, its time, and its
 /// name where the client gave only the beginning of one.
 #[derive(Default)]
-struct Unmade(Vec<(&'static str, Value)>);
+pub(crate) struct Unmade(Vec<(&'static str, Value)>);
 
 impl Unmade {
-    fn hide(shown: &mut Value) -> Self {
+    /// Takes the fields out of what is shown.
+    pub fn hide(shown: &mut Value) -> Self {
         let Some(meta) = shown.get_mut("metadata").and_then(Value::as_object_mut) else {
             return Self::default();
         };
         let text = |name: &str| meta.get(name).and_then(Value::as_str).unwrap_or_default();
         let generated = !text("generateName").is_empty()
             && text("name").len() == text("generateName").len().min(58) + 5
-            && text("name").starts_with(text("generateName").get(..58).unwrap_or(text("generateName")));
+            && text("name").starts_with(
+                text("generateName")
+                    .get(..58)
+                    .unwrap_or(text("generateName")),
+            );
         let mut fields = vec!["uid", "creationTimestamp"];
         if generated {
             fields.push("name");
         }
-        Self(fields.into_iter().filter_map(|field| Some((field, meta.remove(field)?))).collect())
+        Self(
+            fields
+                .into_iter()
+                .filter_map(|field| Some((field, meta.remove(field)?)))
+                .collect(),
+        )
     }
 
-    fn show(self, shown: &mut Value) {
+    /// Puts them back.
+    pub fn show(self, shown: &mut Value) {
         if let Some(meta) = shown.get_mut("metadata").and_then(Value::as_object_mut) {
             for (field, value) in self.0 {
-                if field != "name" || meta.get("name").and_then(Value::as_str).unwrap_or_default().is_empty() {
+                if field != "name"
+                    || meta
+                        .get("name")
+                        .and_then(Value::as_str)
+                        .unwrap_or_default()
+                        .is_empty()
+                {
                     meta.insert(field.to_owned(), value);
                 }
             }

@@ -42,7 +42,9 @@ struct Response {
     status: Option<Map<String, Value>>,
 }
 
-fn null_is_default<'de, D: serde::Deserializer<'de>, T: Deserialize<'de> + Default>(decoder: D) -> Result<T, D::Error> {
+fn null_is_default<'de, D: serde::Deserializer<'de>, T: Deserialize<'de> + Default>(
+    decoder: D,
+) -> Result<T, D::Error> {
     Option::<T>::deserialize(decoder).map(Option::unwrap_or_default)
 }
 
@@ -52,9 +54,18 @@ pub(super) fn review(version: &str, request: Value) -> Value {
 }
 
 /// Reads an answer to the review of `uid`; otherwise says what is wrong with it.
-pub(super) fn read(answer: &[u8], version: &str, uid: &str, mutating: bool) -> Result<Answer, Unreadable> {
-    let review: Review = serde_json::from_slice(answer).map_err(|error| Unreadable::Undecodable(error.to_string()))?;
-    let known = matches!(review.api_version.as_str(), "admission.k8s.io/v1" | "admission.k8s.io/v1beta1");
+pub(super) fn read(
+    answer: &[u8],
+    version: &str,
+    uid: &str,
+    mutating: bool,
+) -> Result<Answer, Unreadable> {
+    let review: Review = serde_json::from_slice(answer)
+        .map_err(|error| Unreadable::Undecodable(error.to_string()))?;
+    let known = matches!(
+        review.api_version.as_str(),
+        "admission.k8s.io/v1" | "admission.k8s.io/v1beta1"
+    );
     if review.kind != "AdmissionReview" || !known {
         return Err(Unreadable::Undecodable(kind_error(&review)));
     }
@@ -64,12 +75,15 @@ pub(super) fn read(answer: &[u8], version: &str, uid: &str, mutating: bool) -> R
     };
     if version == "v1" {
         if response.uid != uid {
-            return wrong(format!("expected response.uid={uid:?}, got {:?}", response.uid));
+            return wrong(format!(
+                "expected response.uid={uid:?}, got {:?}",
+                response.uid
+            ));
         }
         if review.api_version != "admission.k8s.io/v1" {
-            let group = review.api_version.replace('/', "/");
             return wrong(format!(
-                "expected webhook response of admission.k8s.io/v1, Kind=AdmissionReview, got {group}, Kind=AdmissionReview"
+                "expected webhook response of admission.k8s.io/v1, Kind=AdmissionReview, got {}, Kind=AdmissionReview",
+                review.api_version
             ));
         }
         check_patch(&response, mutating).map_err(Unreadable::Invalid)?;
@@ -120,9 +134,15 @@ fn kind_error(review: &Review) -> String {
 
 fn check_patch(response: &Response, mutating: bool) -> Result<(), String> {
     let wrong = |why: &str| Err(why.to_owned());
-    match (mutating, response.patch.is_empty(), response.patch_type.as_deref()) {
+    match (
+        mutating,
+        response.patch.is_empty(),
+        response.patch_type.as_deref(),
+    ) {
         (true, false, None) => wrong("webhook returned response.patch but not response.patchType"),
-        (true, true, Some(_)) => wrong("webhook returned response.patchType but not response.patch"),
+        (true, true, Some(_)) => {
+            wrong("webhook returned response.patchType but not response.patch")
+        }
         (true, false, Some("")) => wrong("webhook returned invalid response.patchType of \"\""),
         (false, false, _) => wrong("validating webhook may not return response.patch"),
         (false, true, Some(_)) => wrong("validating webhook may not return response.patchType"),
@@ -134,9 +154,16 @@ fn check_patch(response: &Response, mutating: bool) -> Result<(), String> {
 pub(super) fn refusal(webhook: &str, status: Option<Map<String, Value>>) -> ApiError {
     let mut status = status.unwrap_or_default();
     let text = |status: &Map<String, Value>, name: &str| {
-        status.get(name).and_then(Value::as_str).unwrap_or_default().to_owned()
+        status
+            .get(name)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
     };
-    let code = status.get("code").and_then(Value::as_u64).and_then(|code| u16::try_from(code).ok());
+    let code = status
+        .get("code")
+        .and_then(Value::as_u64)
+        .and_then(|code| u16::try_from(code).ok());
     let code = code.filter(|code| (400..600).contains(code)).unwrap_or(400);
     let denied = format!("admission webhook {webhook:?} denied the request");
     let message = match (text(&status, "message"), text(&status, "reason")) {
@@ -174,11 +201,36 @@ mod tests {
         let table = [
             ("v1", json!({"uid": "u", "allowed": true}), true, None),
             ("v1", json!(null), true, Some("webhook response was absent")),
-            ("v1", json!({"uid": "x"}), true, Some("expected response.uid=\"u\", got \"x\"")),
-            ("v1", json!({"uid": "u", "patch": patch}), true, Some("webhook returned response.patch but not response.patchType")),
-            ("v1", json!({"uid": "u", "patchType": "JSONPatch"}), true, Some("webhook returned response.patchType but not response.patch")),
-            ("v1", json!({"uid": "u", "patch": patch}), false, Some("validating webhook may not return response.patch")),
-            ("v1", json!({"uid": "u", "patchType": "JSONPatch"}), false, Some("validating webhook may not return response.patchType")),
+            (
+                "v1",
+                json!({"uid": "x"}),
+                true,
+                Some("expected response.uid=\"u\", got \"x\""),
+            ),
+            (
+                "v1",
+                json!({"uid": "u", "patch": patch}),
+                true,
+                Some("webhook returned response.patch but not response.patchType"),
+            ),
+            (
+                "v1",
+                json!({"uid": "u", "patchType": "JSONPatch"}),
+                true,
+                Some("webhook returned response.patchType but not response.patch"),
+            ),
+            (
+                "v1",
+                json!({"uid": "u", "patch": patch}),
+                false,
+                Some("validating webhook may not return response.patch"),
+            ),
+            (
+                "v1",
+                json!({"uid": "u", "patchType": "JSONPatch"}),
+                false,
+                Some("validating webhook may not return response.patchType"),
+            ),
             ("v1beta1", json!({"uid": "x", "patch": patch}), true, None),
             ("v1beta1", json!({"patch": patch}), false, None),
         ];
@@ -193,7 +245,13 @@ mod tests {
             Err(Unreadable::Invalid("expected webhook response of admission.k8s.io/v1, Kind=AdmissionReview, got admission.k8s.io/v1beta1, Kind=AdmissionReview".to_owned()))
         );
         for bad in ["", "{}", "[]", r#"{"kind":"Pod","apiVersion":"v1"}"#] {
-            assert!(matches!(read(bad.as_bytes(), "v1", "u", true), Err(Unreadable::Undecodable(_))), "{bad}");
+            assert!(
+                matches!(
+                    read(bad.as_bytes(), "v1", "u", true),
+                    Err(Unreadable::Undecodable(_))
+                ),
+                "{bad}"
+            );
         }
     }
 
@@ -201,10 +259,21 @@ mod tests {
     fn a_refusal_keeps_code_and_reason_and_is_a_failure() {
         let refused = |status: Value| refusal("w.example.com", status.as_object().cloned());
         let error = refused(json!(null));
-        assert_eq!((error.code, error.message.as_str()), (400, "admission webhook \"w.example.com\" denied the request without explanation"));
+        assert_eq!(
+            (error.code, error.message.as_str()),
+            (
+                400,
+                "admission webhook \"w.example.com\" denied the request without explanation"
+            )
+        );
         let error = refused(json!({"reason": "because of it"}));
-        assert_eq!(error.message, "admission webhook \"w.example.com\" denied the request: because of it");
-        let error = refused(json!({"status": "Success", "code": 200, "message": "no", "reason": "Forbidden", "details": {"name": "a"}}));
+        assert_eq!(
+            error.message,
+            "admission webhook \"w.example.com\" denied the request: because of it"
+        );
+        let error = refused(
+            json!({"status": "Success", "code": 200, "message": "no", "reason": "Forbidden", "details": {"name": "a"}}),
+        );
         assert_eq!(
             error.to_status(),
             json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": 400, "reason": "Forbidden",

@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use super::Hooks;
+use crate::admission::expressions::{Conditions, Scope};
 use crate::admission::matching::Rule;
 use crate::cache::{Since, Trigger};
 use crate::server::ApiServer;
@@ -31,7 +32,7 @@ pub(super) struct Hook {
     pub equivalent: bool,
     pub namespace_selector: LabelSelector,
     pub object_selector: LabelSelector,
-    pub conditions: Vec<MatchCondition>,
+    pub conditions: Conditions,
     /// Whether a request goes on when the webhook cannot be asked.
     pub ignores_failure: bool,
     pub timeout: Duration,
@@ -116,7 +117,10 @@ macro_rules! parts {
 }
 
 /// A kind of configuration.
-trait Configuration: DeserializeOwned + k8s_openapi::Metadata<Ty = k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta> {
+trait Configuration:
+    DeserializeOwned
+    + k8s_openapi::Metadata<Ty = k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta>
+{
     const PLURAL: &'static str;
     fn parts(&self) -> Vec<Parts<'_>>;
 }
@@ -135,7 +139,9 @@ impl Configuration for ValidatingWebhookConfiguration {
     const PLURAL: &'static str = "validatingwebhookconfigurations";
     fn parts(&self) -> Vec<Parts<'_>> {
         let hooks = self.webhooks.iter().flatten();
-        hooks.map(|hook: &ValidatingWebhook| parts!(hook, None)).collect()
+        hooks
+            .map(|hook: &ValidatingWebhook| parts!(hook, None))
+            .collect()
     }
 }
 
@@ -144,7 +150,12 @@ type Kept = HashMap<ClientConfig, Arc<Client>>;
 
 fn client_config(config: &WebhookClientConfig) -> Result<ClientConfig, String> {
     let service = config.service.as_ref().map(|service| {
-        (service.namespace.as_str(), service.name.as_str(), service.port, service.path.as_deref())
+        (
+            service.namespace.as_str(),
+            service.name.as_str(),
+            service.port,
+            service.path.as_deref(),
+        )
     });
     let bundle = config.ca_bundle.as_ref().map(|bundle| bundle.0.as_slice());
     ClientConfig::new(config.url.as_deref(), service, bundle.unwrap_or_default())
@@ -167,8 +178,13 @@ fn compile(
         kept.insert(config, client.clone());
         Ok(client)
     });
-    let [namespace_selector, object_selector] = parts.selectors.map(|selector| selector.clone().unwrap_or_default());
-    let seconds = parts.timeout.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(10);
+    let [namespace_selector, object_selector] = parts
+        .selectors
+        .map(|selector| selector.clone().unwrap_or_default());
+    let seconds = parts
+        .timeout
+        .and_then(|seconds| u64::try_from(seconds).ok())
+        .unwrap_or(10);
     Hook {
         uid: format!("{configuration}/{}/{index}", parts.name),
         name: parts.name.to_owned(),
@@ -177,16 +193,23 @@ fn compile(
         equivalent: parts.match_policy.as_deref() == Some("Equivalent"),
         namespace_selector,
         object_selector,
-        conditions: parts.conditions.clone().unwrap_or_default(),
+        conditions: Conditions::new(
+            parts.conditions.as_deref().unwrap_or_default(),
+            false,
+            &Scope::new(false),
+        ),
         ignores_failure: parts.failure_policy.as_deref() == Some("Ignore"),
         timeout: Duration::from_secs(seconds),
         dry_runs: matches!(parts.side_effects, "None" | "NoneOnDryRun"),
         reinvoked: parts.reinvocation_policy == Some("IfNeeded"),
-        version: parts.versions.iter().find_map(|version| match version.as_str() {
-            "v1" => Some("v1"),
-            "v1beta1" => Some("v1beta1"),
-            _ => None,
-        }),
+        version: parts
+            .versions
+            .iter()
+            .find_map(|version| match version.as_str() {
+                "v1" => Some("v1"),
+                "v1beta1" => Some("v1beta1"),
+                _ => None,
+            }),
         client,
     }
 }
@@ -210,7 +233,11 @@ async fn keep_one<C: Configuration>(server: &Arc<ApiServer>, table: &watch::Send
 }
 
 /// Compiles the configurations now and with every change, until the cache is built anew.
-async fn follow<C: Configuration>(server: &Arc<ApiServer>, table: &watch::Sender<Option<Hooks>>, kept: &mut Kept) {
+async fn follow<C: Configuration>(
+    server: &Arc<ApiServer>,
+    table: &watch::Sender<Option<Hooks>>,
+    kept: &mut Kept,
+) {
     let registry = server.registry.load_full();
     let Some(resource) = registry.stored(GROUP, C::PLURAL) else {
         // A server of other kinds has no webhooks.

@@ -23,18 +23,24 @@ pub(super) async fn run(
             questions.push((hook, matched, shown));
         }
     }
-    let answers = questions.into_iter().enumerate().map(|(index, (hook, matched, shown))| async move {
-        match ask(hook, request, &matched, shown, false).await {
-            Ok(_) => Ok(()),
-            Err(Failure::Call(reason)) if hook.ignores_failure => {
-                tracing::warn!("{}; the request goes on", call_text(&hook.name, &reason));
-                let key = format!("failed-open.validating.webhook.admission.k8s.io/round_0_index_{index}");
-                request.call.annotate(key, hook.name.clone());
-                Ok(())
-            }
-            Err(failure) => Err(failure.into_error(&hook.name)),
-        }
-    });
+    let answers =
+        questions
+            .into_iter()
+            .enumerate()
+            .map(|(index, (hook, matched, shown))| async move {
+                match ask(hook, request, &matched, shown, false).await {
+                    Ok(_) => Ok(()),
+                    Err(Failure::Call(reason)) if hook.ignores_failure => {
+                        tracing::warn!("{}; the request goes on", call_text(&hook.name, &reason));
+                        let key = format!(
+                            "failed-open.validating.webhook.admission.k8s.io/round_0_index_{index}"
+                        );
+                        request.call.annotate(key, hook.name.clone());
+                        Ok(())
+                    }
+                    Err(failure) => Err(failure.into_error(&hook.name)),
+                }
+            });
     let answers: Vec<Result<(), ApiError>> = join_all(answers).await;
     answers.into_iter().collect()
 }
