@@ -56,18 +56,18 @@ pub(crate) async fn answer(call: &Call) -> ApiResult<Response<Body>> {
             ))
         }
         ["apis"] => {
-            let (own, apis) = (discovery(call).apis(), call.server.aggregation.apis());
-            if apis.is_empty() {
-                let accepted = content::negotiate(call, false).unwrap_or(Accepted::JSON);
-                return Ok(content::json_response(call, accepted, 200, own));
+            let apis = call.server.aggregation.apis();
+            let mut document = discovery(call).apis();
+            if !apis.is_empty() {
+                let mut with = serde_json::from_slice(&document).unwrap_or_default();
+                aggregation::add_groups(&mut with, &apis);
+                document = with.to_string().into();
             }
-            let mut document = serde_json::from_slice(&own).unwrap_or_default();
-            aggregation::add_groups(&mut document, &apis);
-            Ok(json_answer(call, &document))
+            let accepted = content::negotiate(call, false).unwrap_or(Accepted::JSON);
+            Ok(content::json_response(call, accepted, 200, document))
         }
         ["apis", group] => {
-            let discovery = discovery(call);
-            let own = discovery_documents::group(discovery.group(group), group);
+            let own = discovery_documents::group(discovery(call).group(group), group);
             let apis = call.server.aggregation.apis();
             match aggregation::with_group(own, group, &apis) {
                 Some(document) => Ok(json_answer(call, &document)),
@@ -190,8 +190,15 @@ fn openapi_index(call: &Call) -> Value {
 }
 
 /// What the custom resources of a group and version (`None`: all of them) add to a document.
-fn custom_parts(registry: &Registry, of: Option<(&str, &str)>) -> openapi::Extra {
-    let mut extra = openapi::Extra::default();
+fn custom_parts(
+    registry: &Registry,
+    kinds: &'static [skiff_api::Kind],
+    of: Option<(&str, &str)>,
+) -> openapi::Extra {
+    let mut extra = openapi::Extra {
+        kinds: Some(kinds),
+        ..openapi::Extra::default()
+    };
     for resource in registry.customs() {
         let kind = &resource.kind;
         let wanted =
@@ -234,17 +241,20 @@ async fn openapi(call: &Call, which: OpenApi) -> ApiResult<Response<Body>> {
             let registry = call.server.registry.load_full();
             let kinds = call.server.config.kinds;
             // Making a document takes a while; other requests go on meanwhile.
-            let made = tokio::task::spawn_blocking(move || {
-                let with = |part| openapi::Extra {
-                    kinds: Some(kinds),
-                    ..custom_parts(&registry, part)
-                };
-                match wanted {
-                    OpenApi::V2 => Some(openapi::v2_json(&with(None))),
-                    OpenApi::V2Protobuf => Some(openapi::v2_protobuf(&with(None))),
-                    OpenApi::V3(group, version) => {
-                        openapi::v3(&group, &version, &with(Some((&group, &version))))
-                    }
+            let made = tokio::task::spawn_blocking(move || match wanted {
+                OpenApi::V2 => Some(openapi::v2_json(&custom_parts(&registry, kinds, None))),
+                OpenApi::V2Protobuf => {
+                    Some(openapi::v2_protobuf(&custom_parts(&registry, kinds, None)))
+                }
+                OpenApi::V3(group, version) => {
+                    let extra = match custom {
+                        0 => openapi::Extra {
+                            kinds: Some(kinds),
+                            ..openapi::Extra::default()
+                        },
+                        _ => custom_parts(&registry, kinds, Some((&group, &version))),
+                    };
+                    openapi::v3(&group, &version, &extra)
                 }
             });
             let document = made
@@ -292,7 +302,10 @@ async fn openapi(call: &Call, which: OpenApi) -> ApiResult<Response<Body>> {
 }
 
 fn discovery(call: &Call) -> std::sync::Arc<Discovery> {
-    call.server.discovery.of(&call.server.registry.load())
+    let server = &call.server;
+    server
+        .discovery
+        .of(&server.registry.load(), server.config.kinds)
 }
 
 /// Upstream's router knows no such group, and answers before any API machinery.
@@ -331,9 +344,9 @@ fn aggregated(call: &Call, core: bool) -> Response<Body> {
         false => discovery.aggregated(),
     };
     if !core && !call.server.aggregation.apis().is_empty() {
-        let mut value = serde_json::from_slice(&document).unwrap_or_default();
-        aggregation::add_aggregated(&mut value, &call.server.aggregation);
-        document = value.to_string().into();
+        let mut with = serde_json::from_slice(&document).unwrap_or_default();
+        aggregation::add_aggregated(&mut with, &call.server.aggregation);
+        document = with.to_string().into();
     }
     let mut response = content::json_response(call, Accepted::JSON, 200, document);
     response

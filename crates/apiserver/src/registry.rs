@@ -168,9 +168,7 @@ impl<V: Clone + Default> Shards<V> {
 /// All served resources. A copy with another resource shares nearly everything with the original.
 #[derive(Clone, Default)]
 pub struct Registry {
-    /// What is built in, as it was given.
-    kinds: &'static [Kind],
-    /// The same, in discovery's order.
+    /// In discovery's order.
     built_in: Arc<Vec<Arc<Resource>>>,
     by_plural: Shards<Vec<Arc<Resource>>>,
     by_kind: Shards<Vec<Arc<Resource>>>,
@@ -204,15 +202,8 @@ impl Registry {
             registry.index(&resource);
             built_in.push(resource);
         }
-        registry.kinds = kinds;
         registry.built_in = Arc::new(built_in);
         registry
-    }
-
-    /// The table of kinds that are built in.
-    #[must_use]
-    pub fn kinds(&self) -> &'static [Kind] {
-        self.kinds
     }
 
     fn index(&mut self, resource: &Arc<Resource>) {

@@ -464,6 +464,9 @@ fn before_update(
         Part::Status => ops.validate_status_update(new, old),
         Part::Own => ErrorList::new(),
     });
+    if part == Part::Main {
+        errors.extend(crate::crd::rule_errors(new, Some(old), errors.is_empty()));
+    }
     if !errors.is_empty() {
         return Err(target.invalid(&errors));
     }
@@ -540,6 +543,7 @@ pub(crate) fn before_create(target: &Target<'_>, object: &mut dyn Object) -> Api
     );
     errors.extend(finalizer_errors(target, object.metadata()));
     errors.extend(ops.validate_create_with(object, &Checker));
+    errors.extend(crate::crd::rule_errors(object, None, errors.is_empty()));
     if !errors.is_empty() {
         return Err(target.invalid(&errors));
     }

@@ -42,10 +42,10 @@ pub struct Extra {
     pub schemas: BTreeMap<String, Value>,
     /// Paths.
     pub paths: BTreeMap<String, Value>,
-    /// The built-in kinds that are served; `None` for those that are by default.
-    pub kinds: Option<&'static [Kind]>,
     /// Whether a scale is among them.
     pub scale: bool,
+    /// The built-in kinds that are served; `None` for those that are by default.
+    pub kinds: Option<&'static [Kind]>,
 }
 
 impl Extra {
@@ -54,6 +54,14 @@ impl Extra {
         self.schemas.extend(other.schemas);
         self.paths.extend(other.paths);
         self.scale |= other.scale;
+    }
+
+    /// The kinds whose schemas are needed for custom resources beside their own.
+    fn needed(&self) -> impl Iterator<Item = &'static Kind> + use<> {
+        let wanted = self.scale;
+        crate::subresource_kinds()
+            .iter()
+            .filter(move |kind| wanted && kind.kind == "Scale" && kind.group == "autoscaling")
     }
 
     fn kinds(&self) -> &'static [Kind] {
@@ -69,14 +77,6 @@ impl Extra {
         let kinds = self.kinds().iter();
         kinds.filter(move |kind| kind.group == group && kind.version == version)
     }
-}
-
-/// The kinds whose schemas are needed for custom resources beside their own.
-fn needed(extra: &Extra) -> impl Iterator<Item = &'static Kind> {
-    let scale = crate::subresource_kinds()
-        .iter()
-        .filter(|kind| kind.kind == "Scale" && kind.group == "autoscaling");
-    scale.filter(move |_| extra.scale)
 }
 
 /// A finished document, compressed as `Content-Encoding: gzip` wants it.
@@ -219,7 +219,7 @@ pub fn v3(group: &str, version: &str, extra: &Extra) -> Option<Document> {
     output.text(r#"},"components":{"schemas":{"#);
     let mut first = true;
     let mut definitions = Definitions::new(Dialect::V3);
-    let kinds = extra.kinds_of(group, version).chain(needed(extra));
+    let kinds = extra.kinds_of(group, version).chain(extra.needed());
     definitions.for_each(kinds, &mut |name, schema| {
         output.entry(&mut first, name, &schema)
     });

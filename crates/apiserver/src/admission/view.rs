@@ -44,7 +44,7 @@ impl AdmissionRequest<'_> {
     fn has_own_kind(&self, resource: &Resource) -> bool {
         resource
             .subresource(self.subresource)
-            .is_some_and(|part| *part.kind.2 != *resource.kind.kind)
+            .is_some_and(|part| !part.kind.2.is_empty() && *part.kind.2 != *resource.kind.kind)
     }
 
     /// An object as a request for `resource` shows it.

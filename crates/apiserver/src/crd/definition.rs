@@ -14,6 +14,7 @@ use skiff_api::apiextensions::structural::{Node, default, prune, view};
 use skiff_api::discovery_documents::compare_versions;
 use skiff_api::schema::{Schema, TypeId};
 
+use super::rules::Rules;
 use crate::registry::TableColumn;
 
 /// A definition.
@@ -80,12 +81,15 @@ pub struct Compiled {
     /// The schema.
     pub node: Node,
     types: OnceLock<(Schema, TypeId)>,
+    /// The rules of x-kubernetes-validations.
+    pub rules: Rules,
 }
 
 impl Compiled {
-    fn new(node: Node) -> Self {
+    fn new(node: Node, rules: Rules) -> Self {
         Self {
             node,
+            rules,
             types: OnceLock::new(),
         }
     }
@@ -171,15 +175,19 @@ impl Definition {
     #[must_use]
     pub fn compiled(&self, version: &Version) -> Arc<Compiled> {
         let compiled = version.compiled.get_or_init(|| {
-            let mut node = match self.schema_of(&version.name) {
-                Some(props) => Node::new(&props),
+            let schema = self.schema_of(&version.name);
+            let mut node = match &schema {
+                Some(props) => Node::new(props),
                 None => Node {
                     preserve: true,
                     ..Node::default()
                 },
             };
+            let has_rules = node.any(&|node: &Node| !node.rules.is_empty());
+            let schema = schema.filter(|_| has_rules);
+            let schema = serde_json::to_value(schema).unwrap_or_default();
             node.preserve |= self.keeps_unknown;
-            Arc::new(Compiled::new(node))
+            Arc::new(Compiled::new(node, Rules::compile(&schema)))
         });
         compiled.clone()
     }

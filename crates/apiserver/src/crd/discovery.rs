@@ -32,12 +32,12 @@ pub(crate) struct Kept(Mutex<Option<Arc<Discovery>>>);
 
 impl Kept {
     /// What is told of a registry.
-    pub fn of(&self, registry: &Registry) -> Arc<Discovery> {
+    pub fn of(&self, registry: &Registry, kinds: &'static [skiff_api::Kind]) -> Arc<Discovery> {
         let mut kept = self.0.lock();
         match &*kept {
             Some(discovery) if discovery.generation == registry.generation() => discovery.clone(),
             _ => {
-                let discovery = Arc::new(Discovery::new(registry));
+                let discovery = Arc::new(Discovery::new(registry, kinds));
                 *kept = Some(discovery.clone());
                 discovery
             }
@@ -92,10 +92,10 @@ fn custom(kind: &ServedKind) -> Resource {
 }
 
 impl Discovery {
-    fn new(registry: &Registry) -> Self {
+    fn new(registry: &Registry, kinds: &'static [skiff_api::Kind]) -> Self {
         let mut groups: BTreeMap<String, Vec<Resource>> = BTreeMap::new();
         let mut order: Vec<String> = Vec::new();
-        for resource in documents::built_in(registry.kinds()) {
+        for resource in documents::built_in(kinds) {
             let group = resource.group.to_string();
             let served = registry.get(&resource.group, &resource.version, &resource.plural);
             if served.is_none() {

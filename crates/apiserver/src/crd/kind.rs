@@ -159,7 +159,13 @@ impl CustomKind {
                 errors.extend(lists::validate_lists(None, map, node));
             }
         }
+        self.ask_rules(&value, old.as_ref(), &mut errors);
         errors
+    }
+
+    fn ask_rules(&self, value: &Value, old: Option<&Value>, errors: &mut ErrorList) {
+        let found = self.compiled().rules.validate(value, old, errors);
+        errors.extend(found.errors);
     }
 }
 
@@ -255,7 +261,6 @@ impl KindOps for CustomKind {
     }
     fn validate_create(&self, object: &dyn Object) -> ErrorList {
         match custom(object) {
-            // The rules of x-kubernetes-validations are asked here, on create.
             Some(object) => self.errors(object, None),
             None => no_custom_object(),
         }
@@ -272,7 +277,6 @@ impl KindOps for CustomKind {
     }
     fn validate_update(&self, new: &dyn Object, old: &dyn Object) -> ErrorList {
         match (custom(new), custom(old)) {
-            // The rules of x-kubernetes-validations are asked here, on update.
             (Some(new), Some(old)) => self.errors(new, Some(old)),
             _ => no_custom_object(),
         }
@@ -307,6 +311,7 @@ impl KindOps for CustomKind {
                 errors.extend(lists::validate_lists(None, map, node));
             }
         }
+        self.ask_rules(&value, Some(&old.to_value()), &mut errors);
         errors
     }
     fn warnings(&self, new: &dyn Object, old: Option<&dyn Object>) -> Vec<String> {

@@ -563,7 +563,6 @@ impl Extensions<'_> {
         }
         map_type(schema, path, errors);
         list_type(schema, path, errors);
-        rules(schema, path, errors);
     }
 
     fn plain(&self, schema: &JSONSchemaProps, path: &Path, errors: &mut ErrorList) {
@@ -755,59 +754,6 @@ fn map_list(schema: &JSONSchemaProps, keys: &[String], path: &Path, errors: &mut
         if keys.iter().take(index).any(|other| other == key) {
             let why = "must not contain duplicate entries";
             errors.push(FieldError::invalid(&keys_path, json!(keys), why));
-        }
-    }
-}
-
-/// What can be said of x-kubernetes-validations without compiling them.
-fn rules(schema: &JSONSchemaProps, path: &Path, errors: &mut ErrorList) {
-    const REASONS: [&str; 4] = [
-        "FieldValueDuplicate",
-        "FieldValueForbidden",
-        "FieldValueInvalid",
-        "FieldValueRequired",
-    ];
-    let lines = |text: &str| text.contains(['\n', '\r']);
-    let rules = schema.x_kubernetes_validations.iter().flatten();
-    for (index, rule) in rules.enumerate() {
-        let path = path.child("x-kubernetes-validations").index(index);
-        let message = rule.message.as_deref().unwrap_or_default();
-        let message_path = path.child("message");
-        if rule.rule.trim().is_empty() {
-            let why = "rule is not specified";
-            errors.push(FieldError::required(&path.child("rule"), why));
-        } else if !message.is_empty() && message.trim().is_empty() {
-            let why = "must be non-empty if specified";
-            errors.push(FieldError::invalid(&message_path, message, why));
-        } else if lines(message.trim()) {
-            let why = "must not contain line breaks";
-            errors.push(FieldError::invalid(&message_path, message, why));
-        } else if lines(rule.rule.trim()) && message.trim().is_empty() {
-            let why = "message must be specified if rule contains line breaks";
-            errors.push(FieldError::required(&message_path, why));
-        }
-        let expression = rule.message_expression.as_deref().unwrap_or_default();
-        if !expression.is_empty() && expression.trim().is_empty() {
-            let why = "messageExpression must be non-empty if specified";
-            errors.push(FieldError::required(&path.child("messageExpression"), why));
-        }
-        if let Some(reason) = rule
-            .reason
-            .as_deref()
-            .filter(|reason| !REASONS.contains(reason))
-        {
-            let path = path.child("reason");
-            errors.push(FieldError::not_supported(&path, reason, &REASONS));
-        }
-        let field = rule.field_path.as_deref().unwrap_or_default();
-        let field_path = path.child("fieldPath");
-        if !field.is_empty() && field.trim().is_empty() {
-            let why = "must be non-empty if specified";
-            errors.push(FieldError::invalid(&field_path, field, why));
-        }
-        if lines(field) {
-            let why = "must not contain line breaks";
-            errors.push(FieldError::invalid(&field_path, field, why));
         }
     }
 }

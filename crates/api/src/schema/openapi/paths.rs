@@ -230,8 +230,6 @@ pub(super) fn of(kind: &Described<'_>, dialect: Dialect) -> Vec<(String, Value)>
             "{base}{scope}/{}/{{name}}/{}",
             kind.plural, subresource.name
         );
-        let of_own = subresource.kind.2.is_empty();
-        let shown = if of_own { gvk } else { subresource.kind };
         if subresource.name == "proxy" {
             let mut deeper = connects(kind, subresource);
             for operation in &mut deeper {
@@ -239,6 +237,8 @@ pub(super) fn of(kind: &Described<'_>, dialect: Dialect) -> Vec<(String, Value)>
             }
             add(format!("{path}/{{path}}"), subresource.kind, deeper);
         }
+        let of_own = subresource.kind.2.is_empty();
+        let shown = if of_own { gvk } else { subresource.kind };
         add(path, shown, of_subresource(kind, subresource));
     }
     if kind.verbs.contains(&Verb::Watch) {
