@@ -201,6 +201,7 @@ mod tests {
                 host: host.to_owned(),
                 port: 80,
                 tls: None,
+                server_name: None,
                 address: None,
             };
             allowed(endpoint).await.map(|endpoint| endpoint.address)

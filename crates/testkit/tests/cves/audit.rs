@@ -223,7 +223,7 @@ async fn refusals_impersonation_and_strangers_are_recorded() {
             &self,
             _: &http::request::Parts,
             _: Option<&skiff_apiserver::PeerCertificates>,
-        ) -> Result<Option<UserInfo>, skiff_apiserver::AuthnError> {
+        ) -> Result<Option<std::sync::Arc<UserInfo>>, skiff_apiserver::AuthnError> {
             Ok(None)
         }
     }
