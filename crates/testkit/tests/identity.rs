@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use http_body_util::BodyExt as _;
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -9,9 +10,13 @@ use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBind
 use kube::api::{Api, ListParams, PostParams};
 use serde_json::{Value, json};
 use skiff_apiserver::UserInfo;
+use skiff_apiserver::authn::claims::{Bound, Reference};
+use skiff_apiserver::authn::reload::Configured;
+use skiff_apiserver::authn::{Authentication, TokenSettings, Tokens};
 use skiff_apiserver::authz::Authorization;
 use skiff_base::{Random, SystemClock};
 use skiff_testkit::TestCluster;
+use tower::ServiceExt as _;
 
 fn make<T: serde::de::DeserializeOwned>(value: Value) -> T {
     serde_json::from_value(value).unwrap()
@@ -367,4 +372,101 @@ async fn an_apply_that_makes_an_object_needs_the_right_to() {
             .items
             .is_empty()
     );
+}
+
+/// Two clusters: the tokens of one's service accounts are believed by the other, which finds the keys over HTTPS.
+#[tokio::test]
+async fn tokens_of_another_issuer_are_verified_with_its_published_keys() {
+    let issuer = TestCluster::start().await.unwrap();
+    let url = format!("https://{}", issuer.address);
+    let clock = SystemClock::shared();
+    let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
+    let settings = TokenSettings {
+        signing_key: key,
+        issuers: vec![url.clone()],
+        jwks_uri: Some(format!("{url}/openid/v1/jwks")),
+        ..TokenSettings::default()
+    };
+    let theirs = Tokens::with(&settings, issuer.store.clone(), clock.clone()).unwrap();
+    let theirs = Arc::new(theirs);
+    issuer.server.set_token_issuer(theirs.clone());
+
+    let (cluster, _, _) = cluster(json!([])).await;
+    let own = rcgen::KeyPair::generate().unwrap().serialize_pem();
+    let own = Tokens::new(&own, "https://own", cluster.store.clone(), clock.clone()).unwrap();
+    let own = Arc::new(own);
+    let audiences = own.audiences().to_vec();
+    let authentication = Authentication::new(own, cluster.store.clone(), clock.clone(), true);
+    let authentication = Arc::new(authentication);
+    cluster.server.set_authenticator(authentication.clone());
+    let authority = std::fs::read_to_string(issuer.kubeconfig().with_file_name("ca.crt")).unwrap();
+    let authority = serde_json::to_string(&authority).unwrap();
+    let text = format!(
+        "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\njwt:\n- issuer: {{url: \"{url}\", audiences: [shared], certificateAuthority: {authority}}}\n  claimMappings:\n    username: {{claim: sub, prefix: 'other:'}}\n    groups: {{expression: \"[claims['kubernetes.io'].namespace]\"}}\n"
+    );
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("authentication.yaml");
+    std::fs::write(&path, &text).unwrap();
+    let configured = Configured {
+        authentication,
+        further: Vec::new(),
+        anonymous: true,
+        own_issuers: vec!["https://own".to_owned()],
+        audiences,
+        clock,
+    };
+    let followed = configured.file(path.clone()).unwrap();
+
+    let token = |audience: &str| {
+        let bound = Bound {
+            namespace: "team".to_owned(),
+            serviceaccount: Reference {
+                name: "robot".to_owned(),
+                uid: "1".to_owned(),
+            },
+            pod: None,
+            secret: None,
+            node: None,
+            warnafter: None,
+        };
+        let life = std::time::Duration::from_secs(600);
+        theirs
+            .sign_bound(bound, &[audience.to_owned()], life)
+            .unwrap()
+    };
+    let ask = async |token: String| {
+        let request = http::Request::post("/apis/authentication.k8s.io/v1/selfsubjectreviews")
+            .header("content-type", "application/json")
+            .header("authorization", format!("Bearer {token}"))
+            .body(http_body_util::Full::new(bytes::Bytes::from("{}")))
+            .unwrap();
+        let answer = cluster.server.service().oneshot(request).await.unwrap();
+        let code = answer.status().as_u16();
+        let bytes = answer.into_body().collect().await.unwrap().to_bytes();
+        (code, serde_json::from_slice::<Value>(&bytes).unwrap())
+    };
+    let (code, review) = ask(token("shared")).await;
+    assert_eq!(code, 201, "{review}");
+    let user = &review["status"]["userInfo"];
+    assert_eq!(user["username"], "other:system:serviceaccount:team:robot");
+    assert_eq!(user["groups"], json!(["team", "system:authenticated"]));
+    assert_eq!(ask(token("elsewhere")).await.0, 401);
+
+    // The file is read anew; with mistakes in it, the old configuration stays.
+    std::fs::write(&path, text.replace("other:", "theirs:")).unwrap();
+    assert!(followed.reload().unwrap());
+    let (_, review) = ask(token("shared")).await;
+    assert_eq!(
+        review["status"]["userInfo"]["username"],
+        "theirs:system:serviceaccount:team:robot"
+    );
+    std::fs::write(&path, text.replace("claim: sub, ", "")).unwrap();
+    let error = followed.reload().unwrap_err().to_string();
+    assert!(
+        error.contains(
+            "jwt[0].claimMappings.username: Required value: claim or expression is required"
+        ),
+        "{error}"
+    );
+    assert_eq!(ask(token("shared")).await.0, 201);
 }

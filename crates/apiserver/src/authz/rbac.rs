@@ -33,8 +33,6 @@ struct Grant {
     binding: Arc<str>,
     /// What the decision's reason says of the binding.
     label: Arc<str>,
-    /// The namespace that the grant is limited to; `None` for the whole cluster.
-    namespace: Option<Arc<str>>,
     cluster_role: bool,
     role: Arc<str>,
 }
@@ -45,6 +43,7 @@ pub struct Index {
     cluster_roles: HashMap<String, Rules>,
     /// By `namespace/name`.
     roles: HashMap<String, Rules>,
+    /// By namespace and subject: what is granted elsewhere costs a decision nothing.
     grants: HashMap<String, Vec<Grant>>,
     /// The subjects of each binding, to take it out again.
     subjects: HashMap<String, Vec<String>>,
@@ -124,8 +123,7 @@ impl Index {
         };
         let grant = Grant {
             binding: key.into(),
-            label: label.into(),
-            namespace: namespace.map(Into::into),
+            label: label.as_str().into(),
             cluster_role,
             role: if cluster_role {
                 role.name.as_str().into()
@@ -133,16 +131,21 @@ impl Index {
                 format!("{}/{}", namespace.unwrap_or_default(), role.name).into()
             },
         };
-        let keys: Vec<String> = subjects
-            .iter()
-            .flatten()
-            .filter_map(|subject| subject_key(subject, namespace))
-            .collect();
-        for subject in &keys {
-            let grants = self.grants.entry(subject.clone()).or_default();
-            if !grants.contains(&grant) {
-                grants.push(grant.clone());
+        let mut keys = Vec::new();
+        for subject in subjects.iter().flatten() {
+            let Some((found, described)) = subject_key(subject, namespace) else {
+                continue;
+            };
+            let place = in_place(&found, namespace.unwrap_or_default());
+            let grants = self.grants.entry(place.clone()).or_default();
+            if !grants.iter().any(|known| known.binding == grant.binding) {
+                let label = format!("{label} to {described}").into();
+                grants.push(Grant {
+                    label,
+                    ..grant.clone()
+                });
             }
+            keys.push(place);
         }
         self.subjects.insert(key.to_owned(), keys);
     }
@@ -154,18 +157,16 @@ impl Index {
         user: &UserInfo,
         namespace: Option<&'a str>,
     ) -> (Vec<Held<'a>>, Vec<&'a str>) {
-        let keys = std::iter::once(format!("u:{}", user.name))
+        let subjects = std::iter::once(format!("u:{}", user.name))
             .chain(user.groups.iter().map(|group| format!("g:{group}")));
+        let places = [Some(""), namespace];
+        let keys = subjects.flat_map(|subject| {
+            let places = places.into_iter().flatten();
+            places.map(move |place| in_place(&subject, place))
+        });
         let mut held = Vec::new();
         let mut missing = Vec::new();
         for grant in keys.filter_map(|key| self.grants.get(&key)).flatten() {
-            let applies = grant
-                .namespace
-                .as_deref()
-                .is_none_or(|of| namespace == Some(of));
-            if !applies {
-                continue;
-            }
             let roles = if grant.cluster_role {
                 &self.cluster_roles
             } else {
@@ -208,11 +209,7 @@ impl Index {
             Some(attributes.namespace.as_str()).filter(|namespace| !namespace.is_empty());
         let (held, missing) = self.held(&attributes.user, namespace);
         if let Some(held) = held.iter().find(|held| allows(held.rule, attributes)) {
-            let user = &attributes.user.name;
-            return Decision::Allow(format!(
-                "RBAC: allowed by {} to User {user:?}",
-                held.grant.label
-            ));
+            return Decision::Allow(format!("RBAC: allowed by {}", held.grant.label));
         }
         match missing.as_slice() {
             [] => Decision::NoOpinion(String::new()),
@@ -250,24 +247,29 @@ fn set(roles: &mut HashMap<String, Rules>, name: &str, rules: Option<Option<Vec<
     };
 }
 
-/// The key that a subject's grants lie under. A service account is the user of its name.
-fn subject_key(subject: &Subject, namespace: Option<&str>) -> Option<String> {
+/// The key that a subject's grants lie under, and what reasons call it. A service account is the user of its name.
+fn subject_key(subject: &Subject, namespace: Option<&str>) -> Option<(String, String)> {
+    let name = &subject.name;
     match subject.kind.as_str() {
-        "User" => Some(format!("u:{}", subject.name)),
-        "Group" => Some(format!("g:{}", subject.name)),
+        "User" => Some((format!("u:{name}"), format!("User {name:?}"))),
+        "Group" => Some((format!("g:{name}"), format!("Group {name:?}"))),
         "ServiceAccount" => {
-            let namespace = subject
-                .namespace
-                .as_deref()
+            let own = subject.namespace.as_deref();
+            let own = own
                 .filter(|namespace| !namespace.is_empty())
                 .or(namespace)?;
-            Some(format!(
-                "u:system:serviceaccount:{namespace}:{}",
-                subject.name
+            Some((
+                format!("u:system:serviceaccount:{own}:{name}"),
+                format!("ServiceAccount \"{name}/{own}\""),
             ))
         }
         _ => None,
     }
+}
+
+/// The key of a subject's grants in a namespace; empty for those in the whole cluster.
+fn in_place(subject: &str, namespace: &str) -> String {
+    format!("{namespace}/{subject}")
 }
 
 fn holds(list: Option<&Vec<String>>, wanted: &str) -> bool {

@@ -9,6 +9,7 @@ mod cluster;
 mod command_line;
 mod containers;
 mod crowd;
+mod identity;
 mod image;
 mod images;
 mod kills;
