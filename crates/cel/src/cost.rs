@@ -111,21 +111,29 @@ fn by_standard(overload: &str) -> Charge {
         "starts_with_string" | "ends_with_string" | "string_to_bytes" | "bytes_to_string"
         | "strings_quote" | "string_format" => Charge::Traverse(0, TRAVERSAL),
         "in_list" => Charge::Membership,
-        "less_string"
-        | "greater_string"
-        | "less_equals_string"
-        | "greater_equals_string"
-        | "less_bytes"
-        | "greater_bytes"
-        | "less_equals_bytes"
-        | "greater_equals_bytes"
-        | "equals"
-        | "not_equals" => Charge::Shorter,
+        id if is_comparison(id) => Charge::Shorter,
         "add_string" | "add_bytes" => Charge::Together,
         "matches_string" => Charge::Match,
         "contains_string" => Charge::Contains,
         _ => Charge::Fixed(1),
     }
+}
+
+/// Whether an overload compares two values, and so looks at no more than the shorter of them.
+pub(crate) fn is_comparison(id: &str) -> bool {
+    matches!(
+        id,
+        "less_string"
+            | "greater_string"
+            | "less_equals_string"
+            | "greater_equals_string"
+            | "less_bytes"
+            | "greater_bytes"
+            | "less_equals_bytes"
+            | "greater_equals_bytes"
+            | "equals"
+            | "not_equals"
+    )
 }
 
 fn scaled(size: u64, factor: f64) -> u64 {

@@ -1,28 +1,13 @@
 //! How property names that are no identifiers are spelled in expressions.
 
-const RESERVED: [&str; 21] = [
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
+use crate::syntax::RESERVED;
+
+/// Words that mean something in every expression; the language reserves further ones.
+const LITERALS: [&str; 4] = ["true", "false", "null", "in"];
+
+fn is_reserved(word: &str) -> bool {
+    LITERALS.contains(&word) || RESERVED.contains(&word)
+}
 
 /// The identifier for a property: `__dot__` for `.`, `__namespace__` for a reserved word. `None` where no identifier
 /// can stand for it: such a property cannot be reached from an expression.
@@ -30,7 +15,7 @@ pub fn escape(name: &str) -> Option<String> {
     if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
         return None;
     }
-    if RESERVED.contains(&name) {
+    if is_reserved(name) {
         return Some(format!("__{name}__"));
     }
     let mut out = String::with_capacity(name.len());
@@ -71,7 +56,7 @@ pub fn unescape(identifier: &str) -> Option<String> {
             "dot" => out.push('.'),
             "dash" => out.push('-'),
             "slash" => out.push('/'),
-            word if RESERVED.contains(&word) && length + 4 == identifier.len() => {
+            word if is_reserved(word) && length + 4 == identifier.len() => {
                 out.push_str(word);
             }
             _ => return None,

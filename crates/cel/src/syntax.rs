@@ -6,4 +6,4 @@ mod literal;
 mod macros;
 mod parser;
 
-pub(crate) use parser::{Parsed, Positions, parse};
+pub(crate) use parser::{Parsed, Positions, RESERVED, parse};

@@ -1,7 +1,7 @@
 //! The bounds on the cost of single calls, and on the sizes of what they give.
 
 use super::{Coster, Estimate, Place};
-use crate::cost::{AUTHORIZATION, FORMAT_PATTERN, LIST, OBJECT, PATTERN, TRAVERSAL};
+use crate::cost::{AUTHORIZATION, FORMAT_PATTERN, LIST, OBJECT, PATTERN, TRAVERSAL, is_comparison};
 use crate::syntax::ast::{Expr, Kind, Literal};
 use crate::types::Type;
 
@@ -348,22 +348,6 @@ impl Coster<'_> {
         }
         (size.scaled(TRAVERSAL), Some(size))
     }
-}
-
-fn is_comparison(id: &str) -> bool {
-    matches!(
-        id,
-        "less_string"
-            | "greater_string"
-            | "less_equals_string"
-            | "greater_equals_string"
-            | "less_bytes"
-            | "greater_bytes"
-            | "less_equals_bytes"
-            | "greater_equals_bytes"
-            | "equals"
-            | "not_equals"
-    )
 }
 
 fn int_literal(expr: &Expr) -> Option<u64> {

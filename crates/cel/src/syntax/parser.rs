@@ -21,7 +21,8 @@ const MAX_SYNTAX_ERRORS: usize = 100;
 
 const EXPRESSION_START: &str = "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}";
 
-const RESERVED: [&str; 17] = [
+/// Words that no variable may be called.
+pub(crate) const RESERVED: [&str; 17] = [
     "as",
     "break",
     "const",
