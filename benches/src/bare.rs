@@ -80,6 +80,13 @@ impl Bare {
     }
 }
 
+impl Bare {
+    /// Its process.
+    pub fn process(&self) -> i32 {
+        i32::try_from(self.child.id()).unwrap_or_default()
+    }
+}
+
 impl Drop for Bare {
     fn drop(&mut self) {
         let _ = self.child.kill();

@@ -14,6 +14,7 @@ mod figures;
 mod load;
 mod pods;
 mod start;
+mod watches;
 
 use std::path::PathBuf;
 
@@ -40,6 +41,9 @@ enum Subject {
         /// How long each closed loop runs, in seconds
         #[arg(long, default_value_t = 5)]
         seconds: u64,
+        /// Only these parts
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<api::Part>,
     },
     /// Memory and CPU at rest, then pods: latency of their start and memory with them
     Pods {
@@ -65,13 +69,15 @@ fn main() -> Result<()> {
     let skiff = &arguments.skiff;
     match arguments.subject {
         Subject::Start => start::measure(skiff, &mut figures)?,
-        Subject::Api { seconds } => runtime.block_on(api::measure(skiff, seconds, &mut figures))?,
+        Subject::Api { seconds, only } => {
+            runtime.block_on(api::measure(skiff, seconds, &only, &mut figures))?;
+        }
         Subject::Pods { pods, idle } => {
             runtime.block_on(pods::measure(skiff, pods, idle, &mut figures))?;
         }
         Subject::All => {
             start::measure(skiff, &mut figures)?;
-            runtime.block_on(api::measure(skiff, 5, &mut figures))?;
+            runtime.block_on(api::measure(skiff, 5, &[], &mut figures))?;
             runtime.block_on(pods::measure(skiff, 50, 30, &mut figures))?;
         }
         Subject::Bare { bytes } => return runtime.block_on(bare::serve(bytes)),

@@ -50,13 +50,13 @@ fn rename_fields(mut event: Value, api_version: &str, from_core: bool) -> Value 
 const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
 const CURRENT_METRICS: &str = "autoscaling.alpha.kubernetes.io/current-metrics";
 const CONDITIONS: &str = "autoscaling.alpha.kubernetes.io/conditions";
-const BEHAVIOR: &str = "autoscaling.alpha.kubernetes.io/behavior";
+pub(crate) const BEHAVIOR: &str = "autoscaling.alpha.kubernetes.io/behavior";
 
-fn object<'a>(parent: &'a mut Value, key: &str) -> Option<&'a mut Map<String, Value>> {
+pub(crate) fn object<'a>(parent: &'a mut Value, key: &str) -> Option<&'a mut Map<String, Value>> {
     parent.get_mut(key)?.as_object_mut()
 }
 
-fn take_annotation(object_value: &mut Value, key: &str) -> Option<Value> {
+pub(crate) fn take_annotation(object_value: &mut Value, key: &str) -> Option<Value> {
     let annotations = object(object_value.get_mut("metadata")?, "annotations")?;
     let text = annotations.remove(key)?;
     if annotations.is_empty() {
@@ -66,7 +66,7 @@ fn take_annotation(object_value: &mut Value, key: &str) -> Option<Value> {
     serde_json::from_str(text.as_str()?).ok()
 }
 
-fn put_annotation(object_value: &mut Value, key: &str, value: &Value) {
+pub(crate) fn put_annotation(object_value: &mut Value, key: &str, value: &Value) {
     let Some(root) = object_value.as_object_mut() else {
         return;
     };

@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::field::ErrorList;
 use crate::object::{Object, ObjectExt};
 use crate::status::{ApiError, ApiResult};
+use crate::validation::expressions::ExpressionChecker;
 
 /// Where objects of a kind live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,7 +167,8 @@ pub struct Conversion {
     pub from_storage: fn(Value) -> Value,
 }
 
-/// A served kind in one version. `crate::kinds()` lists them all.
+/// A served kind in one version. `crate::kinds()` lists those that are served by default.
+#[derive(Clone, Copy)]
 pub struct Kind {
     /// The API group, empty for the core.
     pub group: &'static str,
@@ -343,6 +345,18 @@ pub trait Strategy: Send + Sync + 'static {
     fn validate_update(new: &Self::Object, _old: &Self::Object) -> ErrorList {
         Self::validate_create(new)
     }
+    /// What is wrong with a new object, the expressions in it included; for kinds that have expressions.
+    fn validate_create_with(object: &Self::Object, _: &dyn ExpressionChecker) -> ErrorList {
+        Self::validate_create(object)
+    }
+    /// The same for a changed object.
+    fn validate_update_with(
+        new: &Self::Object,
+        old: &Self::Object,
+        _: &dyn ExpressionChecker,
+    ) -> ErrorList {
+        Self::validate_update(new, old)
+    }
     /// Before validation on an update of the status: keep of `old` everything else.
     fn prepare_status_update(_new: &mut Self::Object, _old: &Self::Object, _: &WriteContext) {}
     /// What is wrong with the new status.
@@ -375,12 +389,23 @@ pub trait KindOps: Send + Sync + 'static {
     fn validate_create(&self, object: &dyn Object) -> ErrorList;
     fn prepare_update(&self, new: &mut dyn Object, old: &dyn Object, context: &WriteContext);
     fn validate_update(&self, new: &dyn Object, old: &dyn Object) -> ErrorList;
+    fn validate_create_with(&self, object: &dyn Object, _: &dyn ExpressionChecker) -> ErrorList {
+        self.validate_create(object)
+    }
+    fn validate_update_with(
+        &self,
+        new: &dyn Object,
+        old: &dyn Object,
+        _: &dyn ExpressionChecker,
+    ) -> ErrorList {
+        self.validate_update(new, old)
+    }
     fn prepare_status_update(&self, new: &mut dyn Object, old: &dyn Object, context: &WriteContext);
     fn validate_status_update(&self, new: &dyn Object, old: &dyn Object) -> ErrorList;
     fn warnings(&self, new: &dyn Object, old: Option<&dyn Object>) -> Vec<String>;
     fn row(&self, object: &dyn Object, now: Timestamp) -> Vec<Value>;
     /// Adds the schemas of the kind and of all that it consists of to the generator's definitions.
-    fn add_schema(&self, generator: &mut schemars::SchemaGenerator);
+    fn add_schema(&self, _generator: &mut schemars::SchemaGenerator) {}
 }
 
 /// Makes [`KindOps`] of a [`Strategy`].
@@ -460,6 +485,27 @@ impl<S: Strategy> KindOps for Typed<S> {
     fn validate_update(&self, new: &dyn Object, old: &dyn Object) -> ErrorList {
         match (typed(new), typed(old)) {
             (Some(new), Some(old)) => S::validate_update(new, old),
+            _ => wrong_type("kind"),
+        }
+    }
+    fn validate_create_with(
+        &self,
+        object: &dyn Object,
+        checker: &dyn ExpressionChecker,
+    ) -> ErrorList {
+        typed(object).map_or_else(
+            || wrong_type("kind"),
+            |object| S::validate_create_with(object, checker),
+        )
+    }
+    fn validate_update_with(
+        &self,
+        new: &dyn Object,
+        old: &dyn Object,
+        checker: &dyn ExpressionChecker,
+    ) -> ErrorList {
+        match (typed(new), typed(old)) {
+            (Some(new), Some(old)) => S::validate_update_with(new, old, checker),
             _ => wrong_type("kind"),
         }
     }

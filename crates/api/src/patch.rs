@@ -5,6 +5,7 @@
 
 pub mod apply;
 pub mod fieldset;
+pub mod mutation;
 pub mod strategic;
 
 use json_patch::{Patch as JsonPatch, PatchOperation};
@@ -59,6 +60,13 @@ pub fn apply_patch(
             json_patch::merge(&mut document, &text);
             (document, duplicates(patch))
         }
+        PatchType::StrategicMerge if target.schema.is_custom() => {
+            return Err(ApiError::new(
+                415,
+                "UnsupportedMediaType",
+                "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml, application/apply-patch+cbor",
+            ));
+        }
         PatchType::StrategicMerge => {
             let Value::Object(patch_map) = text else {
                 let got = json_type(&text);
@@ -92,6 +100,7 @@ pub fn apply_patch(
     } = check_value(patched, target.schema, target.root)
         .map_err(|error| refuse(&error.to_string()))?;
     strict.extend(found);
+    strict.extend(target.prune(&mut value));
     if validation == FieldValidation::Strict && !strict.is_empty() {
         return Err(refuse(&format!(
             "strict decoding error: {}",
@@ -162,6 +171,26 @@ fn json_patch(current: &Value, patch: Value) -> ApiResult<Value> {
         json_patch::patch(&mut document, &[operation]).map_err(|_| does_not_apply())?;
     }
     Ok(document)
+}
+
+/// Applies a JSON patch that no client sent; says what does not apply.
+pub fn apply_json_patch(document: &mut Value, patch: &Value) -> Result<(), String> {
+    let operations =
+        <JsonPatch as serde::Deserialize>::deserialize(patch).map_err(|error| error.to_string())?;
+    let mut copied = 0;
+    for operation in operations.0 {
+        if let PatchOperation::Copy(copy) = &operation {
+            copied += document
+                .pointer(copy.from.as_str())
+                .map_or(0, |value| value.to_string().len());
+            if copied > MAX_COPIED {
+                return Err("the patch copies too much".to_owned());
+            }
+        }
+        json_patch::patch(document, std::slice::from_ref(&operation))
+            .map_err(|error| format!("jsonpatch operation does not apply: {error}"))?;
+    }
+    Ok(())
 }
 
 fn unknown_in_operations(patch: &Value) -> Vec<String> {

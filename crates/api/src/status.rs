@@ -15,6 +15,8 @@ pub struct ApiError {
     pub message: String,
     /// `details`, without which clients cannot tell what the error is about.
     pub details: Option<Value>,
+    /// The whole `Status`, where somebody else made it: a webhook that refused.
+    pub given: Option<Box<Value>>,
 }
 
 /// The result of an API operation.
@@ -57,6 +59,7 @@ impl ApiError {
             reason,
             message: message.into(),
             details: None,
+            given: None,
         }
     }
 
@@ -209,6 +212,9 @@ impl ApiError {
     /// The `Status` object for the wire.
     #[must_use]
     pub fn to_status(&self) -> Value {
+        if let Some(given) = &self.given {
+            return (**given).clone();
+        }
         let mut status = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
             "message": self.message, "reason": self.reason, "code": self.code,

@@ -15,6 +15,12 @@ pub fn subresource_kinds() -> &'static [Kind] {
     SUBRESOURCE_KINDS
 }
 
+/// Every kind of every version, served by default or not.
+pub(crate) fn known_kinds() -> impl Iterator<Item = &'static Kind> {
+    let usual = SUBRESOURCE_KINDS.iter().chain(KINDS);
+    usual.chain(crate::runtime_config::optional())
+}
+
 static SUBRESOURCE_KINDS: &[Kind] = &[
     crate::autoscaling::scale::KIND,
     crate::policy::eviction::KIND,

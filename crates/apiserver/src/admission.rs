@@ -1,28 +1,54 @@
-//! Admission: plugins that change or refuse writes, in upstream's default order.
+//! Admission: plugins that change or refuse writes. `chain` lists them in upstream's order and says which run.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde::de::DeserializeOwned;
 use skiff_api::{ApiError, ApiResult, Object};
 
+use crate::cache::Entry;
 use crate::query::Freshness;
 use crate::registry::Resource;
 use crate::server::Call;
 
+mod always_pull_images;
+mod always_tell;
 mod certificates;
+mod chain;
 mod claim_resize;
 mod default_class;
 mod default_toleration_seconds;
+mod deny_service_external_ips;
+mod event_rate_limit;
+pub(crate) mod expressions;
+mod extended_resource_toleration;
+mod limit_pod_hard_anti_affinity;
 mod limit_ranger;
+pub(crate) mod matching;
 mod namespace_lifecycle;
+mod namespace_presence;
 mod node_restriction;
+mod owner_references;
+mod pod_node_selector;
+mod pod_preset;
+mod pod_resize;
+mod pod_security;
+mod pod_toleration_restriction;
+mod pod_topology_labels;
+pub(crate) mod policy;
 mod priority;
 mod resource_quota;
 mod runtime_class;
 mod service_account;
 mod storage_object_in_use_protection;
 mod taint_nodes_by_condition;
+mod tolerations;
+mod view;
+pub(crate) mod webhooks;
+
+pub use chain::AdmissionChain;
+pub(crate) use view::Given;
 
 /// What is done to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +58,19 @@ pub enum Operation {
     Update,
     Delete,
     Connect,
+}
+
+impl Operation {
+    /// The operation as rules and reviews write it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "CREATE",
+            Self::Update => "UPDATE",
+            Self::Delete => "DELETE",
+            Self::Connect => "CONNECT",
+        }
+    }
 }
 
 /// A write, or a connection, on its way to being admitted.
@@ -45,13 +84,17 @@ pub(crate) struct AdmissionRequest<'a> {
     pub name: &'a str,
     /// Whether nothing is stored in the end.
     pub dry_run: bool,
+    /// What came with the request beside its object.
+    pub given: Given,
+    /// What is remembered between the rounds of the plugins that change objects.
+    pub reinvocation: webhooks::Reinvocation,
 }
 
 impl AdmissionRequest<'_> {
     /// The refusal of a plugin, in upstream's form.
     pub fn forbidden(&self, why: &str) -> ApiError {
-        let kind = self.resource.kind;
-        ApiError::forbidden(kind.group, kind.plural, self.name, why)
+        let kind = &self.resource.kind;
+        ApiError::forbidden(&kind.group, &kind.plural, self.name, why)
     }
 
     /// Whether the write is to this resource of this group, subresource excluded.
@@ -69,13 +112,41 @@ impl AdmissionRequest<'_> {
         namespace: &str,
         name: &str,
     ) -> ApiResult<Option<T>> {
+        let found = self.find_entry(group, plural, namespace, name).await?;
+        Ok(found.and_then(|entry| entry.decode()))
+    }
+
+    /// The same, not decoded.
+    pub async fn find_entry(
+        &self,
+        group: &str,
+        plural: &str,
+        namespace: &str,
+        name: &str,
+    ) -> ApiResult<Option<Arc<Entry>>> {
         let server = &self.call.server;
         let registry = server.registry.load_full();
         let resource = registry
             .stored(group, plural)
             .ok_or_else(ApiError::no_such_path)?;
-        let found = server.lookup(resource, namespace, name).await?;
-        Ok(found.and_then(|entry| entry.decode()))
+        server.lookup(resource, namespace, name).await
+    }
+
+    /// The annotations of the request's namespace; an error when there is no such namespace.
+    pub async fn namespace_annotations(&self) -> ApiResult<BTreeMap<String, String>> {
+        #[derive(serde::Deserialize)]
+        struct Named {
+            metadata: Annotated,
+        }
+        #[derive(serde::Deserialize)]
+        struct Annotated {
+            #[serde(default)]
+            annotations: BTreeMap<String, String>,
+        }
+        let found: Option<Named> = self.find("", "namespaces", "", self.namespace).await?;
+        found
+            .map(|namespace| namespace.metadata.annotations)
+            .ok_or_else(|| ApiError::not_found("", "namespaces", self.namespace))
     }
 
     /// All objects of a stored resource as of now; of one namespace, or of all where it is empty.
@@ -130,6 +201,19 @@ pub(crate) trait Admission: Send + Sync + 'static {
     ) -> ApiResult<()> {
         Ok(())
     }
+    /// Whether the plugin may make another object of one: [`Admission::replace`] is called.
+    fn replaces(&self) -> bool {
+        false
+    }
+    /// Makes another object; `None`: it stays as it is. There is no `object` on delete and connect, `old` is none on create.
+    async fn replace(
+        &self,
+        _request: &AdmissionRequest<'_>,
+        _object: Option<&dyn Object>,
+        _old: Option<&dyn Object>,
+    ) -> ApiResult<Option<Box<dyn Object>>> {
+        Ok(None)
+    }
     /// Refuses what may not be; `object` is none on delete, `old` on create.
     async fn validate(
         &self,
@@ -141,36 +225,38 @@ pub(crate) trait Admission: Send + Sync + 'static {
     }
 }
 
-/// The plugins, in the order in which they run.
-pub(crate) fn plugins() -> Vec<Arc<dyn Admission>> {
-    vec![
-        Arc::new(namespace_lifecycle::NamespaceLifecycle),
-        Arc::new(limit_ranger::LimitRanger),
-        Arc::new(service_account::ServiceAccountAdmission),
-        Arc::new(node_restriction::NodeRestriction),
-        Arc::new(taint_nodes_by_condition::TaintNodesByCondition),
-        Arc::new(priority::Priority),
-        Arc::new(default_toleration_seconds::DefaultTolerationSeconds),
-        Arc::new(default_class::DefaultStorageClass),
-        Arc::new(storage_object_in_use_protection::StorageObjectInUseProtection),
-        Arc::new(claim_resize::PersistentVolumeClaimResize),
-        Arc::new(runtime_class::RuntimeClass),
-        Arc::new(certificates::CertificateApproval),
-        Arc::new(certificates::CertificateSigning),
-        Arc::new(certificates::CertificateSubjectRestriction),
-        Arc::new(default_class::DefaultIngressClass),
-        Arc::new(resource_quota::ResourceQuota),
-    ]
-}
-
 /// Runs the changing half of all plugins.
+///
+/// Plugins run a second time where one replaced the object, so that those before it see what it became.
 pub(crate) async fn mutate(
     request: &AdmissionRequest<'_>,
-    object: &mut dyn Object,
+    object: &mut Box<dyn Object>,
     old: Option<&dyn Object>,
 ) -> ApiResult<()> {
-    for plugin in &request.call.server.admission {
-        plugin.mutate(request, object, old).await?;
+    loop {
+        for plugin in request.call.server.config.admission.plugins() {
+            plugin.mutate(request, &mut **object, old).await?;
+            if plugin.replaces()
+                && let Some(new) = plugin.replace(request, Some(&**object), old).await?
+            {
+                *object = new;
+            }
+        }
+        if !request.reinvocation.next_round() {
+            return Ok(());
+        }
+    }
+}
+
+/// Asks those who may change objects about a deletion or a connection, where there is nothing to change.
+pub(crate) async fn announce(
+    request: &AdmissionRequest<'_>,
+    old: Option<&dyn Object>,
+) -> ApiResult<()> {
+    for plugin in request.call.server.config.admission.plugins() {
+        if plugin.replaces() {
+            plugin.replace(request, None, old).await?;
+        }
     }
     Ok(())
 }
@@ -181,7 +267,7 @@ pub(crate) async fn validate(
     object: Option<&dyn Object>,
     old: Option<&dyn Object>,
 ) -> ApiResult<()> {
-    for plugin in &request.call.server.admission {
+    for plugin in request.call.server.config.admission.plugins() {
         plugin.validate(request, object, old).await?;
     }
     Ok(())

@@ -10,4 +10,4 @@ mod resource;
 
 pub use entry::{Entry, splice_revision};
 pub use hub::{CacheError, CacheHub};
-pub use resource::{CacheEvent, ResourceCache, Since, Subscription, Trigger};
+pub use resource::{CacheEvent, Form, ResourceCache, Since, Subscription, Trigger};

@@ -1,10 +1,14 @@
 //! Connections to kubelets, pods and services: logs, exec, attach, port-forward and proxies.
 
 mod backend;
+mod endpoints;
 mod kubelet;
 mod log;
+mod options;
 mod proxy;
 
+pub(crate) use backend::{Endpoint, forward};
+pub(crate) use endpoints::service_endpoint;
 pub use kubelet::KUBELET_AUTHORITY;
 
 use std::sync::Arc;
@@ -14,7 +18,7 @@ use http::{Method, Response};
 use k8s_openapi::api::core::v1::Pod;
 use skiff_api::{ApiError, ApiResult};
 
-use crate::admission::{self, Operation};
+use crate::admission::{self, AdmissionRequest, Given, Operation};
 use crate::dispatch::method_not_allowed;
 use crate::query::{FieldValidation, WriteOptions};
 use crate::registry::Resource;
@@ -34,6 +38,20 @@ pub(crate) async fn answer(
         force: None,
     };
     if call.info.subresource == "proxy" {
+        let target = Target {
+            call: &call,
+            resource: &resource,
+            namespace: &call.info.namespace,
+            name: &call.info.name,
+            subresource: "proxy",
+            options: &options,
+        };
+        let request = AdmissionRequest {
+            given: Given::Connect(options::of(&call)),
+            ..target.admission(Operation::Connect)
+        };
+        admission::announce(&request, None).await?;
+        admission::validate(&request, None, None).await?;
         return proxy::answer(call, &resource, body).await;
     }
     let allowed: &[Method] = if call.info.subresource == "log" {
@@ -61,7 +79,12 @@ pub(crate) async fn answer(
     if call.info.subresource == "log" {
         return log::answer(&call, &pod).await;
     }
-    admission::validate(&target.admission(Operation::Connect), None, Some(&pod)).await?;
+    let request = AdmissionRequest {
+        given: Given::Connect(options::of(&call)),
+        ..target.admission(Operation::Connect)
+    };
+    admission::announce(&request, Some(&pod)).await?;
+    admission::validate(&request, None, Some(&pod)).await?;
     let path = kubelet::stream_path(&call, &pod)?;
     let node = pod
         .spec

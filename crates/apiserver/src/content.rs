@@ -13,7 +13,7 @@ use skiff_api::{ApiError, ApiResult};
 use crate::server::Call;
 
 /// Bodies from this size on are compressed for clients that accept it, as upstream does.
-const GZIP_FROM: usize = 128 << 10;
+pub const GZIP_FROM: usize = 128 << 10;
 
 /// Kubernetes' own encoding.
 const PROTOBUF: &str = skiff_api::protobuf::MEDIA_TYPE;
@@ -64,7 +64,15 @@ impl Accepted {
 pub fn negotiate(call: &Call, list: bool) -> ApiResult<Accepted> {
     let header = call.header(ACCEPT);
     let pretty = call.query.flag("pretty");
-    let accepted = choose(header, list).ok_or_else(not_acceptable)?;
+    let custom = header.contains(PROTOBUF) && is_custom(call);
+    let accepted = choose(header, list, custom).ok_or_else(|| match custom {
+        true => ApiError::new(
+            406,
+            "NotAcceptable",
+            "only the following media types are accepted: application/json, application/yaml",
+        ),
+        false => not_acceptable(),
+    })?;
     Ok(Accepted { pretty, ..accepted })
 }
 
@@ -85,8 +93,16 @@ fn not_acceptable() -> ApiError {
     )
 }
 
-fn choose(header: &str, list: bool) -> Option<Accepted> {
-    if header.trim().is_empty() {
+/// Whether a request is for a custom resource, whose objects have no protobuf form.
+fn is_custom(call: &Call) -> bool {
+    let (registry, info) = (call.server.registry.load(), &call.info);
+    let resource = registry.get(&info.group, &info.version, &info.resource);
+    info.subresource != "scale"
+        && resource.is_some_and(|resource| resource.kind.as_custom().is_some())
+}
+
+fn choose(header: &str, list: bool, custom: bool) -> Option<Accepted> {
+    if matches!(header.trim(), "" | "application/json" | "*/*") {
         return Some(Accepted::JSON);
     }
     let mut clauses: Vec<(f32, usize, &str)> = Vec::new();
@@ -100,7 +116,12 @@ fn choose(header: &str, list: bool) -> Option<Accepted> {
     clauses.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
     clauses
         .iter()
-        .find_map(|(quality, _, clause)| (*quality > 0.0).then(|| accept(clause, list)).flatten())
+        .filter(|(quality, ..)| *quality > 0.0)
+        .filter_map(|(_, _, clause)| accept(clause, list))
+        .find(|accepted| {
+            let plain = accepted.shape == Shape::Object;
+            !(custom && plain && accepted.encoding == Encoding::Protobuf)
+        })
 }
 
 fn parameters(clause: &str) -> impl Iterator<Item = (&str, &str)> {
@@ -162,6 +183,11 @@ pub fn body_text(call: &Call, body: &Bytes) -> ApiResult<(Bytes, Format)> {
     match media {
         "" | "application/json" => Ok((body.clone(), Format::Json)),
         "application/yaml" | "application/x-yaml" | "text/yaml" => Ok((body.clone(), Format::Yaml)),
+        PROTOBUF if is_custom(call) => Err(ApiError::new(
+            415,
+            "UnsupportedMediaType",
+            "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml",
+        )),
         PROTOBUF => serde_json::to_vec(&skiff_api::protobuf::decode(body)?)
             .map(|json| (Bytes::from(json), Format::Json))
             .map_err(ApiError::internal),
@@ -216,14 +242,28 @@ pub fn json_response(call: &Call, accepted: Accepted, code: u16, json: Bytes) ->
             None => ("application/json", json),
         },
     };
+    encoded_response(call, code, media, bytes)
+}
+
+/// An answer of bytes as they are, compressed where the client asks for it and it pays.
+pub fn encoded_response(
+    call: &Call,
+    code: u16,
+    media: &'static str,
+    bytes: Bytes,
+) -> Response<Body> {
     let gzip = bytes.len() >= GZIP_FROM && accepts_gzip(call);
     let mut response = response(code, media, if gzip { compress(&bytes) } else { bytes });
     if gzip {
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-        headers.insert(VARY, HeaderValue::from_static("Accept-Encoding"));
+        mark_gzip(response.headers_mut());
     }
     response
+}
+
+/// Says that a body is compressed.
+pub fn mark_gzip(headers: &mut http::HeaderMap) {
+    headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    headers.insert(VARY, HeaderValue::from_static("Accept-Encoding"));
 }
 
 /// An object or list in JSON text as protobuf, if it has such a form.
@@ -365,7 +405,8 @@ mod tests {
             ("text/html", false, None),
         ];
         for (header, list, expected) in table {
-            let got = choose(header, list).map(|accepted| (accepted.encoding, accepted.shape));
+            let got =
+                choose(header, list, false).map(|accepted| (accepted.encoding, accepted.shape));
             assert_eq!(got, expected, "{header}");
         }
     }

@@ -31,7 +31,7 @@ pub(crate) async fn create(
     content::negotiate(call, false)?;
     let options = WriteOptions::parse(&call.query, "CreateOptions")?;
     let body: Bytes = crate::server::ApiServer::read_body(body).await?;
-    let value = parse_body(call, resource.kind, &body, options.field_validation)?;
+    let value = parse_body(call, &resource.kind, &body, options.field_validation)?;
     let object = decode(resource, value)?;
     let written = create_object(call, resource, &call.info.namespace, object, &options).await?;
     written_response(call, resource, &written)
@@ -61,6 +61,11 @@ pub(crate) async fn create_object(
         ));
     }
     meta.resource_version = None;
+    // Whoever makes an object can watch from its version, though nobody asked for its kind before. Events come in crowds
+    // and are seldom read; theirs waits.
+    if resource.kind.plural != "events" {
+        server.hub_cache(resource).await?;
+    }
     check_namespace(resource, namespace, meta)?;
     fill_system_fields(server, meta);
     let prefix = meta
@@ -112,10 +117,11 @@ fn generate_name(prefix: &str, suffix: &str) -> String {
 async fn create_named(target: &Target<'_>, mut object: Box<dyn Object>) -> ApiResult<Written> {
     let request = target.admission(Operation::Create);
     crate::fields::record(target, None, &mut *object)?;
-    admission::mutate(&request, &mut *object, None).await?;
+    admission::mutate(&request, &mut object, None).await?;
     crate::authz::escalation::check(target, &*object, None).await?;
     let allocation = crate::services::allocate(target, &mut *object, None).await?;
     before_create(target, &mut *object)?;
+    crate::admission::policy::access::check(target, &*object, None).await?;
     admission::validate(&request, Some(&*object), None).await?;
     let Some(allocation) = allocation else {
         return store_new(target, object).await;
@@ -131,11 +137,12 @@ async fn create_named(target: &Target<'_>, mut object: Box<dyn Object>) -> ApiRe
 }
 
 async fn store_new(target: &Target<'_>, mut object: Box<dyn Object>) -> ApiResult<Written> {
-    let bytes = encode(&mut *object);
+    let shown = encode(&mut *object);
+    let bytes = target.stored_form(&shown).await?;
     let exists = || {
         ApiError::already_exists(
-            target.resource.kind.group,
-            target.resource.kind.plural,
+            &target.resource.kind.group,
+            &target.resource.kind.plural,
             target.name,
         )
     };
@@ -143,7 +150,7 @@ async fn store_new(target: &Target<'_>, mut object: Box<dyn Object>) -> ApiResul
     if target.options.dry_run {
         return match store.get(&target.key(), None).await {
             Ok(None) => Ok(Written {
-                entry: entry(target, &bytes, 0)?,
+                entry: entry(target, &shown, 0)?,
                 created: true,
             }),
             Ok(Some(_)) => Err(exists()),
@@ -152,7 +159,7 @@ async fn store_new(target: &Target<'_>, mut object: Box<dyn Object>) -> ApiResul
     }
     match store.create(&target.key(), bytes.clone(), 0).await {
         Ok(revision) => Ok(Written {
-            entry: entry(target, &bytes, revision)?,
+            entry: entry(target, &shown, revision)?,
             created: true,
         }),
         Err(StoreError::Exists(_)) => Err(exists()),

@@ -5,14 +5,16 @@ use bytes::Bytes;
 use http::Response;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use skiff_api::apiextensions::naming;
 use skiff_api::schema::body::FieldValidation;
 use skiff_api::{ApiError, ApiResult, FieldError, Object, ObjectExt, Path};
 use skiff_store::StoreError;
 
-use crate::admission::{self, Operation};
+use crate::admission::{self, AdmissionRequest, Given, Operation};
 use crate::cache::Entry;
 use crate::content;
 use crate::query::{self, Query, WriteOptions};
@@ -63,6 +65,9 @@ pub(crate) struct DeleteOptions {
     pub orphan_dependents: Option<bool>,
     pub propagation_policy: Option<String>,
     pub dry_run: Vec<String>,
+    /// All of it, for those who are asked about the deletion.
+    #[serde(skip)]
+    pub as_sent: Value,
 }
 
 /// What must be true of an object for it to be deleted.
@@ -79,11 +84,16 @@ impl DeleteOptions {
         let options = if body.is_empty() {
             Self::from_query(&call.query)?
         } else {
-            serde_json::from_value(content::body_value(call, body)?).map_err(|error| {
+            let sent = content::body_value(call, body)?;
+            let options = Self::deserialize(&sent).map_err(|error| {
                 ApiError::bad_request(format!(
                     "couldn't get version/kind; json parse error: {error}"
                 ))
-            })?
+            })?;
+            Self {
+                as_sent: without_kind(sent),
+                ..options
+            }
         };
         options.check()?;
         Ok(options)
@@ -91,7 +101,7 @@ impl DeleteOptions {
 
     fn from_query(query: &Query) -> ApiResult<Self> {
         let text = |name: &str| Some(query.get(name).to_owned()).filter(|text| !text.is_empty());
-        Ok(Self {
+        let mut options = Self {
             grace_period_seconds: query.number("gracePeriodSeconds")?,
             preconditions: None,
             orphan_dependents: query
@@ -99,7 +109,22 @@ impl DeleteOptions {
                 .then(|| query.flag("orphanDependents")),
             propagation_policy: text("propagationPolicy"),
             dry_run: query.all("dryRun").map(str::to_owned).collect(),
-        })
+            as_sent: Value::Null,
+        };
+        let mut sent = serde_json::Map::new();
+        let mut set = |name: &str, value: Value| {
+            if !value.is_null() {
+                sent.insert(name.to_owned(), value);
+            }
+        };
+        set("gracePeriodSeconds", json!(options.grace_period_seconds));
+        set("orphanDependents", json!(options.orphan_dependents));
+        set("propagationPolicy", json!(options.propagation_policy));
+        if !options.dry_run.is_empty() {
+            set("dryRun", json!(options.dry_run));
+        }
+        options.as_sent = Value::Object(sent);
+        Ok(options)
     }
 
     fn check(&self) -> ApiResult<()> {
@@ -143,6 +168,14 @@ impl DeleteOptions {
     }
 }
 
+fn without_kind(mut options: Value) -> Value {
+    if let Some(fields) = options.as_object_mut() {
+        fields.remove("kind");
+        fields.remove("apiVersion");
+    }
+    options
+}
+
 /// What became of a deletion.
 pub(crate) struct Deleted {
     /// The last state, or the state that waits for finalizers or the grace period.
@@ -162,7 +195,7 @@ pub(crate) async fn delete(
     let options = DeleteOptions::parse(call, &body)?;
     let name = call.info.name.clone();
     let deleted = delete_object(call, resource, &call.info.namespace, &name, &options).await?;
-    let with_object = !deleted.gone || ANSWERED_WITH_OBJECT.contains(&resource.kind.plural);
+    let with_object = !deleted.gone || ANSWERED_WITH_OBJECT.contains(&&*resource.kind.plural);
     if with_object {
         let code = if !deleted.gone && options.orphan_dependents == Some(false) {
             202
@@ -175,7 +208,7 @@ pub(crate) async fn delete(
     let mut details =
         json!({"name": name, "kind": resource.kind.plural, "uid": value["metadata"]["uid"]});
     if !resource.kind.group.is_empty() {
-        details["group"] = resource.kind.group.into();
+        details["group"] = resource.kind.group.as_ref().into();
     }
     let status = json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details,
@@ -206,6 +239,7 @@ pub(crate) async fn delete_collection(
         .into_iter()
         .filter(|entry| filter.matches(entry))
         .collect();
+    let entries = crate::crd::served(server, &resource.kind, entries).await?;
     for entry in &entries {
         match delete_object(call, resource, entry.namespace(), entry.name(), &options).await {
             Err(error) if error.reason != "NotFound" => return Err(error),
@@ -245,12 +279,15 @@ pub(crate) async fn delete_object(
             (None, None) => return Err(target.not_found()),
         };
         check_preconditions(&target, options, &current)?;
-        admission::validate(
-            &target.admission(Operation::Delete),
-            None,
-            Some(&*current.object),
-        )
-        .await?;
+        // An eviction was admitted as such.
+        if call.info.subresource != "eviction" {
+            let request = AdmissionRequest {
+                given: Given::DeleteOptions(options.as_sent.clone()),
+                ..target.admission(Operation::Delete)
+            };
+            admission::announce(&request, Some(&*current.object)).await?;
+            admission::validate(&request, None, Some(&*current.object)).await?;
+        }
         let mut new = current.object.clone_box();
         let step = plan(resource, &mut *new, options, call.server.now());
         told |= matches!(step, Step::Update { .. });
@@ -263,13 +300,14 @@ pub(crate) async fn delete_object(
             }
             Step::Remove => false,
             Step::Update { keep } => {
-                let bytes = encode(&mut *new);
+                let shown = encode(&mut *new);
+                let bytes = target.stored_form(&shown).await?;
                 let mut revision = current.revision;
                 if bytes != current.stored && !write_options.dry_run {
                     match call
                         .server
                         .store
-                        .update(&target.key(), bytes.clone(), current.revision, 0)
+                        .update(&target.key(), bytes, current.revision, 0)
                         .await
                     {
                         Ok(written) => revision = written,
@@ -277,7 +315,7 @@ pub(crate) async fn delete_object(
                         Err(error) => return Err(store_error(&error)),
                     }
                 }
-                current.stored = bytes;
+                current.stored = shown;
                 current.revision = revision;
                 keep
             }
@@ -324,8 +362,15 @@ fn check_preconditions(
     let Some(wanted) = &options.preconditions else {
         return Ok(());
     };
-    let kind = target.resource.kind;
-    let conflict = |why: String| Err(ApiError::conflict(kind.group, kind.kind, target.name, &why));
+    let kind = &target.resource.kind;
+    let conflict = |why: String| {
+        Err(ApiError::conflict(
+            &kind.group,
+            &kind.kind,
+            target.name,
+            &why,
+        ))
+    };
     let uid = current.object.metadata().uid.clone().unwrap_or_default();
     if let Some(wanted) = wanted.uid.as_ref().filter(|wanted| **wanted != uid) {
         return conflict(format!(
@@ -380,6 +425,12 @@ fn plan(
     };
     if let Some(namespace) = new.downcast_mut::<Namespace>() {
         return plan_namespace(namespace, now);
+    }
+    if let Some(definition) = new.downcast_mut::<CustomResourceDefinition>()
+        && definition.metadata.deletion_timestamp.is_none()
+    {
+        naming::mark_deleted(definition, now);
+        return Step::Update { keep: true };
     }
     let pending = new
         .metadata()
@@ -503,7 +554,7 @@ fn collector_finalizers(
     options: &DeleteOptions,
 ) -> Vec<String> {
     let have = meta.finalizers.clone().unwrap_or_default();
-    let (group, plural) = (resource.kind.group, resource.kind.plural);
+    let (group, plural) = (&*resource.kind.group, &*resource.kind.plural);
     if plural == "events" {
         return have;
     }
@@ -573,10 +624,7 @@ mod tests {
 
     fn resource(plural: &str) -> Resource {
         let kind = kinds().iter().find(|kind| kind.plural == plural).unwrap();
-        Resource {
-            kind,
-            storage: kind,
-        }
+        Resource::from(kind)
     }
 
     fn at(second: i64) -> Timestamp {

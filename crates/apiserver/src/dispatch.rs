@@ -1,11 +1,13 @@
 //! From a resolved request to its handler.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use bytes::Bytes;
 use http::Response;
 use skiff_api::{ApiError, ApiResult, Verb};
 
-use crate::registry::Resource;
+use crate::registry::{Registry, Resource};
 use crate::server::Call;
 use crate::write::Part;
 
@@ -23,12 +25,26 @@ pub(crate) fn method_not_allowed() -> ApiError {
 
 /// Answers a request that was allowed.
 pub(crate) async fn dispatch(call: Call, body: Body) -> ApiResult<Response<Body>> {
-    if !call.info.is_resource {
-        return crate::documents::answer(&call).await;
+    if let Some(api) = call.server.aggregation.target(&call) {
+        return crate::aggregation::proxy::answer(call, api, body).await;
     }
-    let registry = call.server.registry.load_full();
+    if !call.info.is_resource {
+        return Box::pin(crate::documents::answer(&call)).await;
+    }
     let info = &call.info;
-    let Some(resource) = registry.get(&info.group, &info.version, &info.resource) else {
+    let mut registry = call.server.registry.load_full();
+    let find = |registry: &Registry| {
+        let found = registry.get(&info.group, &info.version, &info.resource);
+        found.cloned()
+    };
+    let mut found = find(&registry);
+    if found.is_none() && !registry.serves(&info.group) {
+        // A server that has just started may not have read the definitions of custom resources yet.
+        call.server.definitions.synced().await;
+        registry = call.server.registry.load_full();
+        found = find(&registry);
+    }
+    let Some(resource) = found else {
         if registry.serves(&info.group) {
             return Err(ApiError::no_such_path());
         }
@@ -40,13 +56,24 @@ pub(crate) async fn dispatch(call: Call, body: Body) -> ApiResult<Response<Body>
             text,
         ));
     };
-    let resource = resource.clone();
     if resource.kind.group.is_empty() && resource.kind.plural == "endpoints" {
         call.warn("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice");
     }
+    if let Some(custom) = resource.kind.as_custom() {
+        if let Some(warning) = &custom.version().warning {
+            call.warn(warning.clone());
+        }
+        if custom.definition().terminating && info.verb == "create" {
+            return Err(ApiError {
+                message: "create not allowed while custom resource definition is terminating"
+                    .to_owned(),
+                ..method_not_allowed()
+            });
+        }
+    }
     check_place(&call, &resource)?;
     if !info.subresource.is_empty() {
-        return crate::subresource::answer(call, resource, body).await;
+        return Box::pin(crate::subresource::answer(call, resource, body)).await;
     }
     let verb = match (info.verb.as_str(), &call.parts.method) {
         ("list", _) => Verb::List,
@@ -66,8 +93,21 @@ pub(crate) async fn dispatch(call: Call, body: Body) -> ApiResult<Response<Body>
     }
     if !resource.kind.is_stored() && matches!(verb, Verb::Get | Verb::List) {
         let name = (verb == Verb::Get).then_some(call.info.name.as_str());
-        return crate::component_status::answer(&call, &resource, name).await;
+        return Box::pin(crate::component_status::answer(&call, &resource, name)).await;
     }
+    if verb == Verb::Get {
+        return crate::read::get(&call, &resource).await;
+    }
+    Box::pin(answer(call, resource, verb, body)).await
+}
+
+/// The verbs beside GET, whose futures are large: they are not carried around with every small request.
+async fn answer(
+    call: Call,
+    resource: Arc<Resource>,
+    verb: Verb,
+    body: Body,
+) -> ApiResult<Response<Body>> {
     match verb {
         Verb::Get => crate::read::get(&call, &resource).await,
         Verb::List => crate::read::list(&call, &resource).await,

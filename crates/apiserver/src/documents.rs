@@ -9,8 +9,11 @@ use serde_json::{Value, json};
 use skiff_api::schema::openapi;
 use skiff_api::{ApiError, ApiResult, discovery_documents};
 
+use crate::aggregation::discovery as aggregation;
 use crate::content::{self, Accepted};
+use crate::crd::discovery::Discovery;
 use crate::dispatch::method_not_allowed;
+use crate::registry::Registry;
 use crate::server::Call;
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
@@ -25,30 +28,67 @@ pub(crate) async fn answer(call: &Call) -> ApiResult<Response<Body>> {
         .split('/')
         .filter(|segment| !segment.is_empty())
         .collect();
+    if segments
+        .first()
+        .is_some_and(|first| matches!(*first, "apis" | "openapi"))
+    {
+        // A server that has just started may not have read the definitions of custom resources yet.
+        call.server.definitions.synced().await;
+    }
     match segments.as_slice() {
         [] => Ok(json_answer(call, &json!({"paths": paths(call)}))),
         ["version"] => Ok(json_answer(call, &version(call))),
+        ["debug", "api_priority_and_fairness", page] => {
+            let text = call
+                .server
+                .flow
+                .dump(page)
+                .ok_or_else(ApiError::no_such_path)?;
+            let media = "text/plain; charset=utf-8";
+            Ok(content::response(200, media, text.into()))
+        }
         ["api" | "apis"] if wants_aggregated(call) => Ok(aggregated(call, segments == ["api"])),
         ["api"] => {
             let address = call.header(http::header::HOST);
             Ok(json_answer(
                 call,
-                &discovery_documents::core_versions(&resources(), address),
+                &discovery_documents::core_versions(discovery(call).group(""), address),
             ))
         }
-        ["apis"] => Ok(json_answer(
-            call,
-            &discovery_documents::groups(&resources()),
-        )),
-        ["apis", group] => found(call, discovery_documents::group(&resources(), group)),
+        ["apis"] => {
+            let apis = call.server.aggregation.apis();
+            let mut document = discovery(call).apis();
+            if !apis.is_empty() {
+                let mut with = serde_json::from_slice(&document).unwrap_or_default();
+                aggregation::add_groups(&mut with, &apis);
+                document = with.to_string().into();
+            }
+            let accepted = content::negotiate(call, false).unwrap_or(Accepted::JSON);
+            Ok(content::json_response(call, accepted, 200, document))
+        }
+        ["apis", group] => {
+            let own = discovery_documents::group(discovery(call).group(group), group);
+            let apis = call.server.aggregation.apis();
+            match aggregation::with_group(own, group, &apis) {
+                Some(document) => Ok(json_answer(call, &document)),
+                None => Ok(unknown_group()),
+            }
+        }
         ["api", version] => found(
             call,
-            discovery_documents::resource_list(&resources(), "", version),
+            discovery_documents::resource_list(discovery(call).group(""), "", version),
         ),
-        ["apis", group, version] => found(
-            call,
-            discovery_documents::resource_list(&resources(), group, version),
-        ),
+        ["apis", group, version] => {
+            let discovery = discovery(call);
+            let resources = discovery.group(group);
+            if resources.is_empty() {
+                return Ok(unknown_group());
+            }
+            found(
+                call,
+                discovery_documents::resource_list(resources, group, version),
+            )
+        }
         ["openapi", "v2"] => {
             let accept = call.header(ACCEPT);
             let protobuf = accept.contains(V2_PROTOBUF_ASKED) || accept.contains(V2_PROTOBUF);
@@ -62,7 +102,11 @@ pub(crate) async fn answer(call: &Call) -> ApiResult<Response<Body>> {
             )
             .await
         }
-        ["openapi", "v3"] => Ok(json_answer(call, &openapi_index(call))),
+        ["openapi", "v3"] => {
+            let mut index = openapi_index(call);
+            aggregation::add_openapi(&mut index, &call.server.aggregation);
+            Ok(json_answer(call, &index))
+        }
         ["openapi", "v3", "api", version] => {
             openapi(call, OpenApi::V3(String::new(), (*version).to_owned())).await
         }
@@ -76,6 +120,10 @@ pub(crate) async fn answer(call: &Call) -> ApiResult<Response<Body>> {
         ["openid", "v1", "jwks"] => openid(call, Issued::Keys),
         [".well-known", "openid-configuration"] => openid(call, Issued::Configuration),
         ["metrics"] => Ok(crate::metrics::answer(&call.server)),
+        ["metrics", "slis"] => Ok(crate::health::indicators(&call.server)),
+        ["statusz" | "flagz"] => {
+            crate::zpages::answer(call, &segments).unwrap_or_else(|| Err(ApiError::no_such_path()))
+        }
         _ => crate::health::answer(call, &segments).ok_or_else(ApiError::no_such_path),
     }
 }
@@ -125,34 +173,88 @@ fn openid(call: &Call, which: Issued) -> ApiResult<Response<Body>> {
     Ok(response)
 }
 
-fn openapi_index(call: &Call) -> Value {
-    let hash = openapi::built_in_hash();
-    let mut versions: Vec<(String, String, String)> = Vec::new();
-    for resource in call.server.registry.load().iter() {
-        let kind = resource.kind;
-        if !versions
-            .iter()
-            .any(|(group, version, _)| group == kind.group && version == kind.version)
-        {
-            versions.push((kind.group.to_owned(), kind.version.to_owned(), hash.clone()));
-        }
+/// What distinguishes a document: the program, and the custom resources in it.
+fn document_hash(custom: u64) -> String {
+    match custom {
+        0 => openapi::built_in_hash(),
+        custom => format!("{}{custom:016X}", openapi::built_in_hash()),
     }
+}
+
+fn openapi_index(call: &Call) -> Value {
+    let versions = discovery(call).documents().into_iter();
+    let versions: Vec<(String, String, String)> = versions
+        .map(|(group, version, custom)| (group, version, document_hash(custom)))
+        .collect();
     openapi::v3_index(&versions)
 }
 
+/// What the custom resources of a group and version (`None`: all of them) add to a document.
+fn custom_parts(
+    registry: &Registry,
+    kinds: &'static [skiff_api::Kind],
+    of: Option<(&str, &str)>,
+) -> openapi::Extra {
+    let mut extra = openapi::Extra {
+        kinds: Some(kinds),
+        ..openapi::Extra::default()
+    };
+    for resource in registry.customs() {
+        let kind = &resource.kind;
+        let wanted =
+            of.is_none_or(|(group, version)| kind.group == group && kind.version == version);
+        let Some(custom) = kind.as_custom().filter(|_| wanted) else {
+            continue;
+        };
+        let schema = custom.definition().schema_of(&kind.version);
+        let selectable: Vec<String> = kind.fields.iter().map(ToString::to_string).collect();
+        let described = openapi::custom::Custom {
+            group: &kind.group,
+            version: &kind.version,
+            kind: &kind.kind,
+            list_kind: &kind.list_kind,
+            plural: &kind.plural,
+            scope: kind.scope,
+            subresources: kind.subresources,
+            schema: schema.as_ref(),
+            selectable: &selectable,
+        };
+        extra.extend(match of {
+            None => openapi::custom::v2(&described),
+            Some(_) => openapi::custom::v3(&described),
+        });
+    }
+    extra
+}
+
 async fn openapi(call: &Call, which: OpenApi) -> ApiResult<Response<Body>> {
+    let told = discovery(call);
+    let custom = match &which {
+        OpenApi::V2 | OpenApi::V2Protobuf => told.all(),
+        OpenApi::V3(group, version) => told.document(group, version),
+    };
     let kept = call.server.openapi.lock().get(&which).cloned();
-    let document = match kept {
-        Some(document) => document,
+    let document = match kept.filter(|(of, _)| *of == custom) {
+        Some((_, document)) => document,
         None => {
             let wanted = which.clone();
+            let registry = call.server.registry.load_full();
+            let kinds = call.server.config.kinds;
             // Making a document takes a while; other requests go on meanwhile.
-            let made = tokio::task::spawn_blocking(move || {
-                let extra = openapi::Extra::default();
-                match wanted {
-                    OpenApi::V2 => Some(openapi::v2_json(&extra)),
-                    OpenApi::V2Protobuf => Some(openapi::v2_protobuf(&extra)),
-                    OpenApi::V3(group, version) => openapi::v3(&group, &version, &extra),
+            let made = tokio::task::spawn_blocking(move || match wanted {
+                OpenApi::V2 => Some(openapi::v2_json(&custom_parts(&registry, kinds, None))),
+                OpenApi::V2Protobuf => {
+                    Some(openapi::v2_protobuf(&custom_parts(&registry, kinds, None)))
+                }
+                OpenApi::V3(group, version) => {
+                    let extra = match custom {
+                        0 => openapi::Extra {
+                            kinds: Some(kinds),
+                            ..openapi::Extra::default()
+                        },
+                        _ => custom_parts(&registry, kinds, Some((&group, &version))),
+                    };
+                    openapi::v3(&group, &version, &extra)
                 }
             });
             let document = made
@@ -162,7 +264,7 @@ async fn openapi(call: &Call, which: OpenApi) -> ApiResult<Response<Body>> {
             call.server
                 .openapi
                 .lock()
-                .insert(which.clone(), document.clone());
+                .insert(which.clone(), (custom, document.clone()));
             document
         }
     };
@@ -171,7 +273,7 @@ async fn openapi(call: &Call, which: OpenApi) -> ApiResult<Response<Body>> {
     } else {
         "application/json"
     };
-    let etag = HeaderValue::from_str(&format!("\"{}\"", openapi::built_in_hash())).ok();
+    let etag = HeaderValue::from_str(&format!("\"{}\"", document_hash(custom))).ok();
     let unchanged = etag.is_some() && call.parts.headers.get(IF_NONE_MATCH) == etag.as_ref();
     let mut response = if unchanged {
         content::response(304, media, bytes::Bytes::new())
@@ -199,8 +301,17 @@ async fn openapi(call: &Call, which: OpenApi) -> ApiResult<Response<Body>> {
     Ok(response)
 }
 
-fn resources() -> Vec<discovery_documents::Resource> {
-    discovery_documents::built_in()
+fn discovery(call: &Call) -> std::sync::Arc<Discovery> {
+    let server = &call.server;
+    server
+        .discovery
+        .of(&server.registry.load(), server.config.kinds)
+}
+
+/// Upstream's router knows no such group, and answers before any API machinery.
+fn unknown_group() -> Response<Body> {
+    let text = bytes::Bytes::from_static(b"404 page not found\n");
+    content::response(404, "text/plain; charset=utf-8", text)
 }
 
 fn json_answer(call: &Call, value: &Value) -> Response<Body> {
@@ -225,8 +336,19 @@ fn wants_aggregated(call: &Call) -> bool {
 }
 
 fn aggregated(call: &Call, core: bool) -> Response<Body> {
-    let document = discovery_documents::aggregated(&resources(), core);
-    let mut response = content::value_response(call, Accepted::JSON, 200, &document);
+    let discovery = discovery(call);
+    let mut document = match core {
+        true => discovery_documents::aggregated(discovery.group(""), true)
+            .to_string()
+            .into(),
+        false => discovery.aggregated(),
+    };
+    if !core && !call.server.aggregation.apis().is_empty() {
+        let mut with = serde_json::from_slice(&document).unwrap_or_default();
+        aggregation::add_aggregated(&mut with, &call.server.aggregation);
+        document = with.to_string().into();
+    }
+    let mut response = content::json_response(call, Accepted::JSON, 200, document);
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static(AGGREGATED));
@@ -264,10 +386,13 @@ fn paths(call: &Call) -> Vec<String> {
         "/api",
         "/api/v1",
         "/apis",
-        "/apis/",
         "/version",
         "/openapi/v2",
         "/openapi/v3",
+        "/openapi/v3/",
+        "/flagz",
+        "/metrics/slis",
+        "/statusz",
         "/.well-known/openid-configuration",
         "/openid/v1/jwks",
         "/metrics",
@@ -275,7 +400,7 @@ fn paths(call: &Call) -> Vec<String> {
     .map(str::to_owned)
     .to_vec();
     for resource in call.server.registry.load().iter() {
-        let kind = resource.kind;
+        let kind = &resource.kind;
         if !kind.group.is_empty() {
             paths.push(format!("/apis/{}", kind.group));
             paths.push(format!("/apis/{}/{}", kind.group, kind.version));

@@ -4,7 +4,6 @@ use std::borrow::Cow;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use skiff_api::patch::apply::{Manager, record_update};
-use skiff_api::schema::body;
 use skiff_api::{ApiResult, Object};
 
 use crate::patch::is_apply;
@@ -34,7 +33,7 @@ const CERTIFICATE_APPROVAL: Places = &[&["spec"], &["status", "certificate"]];
 
 /// What a write to a subresource of a kind does not change, as upstream's strategies say.
 fn ignored(resource: &Resource, subresource: &str) -> Places {
-    match (resource.kind.plural, subresource) {
+    match (&*resource.kind.plural, subresource) {
         ("certificatesigningrequests", "") => CERTIFICATE_REQUEST,
         ("certificatesigningrequests", "status") => CERTIFICATE_STATUS,
         ("certificatesigningrequests", "approval") => CERTIFICATE_APPROVAL,
@@ -44,6 +43,7 @@ fn ignored(resource: &Resource, subresource: &str) -> Places {
             "servicecidrs"
             | "resourceclaims"
             | "volumeattachments"
+            | "validatingadmissionpolicies"
             | "flowschemas"
             | "prioritylevelconfigurations"
             | "storageversionmigrations",
@@ -124,8 +124,8 @@ pub(crate) fn record(
     if entries.is_empty() && current.is_some() {
         return Ok(false);
     }
-    let kind = body::Target::of(resource.kind)?;
-    let served = resource.served(new.to_value());
+    let kind = resource.kind.apply_target()?;
+    let served = resource.served(crate::write::json_of(new));
     let old = current.map(|current| match resource.is_storage() {
         true => Cow::Borrowed(&current.value),
         false => Cow::Owned(resource.served(current.value.clone())),

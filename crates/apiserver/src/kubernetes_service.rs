@@ -146,7 +146,7 @@ async fn reconcile(
     }
 }
 
-async fn call(
+pub(crate) async fn call(
     server: &Arc<ApiServer>,
     user: &Arc<UserInfo>,
     method: Method,

@@ -8,12 +8,12 @@ use serde_json::Value;
 use skiff_api::patch::apply::apply;
 use skiff_api::patch::{PatchType, apply_patch};
 use skiff_api::schema::body::{self, FieldValidation};
-use skiff_api::{ApiError, ApiResult, FieldError, Kind, Object, Path};
+use skiff_api::{ApiError, ApiResult, FieldError, Object, Path};
 
 use crate::content;
 use crate::fields;
 use crate::query::WriteOptions;
-use crate::registry::Resource;
+use crate::registry::{Resource, ServedKind};
 use crate::server::Call;
 use crate::write::{
     self, Current, Part, Target, Written, check_namespace, decode, written_response,
@@ -79,13 +79,13 @@ impl Patch {
         &self,
         call: &Call,
         resource: &Resource,
-        kind: &'static Kind,
+        kind: &ServedKind,
         current: &Value,
     ) -> ApiResult<Value> {
         let Some(patch) = self.kind else {
             return self.applied(call, resource, kind, Some(current));
         };
-        let target = body::Target::of(kind)?;
+        let target = kind.target()?;
         let decoded = apply_patch(&target, patch, current, &self.body, self.validation)?;
         decoded
             .warnings
@@ -99,10 +99,10 @@ impl Patch {
         &self,
         call: &Call,
         resource: &Resource,
-        kind: &'static Kind,
+        kind: &ServedKind,
         current: Option<&Value>,
     ) -> ApiResult<Value> {
-        let target = body::Target::of(kind)?;
+        let target = kind.apply_target()?;
         let yaml = body::parse_yaml(&self.body)
             .map_err(|error| ApiError::bad_request(format!("error decoding YAML: {error}")))?;
         let api_version = kind.api_version();
@@ -154,7 +154,7 @@ pub(crate) async fn patch(
     }
     let mut change = |current: &Current| -> ApiResult<Box<dyn Object>> {
         let value = current.served(resource);
-        let value = patch.patched(call, resource, resource.kind, &value)?;
+        let value = patch.patched(call, resource, &resource.kind, &value)?;
         let mut object = decode(resource, value)?;
         check_namespace(resource, namespace, object.metadata_mut())?;
         crate::update::check_name(&call.info.name, object.metadata().name.as_deref())?;
@@ -173,7 +173,7 @@ async fn create_by_apply(target: &Target<'_>, patch: &Patch) -> ApiResult<Writte
         name,
         ..
     } = *target;
-    let value = patch.applied(call, resource, resource.kind, None)?;
+    let value = patch.applied(call, resource, &resource.kind, None)?;
     let mut object = decode(resource, value)?;
     let meta = object.metadata_mut();
     if let Some(uid) = meta.uid.as_ref().filter(|uid| !uid.is_empty()) {

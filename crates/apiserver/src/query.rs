@@ -1,7 +1,7 @@
 //! Query parameters, and the options of lists and writes read from them.
 
 pub use skiff_api::schema::body::FieldValidation;
-use skiff_api::{ApiError, ApiResult};
+use skiff_api::{ApiError, ApiResult, FieldError, Path};
 
 use crate::request::{is_true, query_pairs};
 
@@ -91,43 +91,81 @@ pub struct ListOptions {
     pub send_initial_events: Option<bool>,
 }
 
-/// A resourceVersion as clients send it.
-pub fn parse_revision(text: &str) -> ApiResult<u64> {
-    text.parse().map_err(|_| {
-        ApiError::bad_request(format!(
-            "invalid resource version {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"
-        ))
+/// A resourceVersion as clients send it. What an answer makes of the error depends on the verb, as upstream.
+pub fn parse_revision(text: &str) -> Result<u64, FieldError> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| digits).ok_or_else(|| {
+        let why = if digits {
+            "value out of range"
+        } else {
+            "invalid syntax"
+        };
+        FieldError::invalid(
+            &Path::new("resourceVersion"),
+            text,
+            &format!("strconv.ParseUint: parsing {text:?}: {why}"),
+        )
     })
+}
+
+/// Whose options are read: errors differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// A list's.
+    List,
+    /// A watch's.
+    Watch,
+}
+
+impl Reading {
+    fn bad_revision(self, error: &FieldError) -> ApiError {
+        match self {
+            Self::List => ApiError::bad_request(format!("invalid resource version: {error}")),
+            // Upstream lets its storage's error through, which makes it a 500.
+            Self::Watch => ApiError::new(500, "", error.to_string()),
+        }
+    }
 }
 
 impl ListOptions {
     /// Reads and checks the options.
-    pub fn parse(query: &Query, watch: bool) -> ApiResult<Self> {
+    pub fn parse(query: &Query, reading: Reading) -> ApiResult<Self> {
+        let watch = reading == Reading::Watch;
         let version = query.get("resourceVersion");
         let matching = query.get("resourceVersionMatch");
         let initial = query
             .has("sendInitialEvents")
             .then(|| query.flag("sendInitialEvents"));
         let continue_token = query.get("continue").to_owned();
-        check_match(watch, version, matching, initial, &continue_token)?;
-        let freshness = match (version, matching) {
-            ("", _) => Freshness::Newest,
-            ("0", "Exact") => Freshness::Exact(0),
-            ("0", _) => Freshness::Any,
-            (text, "Exact") => Freshness::Exact(parse_revision(text)?),
-            // Upstream's rule for a limit without a match: exact, a continuation of what was read before.
-            (text, "") if !watch && query.number("limit")?.unwrap_or(0) > 0 => {
-                Freshness::Exact(parse_revision(text)?)
-            }
-            (text, _) => Freshness::NotOlderThan(parse_revision(text)?),
-        };
         let limit = query.number("limit")?.unwrap_or(0);
+        let timeout = query.number("timeoutSeconds")?;
+        let errors = if watch {
+            watch_errors(matching, initial, &continue_token)
+        } else {
+            list_errors(version, matching, initial, &continue_token)
+        };
+        if !errors.is_empty() {
+            return Err(ApiError::invalid("meta.k8s.io", "ListOptions", "", &errors));
+        }
+        // A continuation says itself which state it goes on with.
+        let freshness = if !watch && !continue_token.is_empty() && version.is_empty() {
+            Freshness::Newest
+        } else {
+            let parsed = || parse_revision(version).map_err(|error| reading.bad_revision(&error));
+            match (version, matching) {
+                ("", _) => Freshness::Newest,
+                _ if parsed()? == 0 => Freshness::Any,
+                (_, "Exact") => Freshness::Exact(parsed()?),
+                // Upstream's rule for a limit without a match: exact, a continuation of what was read before.
+                (_, "") if !watch && limit > 0 => Freshness::Exact(parsed()?),
+                _ => Freshness::NotOlderThan(parsed()?),
+            }
+        };
         Ok(Self {
             freshness,
             limit: usize::try_from(limit).unwrap_or(0),
             continue_token,
-            timeout_seconds: query
-                .number("timeoutSeconds")?
+            timeout_seconds: timeout
                 .and_then(|seconds| u64::try_from(seconds).ok())
                 .filter(|s| *s > 0),
             bookmarks: query.flag("allowWatchBookmarks"),
@@ -136,75 +174,72 @@ impl ListOptions {
     }
 }
 
-fn check_match(
-    watch: bool,
+fn match_error(text: &str) -> FieldError {
+    FieldError::forbidden(&Path::new("resourceVersionMatch"), text)
+}
+
+fn unsupported_match(matching: &str, supported: &[&str]) -> FieldError {
+    FieldError::not_supported(&Path::new("resourceVersionMatch"), matching, supported)
+}
+
+const MATCH_AND_CONTINUE: &str = "resourceVersionMatch is forbidden when continue is provided";
+
+fn watch_errors(matching: &str, initial: Option<bool>, token: &str) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    if initial.is_some() && matching != "NotOlderThan" {
+        errors.push(match_error(
+            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+        ));
+    }
+    if matching.is_empty() {
+        return errors;
+    }
+    if initial.is_none() {
+        errors.push(match_error(
+            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+        ));
+    }
+    if matching != "NotOlderThan" {
+        errors.push(unsupported_match(matching, &["NotOlderThan"]));
+    }
+    if !token.is_empty() {
+        errors.push(match_error(MATCH_AND_CONTINUE));
+    }
+    errors
+}
+
+fn list_errors(
     version: &str,
     matching: &str,
     initial: Option<bool>,
     token: &str,
-) -> ApiResult<()> {
-    let invalid = |field: &str, text: &str| {
-        let path = skiff_api::Path::new(field);
-        let error = skiff_api::FieldError::forbidden(&path, text);
-        Err(ApiError::invalid(
-            "meta.k8s.io",
-            "ListOptions",
-            "",
-            &[error],
-        ))
-    };
-    if watch {
-        return match (initial, matching) {
-            (Some(_), "NotOlderThan") | (None, "") => Ok(()),
-            (Some(_), _) => invalid(
-                "resourceVersionMatch",
-                "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-            ),
-            (None, _) => invalid(
-                "resourceVersionMatch",
-                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-            ),
-        };
+) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    if !matching.is_empty() {
+        if version.is_empty() {
+            errors.push(match_error(
+                "resourceVersionMatch is forbidden unless resourceVersion is provided",
+            ));
+        }
+        if !token.is_empty() {
+            errors.push(match_error(MATCH_AND_CONTINUE));
+        }
+        if !matches!(matching, "Exact" | "NotOlderThan") {
+            errors.push(unsupported_match(matching, &["Exact", "NotOlderThan", ""]));
+        }
+        if matching == "Exact" && version == "0" {
+            errors.push(match_error(
+                "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+            ));
+        }
     }
     if initial.is_some() {
-        return invalid(
-            "sendInitialEvents",
+        errors.push(FieldError::forbidden(
+            &Path::new("sendInitialEvents"),
             "sendInitialEvents is forbidden for list",
-        );
-    }
-    if matching.is_empty() {
-        return Ok(());
-    }
-    if version.is_empty() {
-        return invalid(
-            "resourceVersionMatch",
-            "resourceVersionMatch is forbidden unless resourceVersion is provided",
-        );
-    }
-    if !token.is_empty() {
-        return invalid(
-            "resourceVersionMatch",
-            "resourceVersionMatch is forbidden when continue is provided",
-        );
-    }
-    let path = skiff_api::Path::new("resourceVersionMatch");
-    if !matches!(matching, "Exact" | "NotOlderThan") {
-        let error =
-            skiff_api::FieldError::not_supported(&path, matching, &["Exact", "NotOlderThan", ""]);
-        return Err(ApiError::invalid(
-            "meta.k8s.io",
-            "ListOptions",
-            "",
-            &[error],
         ));
     }
-    if matching == "Exact" && version == "0" {
-        return invalid(
-            "resourceVersionMatch",
-            "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
-        );
-    }
-    Ok(())
+    errors
 }
 
 /// The options of a create, update or patch.

@@ -1,5 +1,6 @@
 //! GET and LIST: served from the watch cache's bytes, or from the store for states of the past.
 
+use std::io::Write as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -8,6 +9,7 @@ use axum::body::Body;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::{Bytes, BytesMut};
+use flate2::write::GzEncoder;
 use http::Response;
 use http::header::{CONTENT_LENGTH, HeaderValue};
 use http_body::{Frame, SizeHint};
@@ -18,7 +20,7 @@ use skiff_store::StoreError;
 
 use crate::cache::{CacheError, Entry};
 use crate::content::{self, Accepted, Encoding, Shape};
-use crate::query::{Freshness, ListOptions, parse_revision};
+use crate::query::{Freshness, ListOptions, Reading, parse_revision};
 use crate::registry::Resource;
 use crate::selector::Filter;
 use crate::server::{ApiServer, Call};
@@ -114,7 +116,7 @@ impl ApiServer {
         resource: &Resource,
     ) -> ApiResult<Arc<crate::cache::ResourceCache>> {
         self.hub
-            .cache(resource.storage)
+            .cache(&resource.storage)
             .await
             .map_err(|error| ReadError::from(error).0)
     }
@@ -126,15 +128,21 @@ pub(crate) async fn get(call: &Call, resource: &Resource) -> ApiResult<Response<
     let freshness = match call.query.get("resourceVersion") {
         "" => Freshness::Newest,
         "0" => Freshness::Any,
-        text => Freshness::NotOlderThan(parse_revision(text)?),
+        // Upstream lets its storage's error through here, which makes it a 500.
+        text => match parse_revision(text) {
+            Ok(0) => Freshness::Any,
+            Ok(revision) => Freshness::NotOlderThan(revision),
+            Err(error) => return Err(ApiError::new(500, "", error.to_string())),
+        },
     };
     let cache = call.server.hub_cache(resource).await?;
     call.server.wait_fresh(freshness).await?;
     let entry = cache
         .get(&resource.key(&call.info.namespace, &call.info.name))
         .ok_or_else(|| {
-            ApiError::not_found(resource.kind.group, resource.kind.plural, &call.info.name)
+            ApiError::not_found(&resource.kind.group, &resource.kind.plural, &call.info.name)
         })?;
+    let entry = crate::crd::served_one(&call.server, &resource.kind, entry).await?;
     object_response(call, resource, accepted, 200, &entry)
 }
 
@@ -161,7 +169,8 @@ pub(crate) fn object_response(
 }
 
 /// Where a list goes on: what the `continue` token says.
-#[derive(Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[derive(Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(default)]
 struct Continue {
     v: String,
     rv: i64,
@@ -180,27 +189,38 @@ impl Continue {
     }
 
     fn decode(token: &str) -> ApiResult<Self> {
-        let bad = |why: &str| ApiError::bad_request(format!("continue key is not valid: {why}"));
+        let bad = |why: String| {
+            ApiError::bad_request(format!(
+                "invalid continue token: continue key is not valid: {why}"
+            ))
+        };
         let bytes = URL_SAFE_NO_PAD
-            .decode(token.trim_end_matches('='))
-            .map_err(|error| bad(&error.to_string()))?;
-        let token: Self =
-            serde_json::from_slice(&bytes).map_err(|error| bad(&error.to_string()))?;
+            .decode(token)
+            .map_err(|error| bad(error.to_string()))?;
+        let token: Self = serde_json::from_slice(&bytes).map_err(|error| bad(error.to_string()))?;
         if token.v != "meta.k8s.io/v1" {
-            return Err(bad(&format!(
-                "server does not recognize this encoded version {:?}",
+            return Err(bad(format!(
+                "server does not recognize this encoded version {}",
                 token.v
             )));
         }
-        if token.start.is_empty()
-            || token
-                .start
-                .split('/')
-                .any(|part| part == ".." || part == ".")
-        {
-            return Err(bad("encoded start key is empty or invalid"));
+        if token.rv == 0 {
+            let why = "incorrect encoded start resourceVersion (version meta.k8s.io/v1)";
+            return Err(bad(why.to_owned()));
         }
-        Ok(token)
+        if token.start.is_empty() {
+            let why = "encoded start key empty (version meta.k8s.io/v1)";
+            return Err(bad(why.to_owned()));
+        }
+        // Nothing that leads out of the list's own keys.
+        let key = token.start.strip_prefix('/').unwrap_or(&token.start);
+        if key.split('/').any(|part| matches!(part, "" | "." | "..")) {
+            return Err(bad(token.start));
+        }
+        Ok(Self {
+            start: key.to_owned(),
+            ..token
+        })
     }
 }
 
@@ -217,7 +237,7 @@ struct Page {
 /// LIST.
 pub(crate) async fn list(call: &Call, resource: &Resource) -> ApiResult<Response<Body>> {
     let accepted = content::negotiate(call, true)?;
-    let options = ListOptions::parse(&call.query, false)?;
+    let options = ListOptions::parse(&call.query, Reading::List)?;
     let filter = Filter::new(
         resource,
         call.query.get("labelSelector"),
@@ -227,6 +247,10 @@ pub(crate) async fn list(call: &Call, resource: &Resource) -> ApiResult<Response
         Err(Paging::Error(error)) => return Err(error),
         Err(Paging::Expired(token)) => return Ok(expired_continue(&token)),
         Ok(page) => page,
+    };
+    let page = Page {
+        items: crate::crd::served(&call.server, &resource.kind, page.items).await?,
+        ..page
     };
     let mut metadata = json!({"resourceVersion": page.revision.to_string()});
     if let Some(next) = &page.next {
@@ -288,10 +312,19 @@ async fn page(
     if options.continue_token.is_empty() {
         if let Freshness::Exact(revision) = options.freshness {
             server.wait_fresh(Freshness::NotOlderThan(revision)).await?;
+            let readable = readable(server, revision).await;
+            readable.map_err(|error| Paging::Error(store_error(&error)))?;
             if cache.revision() > revision {
-                return store_page(call, &prefix, None, revision, options.limit, filter)
-                    .await
-                    .map_err(|error| Paging::Error(store_error(&error)));
+                return store_page(
+                    call,
+                    resource,
+                    (&prefix, None),
+                    revision,
+                    options.limit,
+                    filter,
+                )
+                .await
+                .map_err(|error| Paging::Error(store_error(&error)));
             }
             let mut page = cache_page(&cache, &prefix, None, options.limit, filter, revision);
             page.revision = revision;
@@ -329,21 +362,39 @@ async fn page(
         ));
     };
     server.wait_fresh(Freshness::NotOlderThan(revision)).await?;
-    if cache.revision() <= revision {
-        return Ok(cache_page(
+    let paged = match readable(server, revision).await {
+        Err(error) => Err(error),
+        Ok(()) if cache.revision() <= revision => Ok(cache_page(
             &cache,
             &prefix,
             Some(&from),
             options.limit,
             filter,
             revision,
-        ));
-    }
-    match store_page(call, &prefix, Some(&from), revision, options.limit, filter).await {
+        )),
+        Ok(()) => {
+            store_page(
+                call,
+                resource,
+                (&prefix, Some(&from)),
+                revision,
+                options.limit,
+                filter,
+            )
+            .await
+        }
+    };
+    match paged {
         Ok(page) => Ok(page),
         Err(StoreError::Compacted(_)) => Err(Paging::Expired(Continue::encode(None, &token.start))),
         Err(error) => Err(Paging::Error(store_error(&error))),
     }
+}
+
+/// Whether the state at a revision is still kept. A cache that has not changed since could show it for ever, but states
+/// expire alike for all resources.
+async fn readable(server: &ApiServer, revision: u64) -> Result<(), StoreError> {
+    server.store.get("", Some(revision)).await.map(|_| ())
 }
 
 /// The key prefix that holds all that a filter can select.
@@ -404,8 +455,8 @@ fn cache_page(
 
 async fn store_page(
     call: &Call,
-    prefix: &str,
-    from: Option<&str>,
+    resource: &Resource,
+    (prefix, from): (&str, Option<&str>),
     revision: u64,
     limit: usize,
     filter: &Filter,
@@ -426,7 +477,8 @@ async fn store_page(
             .map(|last| format!("{}\0", last.key));
         let seen = range.items.len() as u64;
         for kv in range.items {
-            let Some(entry) = Entry::new(kv.key, &kv.value, kv.mod_revision) else {
+            let stored = resource.storage.normalized(&kv.value);
+            let Some(entry) = Entry::new(kv.key, &stored, kv.mod_revision) else {
                 continue;
             };
             if filter.matches(&entry) {
@@ -474,23 +526,43 @@ pub(crate) fn list_response(
     metadata: &serde_json::Value,
     items: Vec<Arc<Entry>>,
 ) -> Response<Body> {
-    let kind = format!("{}List", resource.kind.kind);
-    let head = list_head(&kind, &resource.kind.api_version(), metadata);
+    let kind: &str = &resource.kind.list_kind;
+    let api_version = resource.kind.api_version();
+    if accepted.encoding == Encoding::Protobuf {
+        let values = items
+            .iter()
+            .map(|entry| resource.served_value(&entry.bytes));
+        if let Some(bytes) = skiff_api::protobuf::encode_list(&api_version, kind, metadata, values)
+        {
+            return content::encoded_response(
+                call,
+                200,
+                skiff_api::protobuf::MEDIA_TYPE,
+                bytes.into(),
+            );
+        }
+    }
+    let head = list_head(kind, &api_version, metadata);
     let items = items
         .iter()
         .map(|entry| resource.served_bytes(&entry.bytes))
         .collect();
     let pieces = Pieces::new(head, items);
     let plain = accepted.encoding == Encoding::Json && !accepted.pretty;
-    if !plain || pieces.length <= PIECE as u64 || content::accepts_gzip(call) {
+    if !plain || pieces.length <= PIECE as u64 {
         return content::json_response(call, accepted, 200, pieces.collect());
     }
     let length = pieces.length;
     let mut response = content::response(200, "application/json", Bytes::new());
-    response
-        .headers_mut()
-        .insert(CONTENT_LENGTH, HeaderValue::from(length));
-    *response.body_mut() = Body::new(pieces);
+    let headers = response.headers_mut();
+    if length >= content::GZIP_FROM as u64 && content::accepts_gzip(call) {
+        content::mark_gzip(headers);
+        headers.remove(CONTENT_LENGTH);
+        *response.body_mut() = Body::new(Compressed::new(pieces));
+    } else {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        *response.body_mut() = Body::new(pieces);
+    }
     response
 }
 
@@ -567,9 +639,78 @@ impl http_body::Body for Pieces {
     }
 }
 
+/// A list's body, compressed as it is made.
+struct Compressed {
+    pieces: Pieces,
+    encoder: Option<GzEncoder<Vec<u8>>>,
+}
+
+impl Compressed {
+    fn new(pieces: Pieces) -> Self {
+        let encoder = GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        Self {
+            pieces,
+            encoder: Some(encoder),
+        }
+    }
+
+    fn piece(&mut self) -> Option<Bytes> {
+        loop {
+            let encoder = self.encoder.as_mut()?;
+            let Some(piece) = self.pieces.piece(PIECE) else {
+                // Writing to a vector cannot fail.
+                let rest = self.encoder.take()?.finish().unwrap_or_default();
+                return Some(rest.into());
+            };
+            let _ = encoder.write_all(&piece);
+            if encoder.get_ref().len() >= PIECE / 4 {
+                return Some(std::mem::take(encoder.get_mut()).into());
+            }
+        }
+    }
+}
+
+impl http_body::Body for Compressed {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        Poll::Ready(self.piece().map(|piece| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.encoder.is_none()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Read as _;
+
+    #[test]
+    fn a_list_is_compressed_as_it_is_made() {
+        let items: Vec<Bytes> = (0..30_000)
+            .map(|n| format!("{{\"n\":{},\"x\":\"{}\"}}", n * 7919, n % 97).into())
+            .collect();
+        let make = || Pieces::new(list_head("XList", "v1", &json!({})), items.clone());
+        let mut compressed = Compressed::new(make());
+        let mut bytes = Vec::new();
+        let mut frames = 0;
+        while let Some(piece) = compressed.piece() {
+            bytes.extend_from_slice(&piece);
+            frames += 1;
+        }
+        let mut plain = Vec::new();
+        flate2::read::GzDecoder::new(&bytes[..])
+            .read_to_end(&mut plain)
+            .unwrap();
+        assert_eq!(plain, make().collect());
+        assert!(frames > 1 && bytes.len() < plain.len());
+    }
 
     #[test]
     fn a_list_is_the_same_in_one_piece_and_in_many() {
@@ -594,8 +735,31 @@ mod tests {
     fn continue_tokens_survive_the_client() {
         let token = Continue::decode(&Continue::encode(Some(7), "default/a\0")).unwrap();
         assert_eq!((token.rv, token.start.as_str()), (7, "default/a\0"));
-        for bad in ["x", "e30", &Continue::encode(Some(7), "../a")] {
-            assert_eq!(Continue::decode(bad).unwrap_err().code, 400);
+        let of = |token: &str| URL_SAFE_NO_PAD.encode(token);
+        for (bad, why) in [
+            (
+                "e30".to_owned(),
+                "server does not recognize this encoded version ",
+            ),
+            (
+                of(r#"{"v":"v2","rv":7,"start":"a"}"#),
+                "server does not recognize this encoded version v2",
+            ),
+            (
+                Continue::encode(Some(0), "a"),
+                "incorrect encoded start resourceVersion (version meta.k8s.io/v1)",
+            ),
+            (
+                Continue::encode(Some(7), ""),
+                "encoded start key empty (version meta.k8s.io/v1)",
+            ),
+            (Continue::encode(Some(7), "../a"), "../a"),
+            (Continue::encode(Some(7), "a//b"), "a//b"),
+        ] {
+            let error = Continue::decode(&bad).unwrap_err();
+            assert_eq!(error.code, 400);
+            let wanted = format!("invalid continue token: continue key is not valid: {why}");
+            assert!(error.message.starts_with(&wanted), "{}", error.message);
         }
     }
 }

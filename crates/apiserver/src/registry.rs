@@ -1,19 +1,32 @@
 //! Which resources are served, and where they are kept.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use serde_json::Value;
 use skiff_api::{ApiResult, Kind, Object, Scope, Subresource, Verb};
 
 use crate::cache::Entry;
+pub use crate::served_kind::{Ops, ServedKind, TableColumn, Text};
 
 /// A served resource: a kind in the version it is asked for, and in the one that is stored.
+#[derive(Clone, Debug)]
 pub struct Resource {
     /// The kind as served.
-    pub kind: &'static Kind,
-    /// The kind as stored; the same for nearly all.
-    pub storage: &'static Kind,
+    pub kind: Arc<ServedKind>,
+    /// The kind as the pipeline works with it and the caches keep it; the same for nearly all.
+    pub storage: Arc<ServedKind>,
+}
+
+impl From<&'static Kind> for Resource {
+    fn from(kind: &'static Kind) -> Self {
+        let kind = Arc::new(ServedKind::from(kind));
+        Self {
+            storage: kind.clone(),
+            kind,
+        }
+    }
 }
 
 impl Resource {
@@ -106,43 +119,177 @@ impl Resource {
     }
 }
 
-/// All served resources.
-#[derive(Default)]
+/// A map from names that shares what did not change with the map it was made of: one shard is copied per change.
+#[derive(Clone)]
+struct Shards<V> {
+    shards: Vec<Arc<HashMap<Text, V>>>,
+    hasher: RandomState,
+}
+
+/// With thousands of names a shard holds a few dozen.
+const SHARDS: usize = 64;
+
+impl<V: Clone + Default> Default for Shards<V> {
+    fn default() -> Self {
+        Self {
+            shards: vec![Arc::default(); SHARDS],
+            hasher: RandomState::new(),
+        }
+    }
+}
+
+impl<V: Clone + Default> Shards<V> {
+    fn shard(&self, name: &str) -> usize {
+        usize::try_from(self.hasher.hash_one(name) % SHARDS as u64).unwrap_or(0)
+    }
+
+    fn get(&self, name: &str) -> Option<&V> {
+        self.shards.get(self.shard(name))?.get(name)
+    }
+
+    /// Changes what is under a name; `change` answers whether anything is left.
+    fn change(&mut self, name: &Text, change: impl FnOnce(&mut V) -> bool) {
+        let at = self.shard(name);
+        let Some(shard) = self.shards.get_mut(at) else {
+            return;
+        };
+        let shard = Arc::make_mut(shard);
+        let value = shard.entry(name.clone()).or_default();
+        if !change(value) {
+            shard.remove(name);
+        }
+    }
+
+    fn values(&self) -> impl Iterator<Item = &V> {
+        self.shards.iter().flat_map(|shard| shard.values())
+    }
+}
+
+/// All served resources. A copy with another resource shares nearly everything with the original.
+#[derive(Clone, Default)]
 pub struct Registry {
-    resources: Vec<Arc<Resource>>,
-    by_plural: HashMap<&'static str, Vec<Arc<Resource>>>,
+    /// In discovery's order.
+    built_in: Arc<Vec<Arc<Resource>>>,
+    by_plural: Shards<Vec<Arc<Resource>>>,
+    by_kind: Shards<Vec<Arc<Resource>>>,
+    /// The versions of a group, each with the number of resources in it.
+    groups: Shards<Vec<(Text, usize)>>,
+    generation: u64,
 }
 
 impl Registry {
     /// The resources of a table of kinds.
     #[must_use]
     pub fn new(kinds: &'static [Kind]) -> Self {
+        let served: Vec<Arc<ServedKind>> = kinds
+            .iter()
+            .map(|kind| Arc::new(ServedKind::from(kind)))
+            .collect();
         let mut registry = Self::default();
-        for kind in kinds {
-            let storage = kinds
-                .iter()
-                .find(|other| {
-                    kind.conversion.is_some_and(|conversion| {
-                        other.conversion.is_none()
-                            && other.storage == kind.storage
-                            && other.api_version() == conversion.storage_version
-                    })
+        let mut built_in = Vec::with_capacity(served.len());
+        for kind in &served {
+            let storage = served.iter().find(|other| {
+                kind.conversion.is_some_and(|conversion| {
+                    other.conversion.is_none()
+                        && other.storage == kind.storage
+                        && other.api_version() == conversion.storage_version
                 })
-                .unwrap_or(kind);
-            let resource = Arc::new(Resource { kind, storage });
-            registry
-                .by_plural
-                .entry(kind.plural)
-                .or_default()
-                .push(resource.clone());
-            registry.resources.push(resource);
+            });
+            let resource = Arc::new(Resource {
+                kind: kind.clone(),
+                storage: storage.unwrap_or(kind).clone(),
+            });
+            registry.index(&resource);
+            built_in.push(resource);
+        }
+        registry.built_in = Arc::new(built_in);
+        registry
+    }
+
+    fn index(&mut self, resource: &Arc<Resource>) {
+        let kind = &resource.kind;
+        let push = |list: &mut Vec<Arc<Resource>>| {
+            list.push(resource.clone());
+            true
+        };
+        self.by_plural.change(&kind.plural, push);
+        self.by_kind.change(&kind.kind, push);
+        self.groups.change(&kind.group, |versions| {
+            match versions
+                .iter_mut()
+                .find(|(version, _)| *version == kind.version)
+            {
+                Some((_, count)) => *count += 1,
+                None => versions.push((kind.version.clone(), 1)),
+            }
+            true
+        });
+    }
+
+    fn unindex(&mut self, resource: &Arc<Resource>) {
+        let kind = &resource.kind;
+        let remove = |list: &mut Vec<Arc<Resource>>| {
+            list.retain(|other| !Arc::ptr_eq(other, resource));
+            !list.is_empty()
+        };
+        self.by_plural.change(&kind.plural, remove);
+        self.by_kind.change(&kind.kind, remove);
+        self.groups.change(&kind.group, |versions| {
+            if let Some((_, count)) = versions
+                .iter_mut()
+                .find(|(version, _)| *version == kind.version)
+            {
+                *count -= 1;
+            }
+            versions.retain(|(_, count)| *count > 0);
+            !versions.is_empty()
+        });
+    }
+
+    /// The registry with the versions of a custom resource replaced by others (by none: the resource is served no
+    /// more). The cost does not grow with the number of resources.
+    #[must_use]
+    pub fn with_custom(&self, group: &str, plural: &str, versions: Vec<Resource>) -> Self {
+        let mut registry = self.clone();
+        registry.generation += 1;
+        let old: Vec<Arc<Resource>> = self.custom(group, plural).cloned().collect();
+        for resource in &old {
+            registry.unindex(resource);
+        }
+        for resource in versions {
+            registry.index(&Arc::new(resource));
         }
         registry
     }
 
-    /// All of them, in discovery's order.
+    /// The versions of a custom resource.
+    pub fn custom(&self, group: &str, plural: &str) -> impl Iterator<Item = &Arc<Resource>> {
+        let list = self.by_plural.get(plural).into_iter().flatten();
+        list.filter(move |resource| {
+            resource.kind.group == group && resource.kind.as_custom().is_some()
+        })
+    }
+
+    /// All of them: those that are built in in discovery's order, then the custom ones in none.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Resource>> {
-        self.resources.iter()
+        self.built_in.iter().chain(self.customs())
+    }
+
+    /// Those that are built in, in discovery's order.
+    pub fn built_in(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        self.built_in.iter()
+    }
+
+    /// The custom ones, in no order.
+    pub fn customs(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        let all = self.by_plural.values().flatten();
+        all.filter(|resource| resource.kind.as_custom().is_some())
+    }
+
+    /// Grows with every change.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// One resource.
@@ -157,35 +304,39 @@ impl Registry {
     /// Whether anything is served under this group, in whatever version.
     #[must_use]
     pub fn serves(&self, group: &str) -> bool {
-        let mut resources = self.by_plural.values().flatten();
-        resources.any(|resource| resource.kind.group == group)
+        self.groups.get(group).is_some()
     }
 
     /// A resource in the version that is stored.
     #[must_use]
     pub fn stored(&self, group: &str, plural: &str) -> Option<&Arc<Resource>> {
-        self.by_plural
-            .get(plural)?
-            .iter()
-            .find(|resource| resource.kind.group == group && resource.is_storage())
+        let of_group = |resource: &&Arc<Resource>| resource.kind.group == group;
+        let all = self.by_plural.get(plural)?;
+        let mut stored = all.iter().filter(of_group).filter(|resource| {
+            let custom = resource.kind.as_custom();
+            resource.is_storage() && custom.is_none_or(|custom| custom.version().storage)
+        });
+        // The version that is stored of a custom resource need not be served.
+        stored
+            .next()
+            .or_else(|| all.iter().filter(of_group).find(|one| one.is_storage()))
     }
 
     /// The resource of a kind.
     #[must_use]
     pub fn of_kind(&self, api_version: &str, kind: &str) -> Option<&Arc<Resource>> {
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-        self.resources.iter().find(|resource| {
-            resource.kind.kind == kind
-                && resource.kind.group == group
-                && resource.kind.version == version
-        })
+        self.by_kind
+            .get(kind)?
+            .iter()
+            .find(|resource| resource.kind.group == group && resource.kind.version == version)
     }
 
     /// Whether the group and version are served.
     #[must_use]
     pub fn has_version(&self, group: &str, version: &str) -> bool {
-        self.resources
-            .iter()
-            .any(|resource| resource.kind.group == group && resource.kind.version == version)
+        self.groups
+            .get(group)
+            .is_some_and(|versions| versions.iter().any(|(have, _)| have == version))
     }
 }

@@ -1,5 +1,6 @@
 //! What a request asks for, and on whose behalf: the path and verb resolved as upstream's RequestInfo does.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -99,32 +100,31 @@ impl RequestInfo {
     pub fn resolve(method: &http::Method, path: &str, query: Option<&str>) -> Self {
         let mut info = Self {
             path: path.to_owned(),
-            verb: method.as_str().to_ascii_lowercase(),
             ..Self::default()
         };
-        let segments: Vec<String> = path
-            .split('/')
-            .filter(|s| !s.is_empty())
-            .map(decode)
-            .collect();
-        let mut parts: &[String] = &segments;
+        let mut segments: Vec<Cow<'_, str>> = Vec::with_capacity(8);
+        segments.extend(path.split('/').filter(|s| !s.is_empty()).map(decoded));
+        let mut parts: &[Cow<'_, str>] = &segments;
         // How many raw segments were used up, to find `rest` in the path as sent.
         let mut used;
         match parts {
             [api, version, tail @ ..] if api == "api" && !tail.is_empty() => {
                 info.prefix.push_str("api");
-                info.version.clone_from(version);
+                info.version.push_str(version);
                 parts = tail;
                 used = 2;
             }
             [apis, group, version, tail @ ..] if apis == "apis" && !tail.is_empty() => {
                 info.prefix.push_str("apis");
-                info.group.clone_from(group);
-                info.version.clone_from(version);
+                info.group.push_str(group);
+                info.version.push_str(version);
                 parts = tail;
                 used = 3;
             }
-            _ => return info,
+            _ => {
+                info.verb = method.as_str().to_ascii_lowercase();
+                return info;
+            }
         }
         info.is_resource = true;
         info.verb = match *method {
@@ -145,7 +145,7 @@ impl RequestInfo {
         if parts[0] == "namespaces"
             && let Some(namespace) = parts.get(1)
         {
-            info.namespace.clone_from(namespace);
+            info.namespace.push_str(namespace);
             let own = parts
                 .get(2)
                 .is_none_or(|sub| sub == "status" || sub == "finalize");
@@ -154,12 +154,12 @@ impl RequestInfo {
                 used += 2;
             }
         }
-        info.resource.clone_from(&parts[0]);
+        info.resource.push_str(&parts[0]);
         if let Some(name) = parts.get(1) {
-            info.name.clone_from(name);
+            info.name.push_str(name);
         }
         if let Some(subresource) = parts.get(2) {
-            info.subresource.clone_from(subresource);
+            info.subresource.push_str(subresource);
         }
         if parts.len() > 3 || (parts.len() == 3 && path.ends_with('/')) {
             info.rest = after_segments(path, used + 3).to_owned();
@@ -261,8 +261,12 @@ pub fn query_pairs(query: Option<&str>) -> impl Iterator<Item = (String, String)
 /// Percent-decodes; what is not valid stays as it is.
 #[must_use]
 pub fn decode(text: &str) -> String {
+    decoded(text).into_owned()
+}
+
+fn decoded(text: &str) -> Cow<'_, str> {
     if !text.contains('%') {
-        return text.to_owned();
+        return Cow::Borrowed(text);
     }
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
@@ -280,7 +284,7 @@ pub fn decode(text: &str) -> String {
             }
         }
     }
-    String::from_utf8_lossy(&out).into_owned()
+    Cow::Owned(String::from_utf8_lossy(&out).into_owned())
 }
 
 /// What follows the first `count` segments of a path, with its leading slash.

@@ -1,16 +1,82 @@
 //! Where authentication, authorization and token signing plug into the server.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use rustls::pki_types::CertificateDer;
 use skiff_api::ApiResult;
 
+use crate::authn::x509::{self, Identity};
 use crate::request::{Attributes, UserInfo};
 
-/// The client's certificate chain as the TLS layer verified it, leaf first. It is a request extension.
+/// The client's certificate chain as the TLS layer verified it, leaf first, and whom it names. It is a request extension,
+/// one and the same for all requests of a connection.
 #[derive(Clone, Debug)]
-pub struct PeerCertificates(pub std::sync::Arc<Vec<CertificateDer<'static>>>);
+pub struct PeerCertificates(Arc<Peer>);
+
+#[derive(Debug)]
+struct Peer {
+    chain: Vec<CertificateDer<'static>>,
+    identity: OnceLock<Result<Option<Identity>, AuthnError>>,
+}
+
+impl PeerCertificates {
+    /// Of a verified chain, leaf first.
+    #[must_use]
+    pub fn new(chain: Vec<CertificateDer<'static>>) -> Self {
+        let identity = OnceLock::new();
+        Self(Arc::new(Peer { chain, identity }))
+    }
+
+    /// The chain, leaf first.
+    #[must_use]
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.0.chain
+    }
+
+    /// Whom the leaf names; found out by the first request that asks.
+    pub fn identity(&self) -> Result<Option<&Identity>, AuthnError> {
+        let found = self
+            .0
+            .identity
+            .get_or_init(|| x509::identity(&self.0.chain));
+        found.as_ref().map(Option::as_ref).map_err(Clone::clone)
+    }
+}
+
+/// What is found out about a request on its way, beside the decision: warnings for the client and annotations for the
+/// audit log. It is a request extension.
+#[derive(Clone, Debug, Default)]
+pub struct Notes {
+    /// Sent to the client as headers.
+    pub warnings: Arc<Mutex<Vec<String>>>,
+    /// For the audit log; the first value of a key stays.
+    pub annotations: Arc<Mutex<BTreeMap<String, String>>>,
+    /// The secret (namespace, name) with the request's token, when it does not say yet that it is used today.
+    pub unmarked_secret: Arc<Mutex<Option<(String, String)>>>,
+}
+
+impl Notes {
+    /// Adds a warning, once.
+    pub fn warn(&self, text: impl Into<String>) {
+        let text = text.into();
+        let mut warnings = self.warnings.lock();
+        if !warnings.contains(&text) {
+            warnings.push(text);
+        }
+    }
+
+    /// Adds an annotation.
+    pub fn annotate(&self, key: &str, value: impl Into<String>) {
+        let mut annotations = self.annotations.lock();
+        annotations
+            .entry(key.to_owned())
+            .or_insert_with(|| value.into());
+    }
+}
 
 /// Credentials were given and are not good; the client gets 401.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -26,7 +92,12 @@ pub trait Authenticator: Send + Sync + 'static {
         &self,
         parts: &http::request::Parts,
         tls: Option<&PeerCertificates>,
-    ) -> Result<Option<UserInfo>, AuthnError>;
+    ) -> Result<Option<Arc<UserInfo>>, AuthnError>;
+
+    /// The names that this API server is meant by in tokens.
+    fn audiences(&self) -> Vec<String> {
+        Vec::new()
+    }
 
     /// Judges a bearer token for TokenReview. Answers the user and the audiences it is good for.
     async fn review_token(
@@ -164,6 +235,11 @@ pub struct IssuedToken {
 pub trait TokenIssuer: Send + Sync + 'static {
     /// Signs a token.
     async fn issue(&self, request: &TokenRequestParams) -> ApiResult<IssuedToken>;
+
+    /// The longest life of a token that is asked for; `None`: as long as is asked.
+    fn max_expiration(&self) -> Option<Duration> {
+        None
+    }
 
     /// The public keys, for `/openid/v1/jwks`; `None`: they are not served.
     fn key_set(&self) -> Option<serde_json::Value> {

@@ -1,11 +1,12 @@
 //! Label and field selectors of lists, watches and collection deletes.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use skiff_api::{ApiError, ApiResult, Kind};
+use skiff_api::{ApiError, ApiResult};
 
 use crate::cache::Entry;
-use crate::registry::Resource;
+use crate::registry::{Resource, ServedKind};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Operator {
@@ -40,6 +41,26 @@ impl LabelSelector {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// The requirements as reviews of access tell them; comparisons of numbers have no form there and are left out.
+    #[must_use]
+    pub fn requirements(&self) -> Vec<serde_json::Value> {
+        let told = self.0.iter().filter_map(|requirement| {
+            let operator = match requirement.operator {
+                Operator::In => "In",
+                Operator::NotIn => "NotIn",
+                Operator::Exists => "Exists",
+                Operator::Missing => "DoesNotExist",
+                Operator::Greater(_) | Operator::Less(_) => return None,
+            };
+            let mut told = serde_json::json!({"key": requirement.key, "operator": operator});
+            if !requirement.values.is_empty() {
+                told["values"] = requirement.values.clone().into();
+            }
+            Some(told)
+        });
+        told.collect()
     }
 
     /// Whether an object with these labels is selected.
@@ -349,18 +370,18 @@ fn unescape(value: &str) -> Option<String> {
 pub struct Filter {
     labels: LabelSelector,
     fields: Vec<FieldTerm>,
-    kind: &'static Kind,
-    storage: &'static Kind,
+    kind: Arc<ServedKind>,
+    storage: Arc<ServedKind>,
 }
 
 impl Filter {
     /// Reads both selectors; refuses fields that the kind does not select on.
     pub fn new(resource: &Resource, labels: &str, fields: &str) -> ApiResult<Self> {
-        let kind = resource.kind;
+        let kind = &resource.kind;
         let fields = parse_fields(fields)?;
         for term in &fields {
             let known = matches!(term.field.as_str(), "metadata.name" | "metadata.namespace")
-                || kind.fields.iter().any(|(name, _)| *name == term.field);
+                || kind.field_index(&term.field).is_some();
             if !known {
                 return Err(ApiError::bad_request(unknown_field(kind, &term.field)));
             }
@@ -368,8 +389,8 @@ impl Filter {
         Ok(Self {
             labels: LabelSelector::parse(labels)?,
             fields,
-            kind,
-            storage: resource.storage,
+            kind: kind.clone(),
+            storage: resource.storage.clone(),
         })
     }
 
@@ -397,7 +418,7 @@ impl Filter {
         self.fields
             .iter()
             .all(|term| (self.field(entry, &term.field) == term.value) != term.negated)
-            && (self.labels.is_empty() || self.labels.matches(entry.labels(self.storage)))
+            && (self.labels.is_empty() || self.labels.matches(entry.labels(&self.storage)))
     }
 
     fn field<'a>(&self, entry: &'a Entry, field: &str) -> std::borrow::Cow<'a, str> {
@@ -407,13 +428,17 @@ impl Filter {
                 entry.namespace().into()
             }
             "metadata.namespace" => "".into(),
-            _ if std::ptr::eq(self.kind, self.storage) => entry
-                .fields(self.storage)
-                .iter()
-                .find(|(name, _)| *name == field)
-                .map(|(_, value)| value.as_str())
-                .unwrap_or_default()
-                .into(),
+            // A cached object keeps the fields of one version; others are looked up as they are asked for.
+            _ if Arc::ptr_eq(&self.kind, &self.storage)
+                && crate::crd::definition_of(&self.kind).is_none() =>
+            {
+                self.kind
+                    .field_index(field)
+                    .and_then(|index| entry.fields(&self.storage).get(index))
+                    .map(String::as_str)
+                    .unwrap_or_default()
+                    .into()
+            }
             // Another version than the stored one names its fields differently.
             _ => {
                 let value = serde_json::from_slice(&entry.bytes).unwrap_or_default();
@@ -421,11 +446,9 @@ impl Filter {
                     Some(conversion) => (conversion.from_storage)(value),
                     None => value,
                 };
-                self.kind
-                    .field_values(&value)
-                    .into_iter()
-                    .find(|(name, _)| *name == field)
-                    .map(|(_, value)| value)
+                let index = self.kind.field_index(field);
+                index
+                    .and_then(|index| self.kind.field_values(&value).into_iter().nth(index))
                     .unwrap_or_default()
                     .into()
             }
@@ -433,11 +456,12 @@ impl Filter {
     }
 }
 
-fn unknown_field(kind: &Kind, field: &str) -> String {
-    match (kind.kind, kind.fields) {
+fn unknown_field(kind: &ServedKind, field: &str) -> String {
+    match (&*kind.kind, &*kind.fields) {
         ("Job" | "ReplicationController" | "ReplicaSet" | "CertificateSigningRequest", _) => {
             format!("field label {field:?} not supported for {}", kind.kind)
         }
+        _ if kind.as_custom().is_some() => format!("field label not supported: {field}"),
         (_, []) => format!(
             "{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
         ),

@@ -1,6 +1,6 @@
 //! The server itself: its parts, and the way of a request through them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
@@ -19,18 +19,22 @@ use skiff_api::{ApiError, ApiResult, Kind};
 use skiff_base::{Random, SharedClock, Shutdown};
 use skiff_store::Store;
 
+use crate::admission::AdmissionChain;
 use crate::cache::CacheHub;
 use crate::content;
 use crate::query::Query;
 use crate::registry::Registry;
 use crate::request::{Attributes, RequestInfo, UserInfo};
 use crate::seam::{
-    Authenticator, Authorizer, Decision, MastersOnly, PeerCertificates, TokenIssuer,
+    Authenticator, Authorizer, Decision, MastersOnly, Notes, PeerCertificates, TokenIssuer,
 };
 use crate::services::AddressRange;
 
 /// How often history is compacted; states older than this can no longer be read, as upstream.
 const COMPACTION_INTERVAL: Duration = Duration::from_secs(300);
+
+/// The group that may do everything.
+const MASTERS: &str = "system:masters";
 
 const DEFAULT_SERVICE_CIDR: &str = "10.96.0.0/12";
 
@@ -47,6 +51,10 @@ pub struct ApiServerConfig {
     pub node_ports: (u16, u16),
     /// Where the service `kubernetes` leads to: this server as pods reach it. `None`: the service is not kept.
     pub advertise: Option<SocketAddr>,
+    /// What the server allows its clients.
+    pub limits: crate::limits::Limits,
+    /// Which admission plugins run, and how.
+    pub admission: AdmissionChain,
 }
 
 impl Default for ApiServerConfig {
@@ -57,6 +65,8 @@ impl Default for ApiServerConfig {
             service_cidr: DEFAULT_SERVICE_CIDR.to_owned(),
             node_ports: (30000, 32767),
             advertise: None,
+            limits: crate::limits::Limits::default(),
+            admission: AdmissionChain::default(),
         }
     }
 }
@@ -69,29 +79,50 @@ pub struct ApiServer {
     pub(crate) random: Random,
     pub(crate) hub: Arc<CacheHub>,
     pub(crate) registry: ArcSwap<Registry>,
+    pub(crate) definitions: crate::crd::Definitions,
+    pub(crate) discovery: crate::crd::discovery::Kept,
     pub(crate) shutdown: Shutdown,
+    /// When the server was made, on the monotonic clock.
+    pub(crate) started: Duration,
     pub(crate) openapi:
-        Mutex<HashMap<crate::documents::OpenApi, skiff_api::schema::openapi::Document>>,
+        Mutex<HashMap<crate::documents::OpenApi, (u64, skiff_api::schema::openapi::Document)>>,
     pub(crate) metrics: crate::metrics::Metrics,
     pub(crate) service_range: AddressRange,
     /// Held while a service's addresses and ports are chosen and until it is written.
     pub(crate) service_lock: Arc<tokio::sync::Mutex<()>>,
-    pub(crate) admission: Vec<Arc<dyn crate::admission::Admission>>,
+    /// Set when the server is about to stop: it says that it is not ready, and goes on for a while.
+    pub(crate) stopping: std::sync::atomic::AtomicBool,
+    audit: ArcSwapOption<crate::audit::Audit>,
+    pub(crate) flow: crate::flow::Flow,
+    pub(crate) encryption: ArcSwapOption<crate::encryption::Encryption>,
     authenticator: ArcSwapOption<Arc<dyn Authenticator>>,
     authorizer: ArcSwap<Arc<dyn Authorizer>>,
     token_issuer: ArcSwapOption<Arc<dyn TokenIssuer>>,
     kubelet_tls: ArcSwapOption<rustls::ClientConfig>,
+    /// The group-versions that other servers serve.
+    pub(crate) aggregation: crate::aggregation::Aggregation,
+    /// The policies that admission asks.
+    pub(crate) policies: crate::admission::policy::Policies,
+    /// The webhooks that admission asks.
+    pub(crate) webhooks: crate::admission::webhooks::Tables,
+    /// Clients of webhooks that have no better place, by configuration.
+    #[allow(dead_code, reason = "conversion webhooks come next")]
+    pub(crate) webhook_clients: crate::webhook::Clients,
 }
 
 /// One request on its way through the handlers.
 pub(crate) struct Call {
     pub server: Arc<ApiServer>,
-    pub info: RequestInfo,
+    pub info: Arc<RequestInfo>,
     pub user: Arc<UserInfo>,
     pub query: Query,
     pub parts: http::request::Parts,
     /// Warnings for the client, sent as headers.
     pub warnings: Arc<Mutex<Vec<String>>>,
+    /// The request's record, when it is audited. A long-running request ends when the last of these goes.
+    pub audit: Option<Arc<crate::audit::Scope>>,
+    /// What admission notes for the audit log: key and value.
+    pub annotations: Arc<Mutex<BTreeMap<String, String>>>,
 }
 
 impl Call {
@@ -109,6 +140,14 @@ impl Call {
         if !warnings.contains(&text) {
             warnings.push(text);
         }
+    }
+
+    /// Notes something for the audit log. What was noted first under a key stays.
+    pub fn annotate(&self, key: impl Into<String>, value: impl Into<String>) {
+        let mut annotations = self.annotations.lock();
+        annotations
+            .entry(key.into())
+            .or_insert_with(|| value.into());
     }
 }
 
@@ -131,6 +170,8 @@ impl ApiServer {
             );
             AddressRange::DEFAULT
         });
+        let started = clock.monotonic();
+        let flow = crate::flow::Flow::new(&config.limits, clock.clone());
         let server = Arc::new(Self {
             config,
             store,
@@ -138,16 +179,26 @@ impl ApiServer {
             random,
             hub,
             registry: ArcSwap::from_pointee(registry),
+            definitions: crate::crd::Definitions::default(),
+            discovery: crate::crd::discovery::Kept::default(),
             shutdown: Shutdown::new(),
+            started,
             openapi: Mutex::default(),
             metrics: crate::metrics::Metrics::default(),
             service_range,
             service_lock: Arc::default(),
-            admission: crate::admission::plugins(),
+            stopping: std::sync::atomic::AtomicBool::new(false),
+            audit: ArcSwapOption::empty(),
+            flow,
+            encryption: ArcSwapOption::empty(),
             authenticator: ArcSwapOption::empty(),
             authorizer: ArcSwap::from_pointee(Arc::new(MastersOnly) as Arc<dyn Authorizer>),
             token_issuer: ArcSwapOption::empty(),
             kubelet_tls: ArcSwapOption::empty(),
+            aggregation: Default::default(),
+            policies: Default::default(),
+            webhooks: Default::default(),
+            webhook_clients: Default::default(),
         });
         tokio::spawn(
             server
@@ -156,6 +207,15 @@ impl ApiServer {
                 .run(server.random.clone(), server.shutdown.clone()),
         );
         tokio::spawn(server.clone().housekeeping());
+        tokio::spawn(crate::admission::policy::keep(server.clone()));
+        if server.config.limits.fairness {
+            tokio::spawn(crate::flow::follow(server.clone()));
+            let lending = server.clone();
+            tokio::spawn(async move { lending.flow.lend(lending.shutdown.clone()).await });
+        }
+        tokio::spawn(crate::admission::webhooks::keep(server.clone()));
+        tokio::spawn(crate::aggregation::run(server.clone()));
+        tokio::spawn(crate::crd::run(server.clone()));
         if let Some(advertise) = server.config.advertise {
             tokio::spawn(crate::kubernetes_service::keep(server.clone(), advertise));
         }
@@ -181,6 +241,21 @@ impl ApiServer {
     /// trusts. May be set again when the certificate is renewed.
     pub fn set_kubelet_tls(&self, tls: Arc<rustls::ClientConfig>) {
         self.kubelet_tls.store(Some(tls));
+    }
+
+    /// Keeps the flow schemas and priority levels that every cluster has, until the server stops.
+    pub async fn keep_flow_control(self: Arc<Self>) {
+        crate::flow::keep(self).await;
+    }
+
+    /// Who records what is asked and answered.
+    pub fn set_audit(&self, audit: Arc<crate::audit::Audit>) {
+        self.audit.store(Some(audit));
+    }
+
+    /// The encryption that the store lies behind, for the health check of its key management services.
+    pub fn set_encryption(&self, encryption: Arc<crate::encryption::Encryption>) {
+        self.encryption.store(Some(encryption));
     }
 
     pub(crate) fn kubelet_tls(&self) -> Option<Arc<rustls::ClientConfig>> {
@@ -259,7 +334,7 @@ impl ApiServer {
         let handled = AssertUnwindSafe(self.clone().route(parts, body, user))
             .catch_unwind()
             .await;
-        left.drain().await;
+        left.drain(&self.clock).await;
         handled.unwrap_or_else(|_| {
             tracing::error!("a request handler panicked");
             content::error_response(&ApiError::internal(
@@ -270,41 +345,130 @@ impl ApiServer {
 
     async fn route(
         self: Arc<Self>,
+        parts: http::request::Parts,
+        body: Body,
+        user: Option<Arc<UserInfo>>,
+    ) -> Response<Body> {
+        let info = Arc::new(RequestInfo::resolve(
+            &parts.method,
+            parts.uri.path(),
+            parts.uri.query(),
+        ));
+        let deadline = match crate::limits::deadline(&self.config.limits, &info, &parts) {
+            Ok(deadline) => deadline,
+            Err(error) => return content::error_response(&error),
+        };
+        let answering = self.clone().recorded(info.clone(), parts, body, user);
+        match deadline {
+            None => answering.await,
+            Some(deadline) => tokio::select! {
+                biased;
+                response = answering => response,
+                () = self.clock.sleep(deadline) => {
+                    content::error_response(&crate::limits::timed_out(&info))
+                }
+            },
+        }
+    }
+
+    /// Finds out the user, and records the request if it is audited.
+    async fn recorded(
+        self: Arc<Self>,
+        info: Arc<RequestInfo>,
         mut parts: http::request::Parts,
         body: Body,
         user: Option<Arc<UserInfo>>,
     ) -> Response<Body> {
-        let info = RequestInfo::resolve(&parts.method, parts.uri.path(), parts.uri.query());
+        let notes = Notes::default();
+        parts.extensions.insert(notes.clone());
+        let audit = self.audit.load_full();
         let user = match user {
             Some(user) => user,
             None => match self.authenticate(&parts).await {
                 Ok(user) => user,
-                Err(error) => return content::error_response(&error),
+                Err(error) => {
+                    if let Some(audit) = audit {
+                        let nobody = info.attributes(crate::audit::nobody(), parts.uri.query());
+                        audit.unauthenticated(&parts, &nobody, &notes).await;
+                    }
+                    return content::error_response(&error);
+                }
             },
         };
-        let user = match crate::authn::impersonation::resolve(&self, user, &mut parts.headers).await
+        if let Some((namespace, name)) = notes.unmarked_secret.lock().take() {
+            tokio::spawn(crate::authn::used_secret::mark(
+                self.clone(),
+                namespace,
+                name,
+            ));
+        }
+        let Some(audit) = audit else {
+            return self.answer(info, parts, body, user, notes, None).await;
+        };
+        let attributes = info.attributes(user.clone(), parts.uri.query());
+        let long_running = crate::limits::is_long_running(&info);
+        match audit.begin(&parts, &attributes, long_running, &notes).await {
+            Ok(None) => self.answer(info, parts, body, user, notes, None).await,
+            Ok(Some(scope)) => {
+                let body = scope.watch_request(&parts, body);
+                let response = self
+                    .answer(info, parts, body, user, notes, Some(scope.clone()))
+                    .await;
+                scope.answer(response).await
+            }
+            Err(error) => content::error_response(&ApiError::internal(error)),
+        }
+    }
+
+    /// Answers a request of a known user.
+    async fn answer(
+        self: Arc<Self>,
+        info: Arc<RequestInfo>,
+        mut parts: http::request::Parts,
+        body: Body,
+        user: Arc<UserInfo>,
+        notes: Notes,
+        audit: Option<Arc<crate::audit::Scope>>,
+    ) -> Response<Body> {
+        let real = user.clone();
+        let user = match crate::authn::impersonation::resolve(&self, user, &info, &mut parts).await
         {
             Ok(user) => user,
             Err(error) => return content::error_response(&error),
         };
+        if let Some(audit) = audit.as_ref().filter(|_| !Arc::ptr_eq(&real, &user)) {
+            audit.impersonated(user.clone());
+        }
         let query = Query::parse(parts.uri.query());
+        let (permit, marks) = match self.flow.admit(&self, &info, &user, &query).await {
+            Ok(admitted) => admitted,
+            Err(response) => {
+                self.metrics.count(&info, response.status().as_u16());
+                return response;
+            }
+        };
         let call = Call {
             server: self.clone(),
-            info,
+            info: info.clone(),
             user,
             query,
             parts,
-            warnings: Arc::default(),
+            warnings: notes.warnings,
+            annotations: notes.annotations,
+            audit,
         };
         let warnings = call.warnings.clone();
-        let label = crate::metrics::Label::of(&call.info);
         let answer = match self.authorize(&call).await {
             Ok(()) => crate::dispatch::dispatch(call, body).await,
             Err(error) => Err(error),
         };
+        drop(permit);
         let mut response = answer.unwrap_or_else(|error| content::error_response(&error));
+        if let Some(marks) = marks {
+            marks.put(response.headers_mut());
+        }
         content::add_warnings(&mut response, &warnings.lock());
-        self.metrics.count(label, response.status().as_u16());
+        self.metrics.count(&info, response.status().as_u16());
         response
     }
 
@@ -312,7 +476,7 @@ impl ApiServer {
         let authenticator = self.authenticator().ok_or_else(ApiError::unauthorized)?;
         let certificates = parts.extensions.get::<PeerCertificates>();
         match authenticator.authenticate(parts, certificates).await {
-            Ok(Some(user)) => Ok(Arc::new(user)),
+            Ok(Some(user)) => Ok(user),
             Ok(None) => Err(ApiError::unauthorized()),
             Err(error) => {
                 tracing::debug!(%error, "authentication failed");
@@ -324,7 +488,7 @@ impl ApiServer {
     /// Whether a user may do something.
     pub(crate) async fn decide(&self, attributes: &Attributes) -> Decision {
         // The group that may do everything, whatever the authorizer: the way in when rules are broken.
-        if attributes.user.in_group("system:masters") {
+        if attributes.user.in_group(MASTERS) {
             return Decision::Allow(String::new());
         }
         self.authorizer().authorize(attributes).await
@@ -342,10 +506,26 @@ impl ApiServer {
     }
 
     async fn authorize(&self, call: &Call) -> ApiResult<()> {
+        if call.user.in_group(MASTERS) && call.audit.is_none() {
+            return Ok(());
+        }
         let attributes = call
             .info
             .attributes(call.user.clone(), call.parts.uri.query());
-        self.check(&attributes).await
+        let decision = self.decide(&attributes).await;
+        if call.audit.is_some() {
+            let word = if decision.allowed() {
+                "allow"
+            } else {
+                "forbid"
+            };
+            call.annotate("authorization.k8s.io/decision", word);
+            call.annotate("authorization.k8s.io/reason", decision.reason());
+        }
+        if decision.allowed() {
+            return Ok(());
+        }
+        Err(crate::denied::denial(&attributes, decision.reason()))
     }
 
     /// The refusal of what a user may not do.
@@ -359,18 +539,13 @@ impl ApiServer {
 
     /// Reads a request body up to the limit.
     pub(crate) async fn read_body(body: Body) -> ApiResult<Bytes> {
-        const LIMIT: usize = 3 << 20;
-        match axum::body::to_bytes(body, LIMIT).await {
+        match axum::body::to_bytes(body, crate::limits::MAX_BODY).await {
             Ok(bytes) => Ok(bytes),
             Err(error) => {
                 let too_long = std::error::Error::source(&error)
                     .is_some_and(|source| source.is::<http_body_util::LengthLimitError>());
                 if too_long {
-                    Err(ApiError::new(
-                        413,
-                        "RequestEntityTooLarge",
-                        format!("Request entity too large: limit is {LIMIT}"),
-                    ))
+                    Err(crate::limits::too_large())
                 } else {
                     Err(ApiError::bad_request(format!("reading the body: {error}")))
                 }

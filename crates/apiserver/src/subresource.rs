@@ -6,12 +6,12 @@ use axum::body::Body;
 use http::{Method, Response};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde_json::{Value, json};
-use skiff_api::{ApiError, ApiResult, Kind, Object, ObjectExt};
+use skiff_api::{ApiError, ApiResult, Object, ObjectExt};
 
 use crate::content;
 use crate::dispatch::method_not_allowed;
 use crate::query::WriteOptions;
-use crate::registry::Resource;
+use crate::registry::{Resource, ServedKind};
 use crate::server::{ApiServer, Call};
 use crate::write::{Part, decode_kind, parse_body};
 
@@ -21,7 +21,7 @@ mod binding;
 mod eviction;
 mod finalize;
 mod pod_parts;
-mod scale;
+pub(crate) mod scale;
 mod token;
 
 /// Answers a request for a subresource.
@@ -34,8 +34,7 @@ pub(crate) async fn answer(
         .subresource(&call.info.subresource)
         .ok_or_else(ApiError::no_such_path)?;
     let method = call.parts.method.clone();
-    let kind = resource.kind;
-    match (kind.plural, entry.name, &method) {
+    match (&*resource.kind.plural, entry.name, &method) {
         (_, "status", &Method::PUT) => {
             crate::update::replace(&call, &resource, Part::Status, body).await
         }
@@ -91,7 +90,7 @@ pub(crate) async fn create(
 /// A body of a kind, defaulted, as its own type.
 pub(crate) async fn body_as<T: Clone + 'static>(
     call: &Call,
-    kind: &'static Kind,
+    kind: &ServedKind,
     options: &WriteOptions,
     body: Body,
 ) -> ApiResult<T> {
@@ -105,11 +104,12 @@ pub(crate) async fn body_as<T: Clone + 'static>(
 }
 
 /// A kind by its version and name, those of subresources included.
-pub(crate) fn kind_of(api_version: &str, kind: &str) -> ApiResult<&'static Kind> {
+pub(crate) fn kind_of(api_version: &str, kind: &str) -> ApiResult<ServedKind> {
     skiff_api::kinds()
         .iter()
         .chain(skiff_api::subresource_kinds())
         .find(|entry| entry.kind == kind && entry.api_version() == api_version)
+        .map(ServedKind::from)
         .ok_or_else(ApiError::no_such_path)
 }
 

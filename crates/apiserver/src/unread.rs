@@ -5,15 +5,20 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
 use futures::StreamExt;
 use http_body::Frame;
+use skiff_base::SharedClock;
 use tokio::sync::oneshot;
 
 /// How much of an unread body is read and thrown away, in bytes; as upstream's HTTP library.
 const LIMIT: usize = 256 << 10;
+
+/// How long is waited for it: who sends slowly has to connect anew.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A body that comes back when a handler drops it before its end.
 struct Watched {
@@ -22,32 +27,41 @@ struct Watched {
 }
 
 /// What a handler left of a request's body, if anything.
-pub(crate) struct Unread(oneshot::Receiver<Body>);
+pub(crate) struct Unread(Option<oneshot::Receiver<Body>>);
 
 /// A body to hand to a handler, and what it will have left of it. A body that is empty from the start is handed on as it is.
 pub(crate) fn watched(body: Body) -> (Body, Unread) {
-    let (back, left) = oneshot::channel();
     if http_body::Body::is_end_stream(&body) {
-        return (body, Unread(left));
+        return (body, Unread(None));
     }
+    let (back, left) = oneshot::channel();
     let watched = Watched {
         inner: Some(body),
         back: Some(back),
     };
-    (Body::new(watched), Unread(left))
+    (Body::new(watched), Unread(Some(left)))
 }
 
 impl Unread {
-    /// Reads what was left, up to a limit. A body that is still being read elsewhere is left alone.
-    pub async fn drain(mut self) {
-        let Ok(body) = self.0.try_recv() else { return };
-        let mut read = 0;
-        let mut data = body.into_data_stream();
-        while let Some(Ok(bytes)) = data.next().await {
-            read += bytes.len();
-            if read > LIMIT {
-                return;
+    /// Reads what was left, up to a limit and for a while. A body that is still being read elsewhere is left alone.
+    pub async fn drain(self, clock: &SharedClock) {
+        let Some(Ok(body)) = self.0.map(|mut left| left.try_recv()) else {
+            return;
+        };
+        let reading = async {
+            let mut read = 0;
+            let mut data = body.into_data_stream();
+            while let Some(Ok(bytes)) = data.next().await {
+                read += bytes.len();
+                if read > LIMIT {
+                    return;
+                }
             }
+        };
+        tokio::select! {
+            biased;
+            () = reading => {}
+            () = clock.sleep(PATIENCE) => {}
         }
     }
 }
@@ -100,6 +114,7 @@ impl Drop for Watched {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use skiff_base::SystemClock;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -120,9 +135,23 @@ mod tests {
             let (body, taken) = counted(size);
             let (body, left) = watched(body);
             drop(body);
-            left.drain().await;
+            left.drain(&SystemClock::shared()).await;
             assert_eq!(taken.load(Ordering::Relaxed), read);
         }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_never_ends_is_not_waited_for() {
+        let clock = skiff_base::SimulatedClock::new(std::time::SystemTime::UNIX_EPOCH);
+        let shared: SharedClock = clock.clone();
+        let endless = futures::stream::pending::<Result<Bytes, std::convert::Infallible>>();
+        let (body, left) = watched(Body::from_stream(endless));
+        drop(body);
+        let draining = tokio::spawn(async move { left.drain(&shared).await });
+        tokio::task::yield_now().await;
+        assert!(!draining.is_finished());
+        clock.advance(PATIENCE);
+        draining.await.unwrap();
     }
 
     #[tokio::test]
@@ -132,11 +161,11 @@ mod tests {
             axum::body::to_bytes(body, LIMIT).await.unwrap().len(),
             3 << 10
         );
-        left.drain().await;
+        left.drain(&SystemClock::shared()).await;
 
         let (body, taken) = counted(3);
         let (kept, left) = watched(body);
-        left.drain().await;
+        left.drain(&SystemClock::shared()).await;
         assert_eq!(taken.load(Ordering::Relaxed), 0);
         drop(kept);
     }

@@ -20,7 +20,7 @@ pub(crate) async fn replace(
     content::negotiate(call, false)?;
     let options = WriteOptions::parse(&call.query, "UpdateOptions")?;
     let body = crate::server::ApiServer::read_body(body).await?;
-    let value = parse_body(call, resource.kind, &body, options.field_validation)?;
+    let value = parse_body(call, &resource.kind, &body, options.field_validation)?;
     let mut object = decode(resource, value)?;
     let namespace = if resource.namespaced() {
         call.info.namespace.as_str()

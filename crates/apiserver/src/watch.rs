@@ -8,12 +8,12 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures::stream;
 use http::Response;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
-use serde_json::json;
+use serde_json::{Value, json};
 use skiff_api::{ApiError, ApiResult};
 
-use crate::cache::{CacheEvent, Entry, ResourceCache, Since, Subscription, Trigger};
+use crate::cache::{CacheEvent, Entry, Form, ResourceCache, Since, Subscription, Trigger};
 use crate::content::{self, Accepted, Encoding, Shape};
-use crate::query::{Freshness, ListOptions};
+use crate::query::{Freshness, ListOptions, Reading};
 use crate::read::selected_prefix;
 use crate::registry::Resource;
 use crate::selector::Filter;
@@ -33,6 +33,8 @@ struct Watcher {
     call: Arc<Call>,
     resource: Arc<Resource>,
     accepted: Accepted,
+    /// How objects are shown when not as they are stored.
+    form: Option<Form>,
     cache: Arc<ResourceCache>,
     subscription: Subscription,
     filter: Filter,
@@ -54,14 +56,12 @@ struct Watcher {
 
 /// Answers a watch.
 pub(crate) async fn watch(call: Call, resource: Arc<Resource>) -> ApiResult<Response<Body>> {
-    let accepted = content::negotiate(&call, true)?;
-    let options = ListOptions::parse(&call.query, true)?;
-    let mut filter_fields = call.query.get("fieldSelector").to_owned();
-    if call.info.verb == "watch" && !call.info.collection {
-        // The old path of a watch on one object.
-        filter_fields = format!("metadata.name={}", call.info.name);
+    let accepted = negotiate(&call)?;
+    if let Some(watching) = call.parts.extensions.get::<crate::connection::Watching>() {
+        watching.begin();
     }
-    let filter = Filter::new(&resource, call.query.get("labelSelector"), &filter_fields)?;
+    let options = ListOptions::parse(&call.query, Reading::Watch)?;
+    let filter = filter(&call, &resource)?;
     let server = call.server.clone();
     let cache = server.hub_cache(&resource).await?;
     let prefix = selected_prefix(&resource, &call.info.namespace, &filter);
@@ -72,7 +72,9 @@ pub(crate) async fn watch(call: Call, resource: Arc<Resource>) -> ApiResult<Resp
     ));
     let (initial, cursor, after, initial_end) = if with_state {
         // The state that "any" is satisfied with is what the cache has.
-        server.wait_fresh(options.freshness).await?;
+        if let Err(error) = server.wait_fresh(options.freshness).await {
+            return Ok(failed(accepted.encoding, &error));
+        }
         let revision = server.hub.progress();
         let (items, cursor) = cache.snapshot(&prefix);
         let revision = revision.max(cache.revision());
@@ -89,18 +91,28 @@ pub(crate) async fn watch(call: Call, resource: Arc<Resource>) -> ApiResult<Resp
         };
         match cache.cursor_after(after) {
             Ok(cursor) => (Vec::new(), cursor, after, None),
-            Err(oldest) => return Ok(too_old(after, oldest)),
+            Err(oldest) => {
+                let error = ApiError::gone(format!("too old resource version: {after} ({oldest})"));
+                return Ok(failed(accepted.encoding, &error));
+            }
         }
     };
+    let initial = crate::crd::served(&server, &resource.kind, initial).await?;
     let now = server.clock.monotonic();
     let timeout = options.timeout_seconds.map_or_else(
         || MIN_TIMEOUT.mul_f64(1.0 + server.random.fraction()),
         Duration::from_secs,
     );
+    let protobuf = accepted.encoding == Encoding::Protobuf;
+    let form = (protobuf || !resource.is_storage()).then(|| Form {
+        api_version: resource.kind.api_version(),
+        protobuf,
+    });
     let watcher = Watcher {
         call: Arc::new(call),
         resource,
         accepted,
+        form,
         cache,
         subscription,
         filter,
@@ -138,19 +150,52 @@ fn streaming(encoding: Encoding, body: Body) -> Response<Body> {
     response
 }
 
-/// A watch from a revision that is no longer known: one `ERROR` event.
-fn too_old(revision: u64, oldest: u64) -> Response<Body> {
-    let error = ApiError::gone(format!("too old resource version: {revision} ({oldest})"));
-    let mut line = serde_json::to_vec(&json!({"type": "ERROR", "object": error.to_status()}))
-        .unwrap_or_default();
-    line.push(b'\n');
-    streaming(Encoding::Json, Body::from(line))
+/// A watch that cannot begin, though what it asks for is well-formed: one `ERROR` event.
+fn failed(encoding: Encoding, error: &ApiError) -> Response<Body> {
+    let mut out = BytesMut::new();
+    let status = serde_json::to_vec(&error.to_status()).unwrap_or_default();
+    write_line(&mut out, encoding, "ERROR", &status);
+    streaming(encoding, Body::from(out.freeze()))
+}
+
+/// How events are written: YAML has no form for streams.
+fn negotiate(call: &Call) -> ApiResult<Accepted> {
+    match content::negotiate(call, true) {
+        Ok(accepted) if accepted.encoding != Encoding::Yaml => Ok(accepted),
+        _ => Err(ApiError::new(
+            406,
+            "NotAcceptable",
+            "only the following media types are accepted: application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch",
+        )),
+    }
+}
+
+/// What the watch selects; the old path of a watch on one object names it.
+fn filter(call: &Call, resource: &Resource) -> ApiResult<Filter> {
+    let (labels, fields) = (
+        call.query.get("labelSelector"),
+        call.query.get("fieldSelector"),
+    );
+    if call.info.collection {
+        return Filter::new(resource, labels, fields);
+    }
+    let name = call.info.name.as_str();
+    if fields.is_empty() {
+        return Filter::new(resource, labels, &format!("metadata.name={name}"));
+    }
+    let filter = Filter::new(resource, labels, fields)?;
+    if filter.exact("metadata.name") != Some(name) {
+        return Err(ApiError::bad_request(
+            "fieldSelector metadata.name doesn't match requested name",
+        ));
+    }
+    Ok(filter)
 }
 
 fn trigger(resource: &Resource, prefix: &str, filter: &Filter) -> Trigger {
     if let Some(name) = filter.exact("metadata.name") {
         let namespace = prefix
-            .strip_prefix(resource.storage.storage)
+            .strip_prefix(&*resource.storage.storage)
             .unwrap_or_default()
             .trim_matches('/');
         if !resource.namespaced() || !namespace.is_empty() {
@@ -158,12 +203,9 @@ fn trigger(resource: &Resource, prefix: &str, filter: &Filter) -> Trigger {
         }
     }
     if resource.is_storage()
-        && let Some((field, _)) = resource
-            .kind
-            .fields
-            .iter()
-            .find(|(field, _)| *field == "spec.nodeName")
-        && let Some(value) = filter.exact(field)
+        && resource.kind.as_custom().is_none()
+        && let Some(field) = resource.kind.field_index("spec.nodeName")
+        && let Some(value) = filter.exact("spec.nodeName")
     {
         return Trigger::Field(field, value.to_owned());
     }
@@ -187,9 +229,18 @@ impl Watcher {
                     Since::Events(events, _) if events.is_empty() => break,
                     Since::Events(events, next) => {
                         self.cursor = next;
-                        events
-                            .iter()
-                            .for_each(|event| self.write_event(&mut out, event));
+                        match self.served(events).await {
+                            Ok(events) => events
+                                .iter()
+                                .for_each(|event| self.write_event(&mut out, event)),
+                            Err(error) => {
+                                let status =
+                                    serde_json::to_vec(&error.to_status()).unwrap_or_default();
+                                write_line(&mut out, self.accepted.encoding, "ERROR", &status);
+                                self.over = true;
+                                break;
+                            }
+                        }
                     }
                     // Too slow, or the cache was built anew: the client asks again from where it is.
                     Since::Lost => {
@@ -269,6 +320,26 @@ impl Watcher {
         }
     }
 
+    /// Changes in the version that the client asked for.
+    async fn served(&self, events: Vec<Arc<CacheEvent>>) -> ApiResult<Vec<Arc<CacheEvent>>> {
+        if crate::crd::definition_of(&self.resource.kind).is_none() {
+            return Ok(events);
+        }
+        let sides = events
+            .iter()
+            .flat_map(|event| [&event.current, &event.previous]);
+        let entries: Vec<Arc<Entry>> = sides.flatten().cloned().collect();
+        let server = &self.call.server;
+        let converted = crate::crd::served(server, &self.resource.kind, entries).await?;
+        let mut converted = converted.into_iter();
+        let mut take = |side: &Option<Arc<Entry>>| side.as_ref().and_then(|_| converted.next());
+        let made = events.iter().map(|event| {
+            let (current, previous) = (take(&event.current), take(&event.previous));
+            Arc::new(event.with(current, previous))
+        });
+        Ok(made.collect())
+    }
+
     fn write_event(&mut self, out: &mut BytesMut, event: &CacheEvent) {
         if event.revision <= self.after || !event.key().starts_with(&self.prefix) {
             return;
@@ -304,26 +375,30 @@ impl Watcher {
         shared: Option<&CacheEvent>,
     ) {
         match self.accepted.shape {
-            Shape::Object
-                if self.resource.is_storage() && self.accepted.encoding == Encoding::Protobuf =>
-            {
-                if let Some(event) = shared {
-                    if let Some(object) = event.protobuf(bytes) {
-                        out.put_slice(&skiff_api::protobuf::watch_frame(kind, object));
+            Shape::Object => {
+                let Some(form) = &self.form else {
+                    write_line(out, self.accepted.encoding, kind, bytes);
+                    return;
+                };
+                let make = || {
+                    let bytes = self.resource.served_bytes(bytes);
+                    match form.protobuf {
+                        true => content::protobuf(&bytes).map(Bytes::from),
+                        false => Some(bytes),
                     }
-                } else {
-                    write_line(out, Encoding::Protobuf, kind, bytes);
+                };
+                let shown = match shared {
+                    Some(event) => event.shown(form, make),
+                    None => make(),
+                };
+                match shown {
+                    Some(bytes) if form.protobuf => {
+                        out.put_slice(&skiff_api::protobuf::watch_frame(kind, &bytes));
+                    }
+                    Some(bytes) => write_line(out, Encoding::Json, kind, &bytes),
+                    None => {}
                 }
             }
-            Shape::Object if self.resource.is_storage() => {
-                write_line(out, self.accepted.encoding, kind, bytes)
-            }
-            Shape::Object => write_line(
-                out,
-                self.accepted.encoding,
-                kind,
-                &self.resource.served_bytes(bytes),
-            ),
             Shape::Metadata => write_line(
                 out,
                 self.accepted.encoding,
@@ -370,16 +445,7 @@ impl Watcher {
             Shape::Metadata => {
                 json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
             }
-            Shape::Table(version) => {
-                let columns = !std::mem::replace(&mut self.header_sent, true);
-                table::table(
-                    &self.resource,
-                    version,
-                    &json!({"resourceVersion": revision.to_string()}),
-                    Vec::new(),
-                    columns,
-                )
-            }
+            Shape::Table(version) => self.table_bookmark(version, revision, metadata, initial_end),
         };
         write_line(
             out,
@@ -387,6 +453,33 @@ impl Watcher {
             "BOOKMARK",
             &serde_json::to_vec(&object).unwrap_or_default(),
         );
+    }
+}
+
+impl Watcher {
+    /// A bookmark is a row of an object that is empty but for its metadata; what ends the initial state is shown in it
+    /// whatever `includeObject` says.
+    fn table_bookmark(
+        &mut self,
+        version: &str,
+        revision: u64,
+        metadata: Value,
+        initial_end: bool,
+    ) -> Value {
+        let kind = &self.resource.kind;
+        let object =
+            json!({"kind": kind.kind, "apiVersion": kind.api_version(), "metadata": metadata});
+        let bytes = Bytes::from(object.to_string());
+        let rows = table::rows(&self.call, &self.resource, std::iter::once(&bytes));
+        let mut rows = rows.unwrap_or_default();
+        if let Some(row) = rows.first_mut().filter(|_| initial_end)
+            && row["object"].is_null()
+        {
+            row["object"] = json!({"kind": "PartialObjectMetadata", "apiVersion": version, "metadata": metadata});
+        }
+        let columns = !std::mem::replace(&mut self.header_sent, true);
+        let head = json!({"resourceVersion": revision.to_string()});
+        table::table(&self.resource, version, &head, rows, columns)
     }
 }
 

@@ -4,19 +4,24 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::Response;
 use jiff::Timestamp;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde_json::Value;
 use skiff_api::schema::body::{self, FieldValidation};
-use skiff_api::validation::meta::{validate_object_meta, validate_object_meta_update};
-use skiff_api::{ApiError, ApiResult, ErrorList, Kind, Object, Path, WriteContext};
+use skiff_api::schema::openapi::custom::whole_numbers;
+use skiff_api::validation::meta::{
+    finalizer_groups, validate_object_meta, validate_object_meta_update,
+};
+use skiff_api::{ApiError, ApiResult, ErrorList, Object, ObjectExt, Path, WriteContext};
 use skiff_store::StoreError;
 
-use crate::admission::{self, AdmissionRequest, Operation};
+use crate::admission::expressions::Checker;
+use crate::admission::{self, AdmissionRequest, Given, Operation};
 use crate::cache::Entry;
 use crate::content;
 use crate::query::WriteOptions;
 use crate::read::{object_response, store_error};
-use crate::registry::Resource;
+use crate::registry::{Resource, ServedKind};
 use crate::server::{ApiServer, Call};
 
 /// How often a write is tried again when others write the same object.
@@ -73,16 +78,16 @@ impl Target<'_> {
 
     pub fn not_found(&self) -> ApiError {
         ApiError::not_found(
-            self.resource.kind.group,
-            self.resource.kind.plural,
+            &self.resource.kind.group,
+            &self.resource.kind.plural,
             self.name,
         )
     }
 
     pub fn conflict(&self, why: &str) -> ApiError {
         ApiError::conflict(
-            self.resource.kind.group,
-            self.resource.kind.plural,
+            &self.resource.kind.group,
+            &self.resource.kind.plural,
             self.name,
             why,
         )
@@ -90,8 +95,8 @@ impl Target<'_> {
 
     pub fn invalid(&self, errors: &ErrorList) -> ApiError {
         ApiError::invalid(
-            self.resource.kind.group,
-            self.resource.kind.kind,
+            &self.resource.kind.group,
+            &self.resource.kind.kind,
             self.name,
             errors,
         )
@@ -106,6 +111,8 @@ impl Target<'_> {
             namespace: self.namespace,
             name: self.name,
             dry_run: self.options.dry_run,
+            given: Given::default(),
+            reinvocation: Default::default(),
         }
     }
 
@@ -120,13 +127,49 @@ impl Target<'_> {
         }
     }
 
+    /// Whether the object's bytes should be written again although nothing changed.
+    async fn wants_rewrite(&self) -> ApiResult<bool> {
+        let wanted = self.call.server.store.wants_rewrite(&self.key()).await;
+        wanted.map_err(|error| store_error(&error))
+    }
+
+    /// An object of a custom resource in another version.
+    async fn converted(&self, value: Value, version: &str) -> ApiResult<Value> {
+        let Some(definition) = crate::crd::definition_of(&self.resource.kind) else {
+            return Ok(value);
+        };
+        let server = &self.call.server;
+        let made = crate::crd::convert(server, definition, vec![value], version).await?;
+        Ok(made.into_iter().next().unwrap_or_default())
+    }
+
+    /// What is written for an object in the store's form: custom resources are stored in one version, whatever version
+    /// they are written in.
+    pub async fn stored_form(&self, bytes: &Bytes) -> ApiResult<Bytes> {
+        match crate::crd::definition_of(&self.resource.kind) {
+            Some(definition) if definition.storage_version() != self.resource.kind.version => {
+                let value = serde_json::from_slice(bytes).map_err(ApiError::internal)?;
+                let value = self.converted(value, definition.storage_version()).await?;
+                let bytes = serde_json::to_vec(&value).map_err(ApiError::internal)?;
+                Ok(bytes.into())
+            }
+            _ => Ok(bytes.clone()),
+        }
+    }
+
     /// The object's state now.
     pub async fn current(&self) -> ApiResult<Option<Current>> {
         let found = self.call.server.store.get(&self.key(), None).await;
         let Some(kv) = found.map_err(|error| store_error(&error))? else {
             return Ok(None);
         };
-        let value: Value = serde_json::from_slice(&kv.value).map_err(ApiError::internal)?;
+        let mut value: Value = serde_json::from_slice(&kv.value).map_err(ApiError::internal)?;
+        if let Some(custom) = self.resource.kind.as_custom() {
+            custom.definition().normalize(&mut value);
+            if crate::crd::definition_of(&self.resource.kind).is_some() {
+                value = self.converted(value, &self.resource.kind.version).await?;
+            }
+        }
         let mut object = self
             .resource
             .storage
@@ -177,12 +220,12 @@ impl ApiServer {
 /// A request body as JSON in the served version, checked against the kind's schema.
 pub(crate) fn parse_body(
     call: &Call,
-    kind: &'static Kind,
+    kind: &ServedKind,
     body: &Bytes,
     validation: FieldValidation,
 ) -> ApiResult<Value> {
     let (text, format) = content::body_text(call, body)?;
-    let target = body::Target::of(kind)?;
+    let target = kind.target()?;
     let decoded = body::decode(&target, &text, format, validation)?;
     for warning in decoded.warnings {
         call.warn(warning);
@@ -191,7 +234,7 @@ pub(crate) fn parse_body(
 }
 
 /// The typed, defaulted object of a kind.
-pub(crate) fn decode_kind(kind: &'static Kind, value: Value) -> ApiResult<Box<dyn Object>> {
+pub(crate) fn decode_kind(kind: &ServedKind, value: Value) -> ApiResult<Box<dyn Object>> {
     let mut object = kind.ops.decode(value).map_err(|error| {
         ApiError::bad_request(format!(
             "{} in version {:?} cannot be handled as a {}: {}",
@@ -204,33 +247,58 @@ pub(crate) fn decode_kind(kind: &'static Kind, value: Value) -> ApiResult<Box<dy
 
 /// The typed, defaulted object in the stored version, from JSON in the served one.
 pub(crate) fn decode(resource: &Resource, value: Value) -> ApiResult<Box<dyn Object>> {
-    let object = decode_kind(resource.kind, value)?;
+    let object = decode_kind(&resource.kind, value)?;
     match &resource.kind.conversion {
-        Some(conversion) => {
-            decode_kind(resource.storage, (conversion.to_storage)(object.to_value()))
-        }
+        Some(conversion) => decode_kind(
+            &resource.storage,
+            (conversion.to_storage)(object.to_value()),
+        ),
         None => Ok(object),
     }
+}
+
+/// An object as JSON. The numbers in a definition's schema are written as they were, without a point.
+pub(crate) fn json_of(object: &dyn Object) -> Value {
+    let mut value = object.to_value();
+    if object.downcast_ref::<CustomResourceDefinition>().is_some() {
+        whole_numbers(&mut value);
+    }
+    value
 }
 
 /// An object in the store's form: without resourceVersion.
 pub(crate) fn encode(object: &mut dyn Object) -> Bytes {
     object.metadata_mut().resource_version = None;
+    if object.downcast_ref::<CustomResourceDefinition>().is_some() {
+        return serde_json::to_vec(&json_of(object))
+            .unwrap_or_default()
+            .into();
+    }
     object.to_bytes().into()
 }
 
-/// An object in the store's form. Where it would differ from the current one in nothing but the times of its record of
-/// owners (`same_record`), the record stays, and nothing is written.
-fn encode_unless_same(new: &mut dyn Object, current: &Current, same_record: bool) -> Bytes {
-    let bytes = encode(new);
-    if !same_record || bytes == current.stored || bytes.len() != current.stored.len() {
-        return bytes;
+/// An object as it is shown and as it is stored. Where it would differ from the current one in nothing but the times of
+/// its record of owners (`same_record`), the record stays, and nothing is written.
+async fn encode_unless_same(
+    target: &Target<'_>,
+    new: &mut dyn Object,
+    current: &Current,
+    same_record: bool,
+) -> ApiResult<(Bytes, Bytes)> {
+    let shown = encode(new);
+    let stored = target.stored_form(&shown).await?;
+    if !same_record || stored == current.stored || stored.len() != current.stored.len() {
+        return Ok((shown, stored));
     }
     new.metadata_mut()
         .managed_fields
         .clone_from(&current.object.metadata().managed_fields);
     let same = encode(new);
-    if same == current.stored { same } else { bytes }
+    let same_stored = target.stored_form(&same).await?;
+    match same_stored == current.stored {
+        true => Ok((same, same_stored)),
+        false => Ok((shown, stored)),
+    }
 }
 
 fn is_blank(text: Option<&String>) -> bool {
@@ -249,12 +317,11 @@ pub(crate) async fn update(
         let mut new = change(&current)?;
         check_version(target, part, &current, &mut *new)?;
         let same_record = crate::fields::record(target, Some(&current), &mut *new)?;
-        admission::mutate(
-            &target.admission(Operation::Update),
-            &mut *new,
-            Some(&*current.object),
-        )
-        .await?;
+        let request = target.admission(Operation::Update);
+        let admitted = !is_servers_own(target, part);
+        if admitted {
+            admission::mutate(&request, &mut new, Some(&*current.object)).await?;
+        }
         crate::authz::escalation::check(target, &*new, Some(&*current.object)).await?;
         let allocation = match part {
             Part::Main => {
@@ -263,22 +330,20 @@ pub(crate) async fn update(
             Part::Status | Part::Own => None,
         };
         before_update(target, part, &mut *new, &*current.object)?;
-        admission::validate(
-            &target.admission(Operation::Update),
-            Some(&*new),
-            Some(&*current.object),
-        )
-        .await?;
+        crate::admission::policy::access::check(target, &*new, Some(&*current.object)).await?;
+        if admitted {
+            admission::validate(&request, Some(&*new), Some(&*current.object)).await?;
+        }
         if crate::delete::deleted_by_update(target.resource, &*new, &*current.object) {
             match crate::delete::finish(target, &current, &mut *new).await? {
                 Some(written) => return Ok(written),
                 None => continue,
             }
         }
-        let bytes = encode_unless_same(&mut *new, &current, same_record);
-        if bytes == current.stored || target.options.dry_run {
+        let (shown, bytes) = encode_unless_same(target, &mut *new, &current, same_record).await?;
+        if target.options.dry_run || (bytes == current.stored && !target.wants_rewrite().await?) {
             return Ok(Written {
-                entry: entry(target, &bytes, current.revision)?,
+                entry: entry(target, &shown, current.revision)?,
                 created: false,
             });
         }
@@ -297,7 +362,7 @@ pub(crate) async fn update(
         match outcome {
             Ok(revision) => {
                 return Ok(Written {
-                    entry: entry(target, &bytes, revision)?,
+                    entry: entry(target, &shown, revision)?,
                     created: false,
                 });
             }
@@ -306,6 +371,12 @@ pub(crate) async fn update(
         }
     }
     Err(target.conflict(MODIFIED))
+}
+
+/// Whether an update is what the server makes of a binding or an eviction. These were admitted; it is not, again.
+fn is_servers_own(target: &Target<'_>, part: Part) -> bool {
+    part == Part::Own
+        && (target.subresource == "binding" || target.call.info.subresource == "eviction")
 }
 
 /// The served form of what was written.
@@ -336,8 +407,8 @@ fn check_version(
             let error =
                 skiff_api::FieldError::invalid(&path, 0i64, "must be specified for an update");
             return Err(ApiError::invalid(
-                target.resource.kind.group,
-                target.resource.kind.plural,
+                &target.resource.kind.group,
+                &target.resource.kind.plural,
                 target.name,
                 &[error],
             ));
@@ -357,7 +428,7 @@ fn before_update(
     new: &mut dyn Object,
     old: &dyn Object,
 ) -> ApiResult<()> {
-    let ops = target.resource.storage.ops;
+    let ops = &*target.resource.storage.ops;
     let context = target.context();
     keep_system_fields(new.metadata_mut(), old.metadata());
     match part {
@@ -372,7 +443,9 @@ fn before_update(
     new.metadata_mut().generation = match part {
         // Which node a pod runs on is no change of what was asked for.
         Part::Own if target.subresource == "binding" => generation,
-        Part::Main | Part::Own if ops.has_generation() && changes_generation(new, old) => {
+        Part::Main | Part::Own
+            if ops.has_generation() && changes_generation(new, old, ops.has_status()) =>
+        {
             Some(generation.unwrap_or(0) + 1)
         }
         _ => generation,
@@ -384,12 +457,16 @@ fn before_update(
             old.metadata(),
             &Path::new("metadata"),
         ));
+        errors.extend(finalizer_errors(target, new.metadata()));
     }
     errors.extend(match part {
-        Part::Main => ops.validate_update(new, old),
+        Part::Main => ops.validate_update_with(new, old, &Checker),
         Part::Status => ops.validate_status_update(new, old),
         Part::Own => ErrorList::new(),
     });
+    if part == Part::Main {
+        errors.extend(crate::crd::rule_errors(new, Some(old), errors.is_empty()));
+    }
     if !errors.is_empty() {
         return Err(target.invalid(&errors));
     }
@@ -415,22 +492,38 @@ fn keep_system_fields(new: &mut ObjectMeta, old: &ObjectMeta) {
     }
 }
 
-/// Whether anything but metadata and status differs.
-fn changes_generation(new: &dyn Object, old: &dyn Object) -> bool {
+/// Whether anything but the metadata and, where it is kept apart, the status differs.
+fn changes_generation(new: &dyn Object, old: &dyn Object, has_status: bool) -> bool {
     let rest = |object: &dyn Object| {
         let mut value = object.to_value();
         if let Some(fields) = value.as_object_mut() {
             fields.remove("metadata");
-            fields.remove("status");
+            if has_status {
+                fields.remove("status");
+            }
         }
         value
     };
     rest(new) != rest(old)
 }
 
+/// Finalizers of Kubernetes' own kinds are named with a group; others name theirs as they like.
+fn finalizer_errors(target: &Target<'_>, meta: &ObjectMeta) -> ErrorList {
+    let kind = &target.resource.kind;
+    let free = matches!(
+        &*kind.group,
+        "apiextensions.k8s.io" | "apiregistration.k8s.io"
+    );
+    if free || kind.as_custom().is_some() {
+        return ErrorList::new();
+    }
+    let finalizers = meta.finalizers.as_deref().unwrap_or_default();
+    finalizer_groups(finalizers, &Path::new("metadata").child("finalizers"))
+}
+
 /// Makes a new object: system fields, the kind's own rules, validation.
 pub(crate) fn before_create(target: &Target<'_>, object: &mut dyn Object) -> ApiResult<()> {
-    let ops = target.resource.storage.ops;
+    let ops = &*target.resource.storage.ops;
     let meta = object.metadata_mut();
     meta.deletion_timestamp = None;
     meta.deletion_grace_period_seconds = None;
@@ -448,7 +541,9 @@ pub(crate) fn before_create(target: &Target<'_>, object: &mut dyn Object) -> Api
         &rule,
         &path,
     );
-    errors.extend(ops.validate_create(object));
+    errors.extend(finalizer_errors(target, object.metadata()));
+    errors.extend(ops.validate_create_with(object, &Checker));
+    errors.extend(crate::crd::rule_errors(object, None, errors.is_empty()));
     if !errors.is_empty() {
         return Err(target.invalid(&errors));
     }

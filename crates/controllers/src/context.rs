@@ -58,6 +58,8 @@ pub struct ControllersConfig {
     pub terminated_pod_threshold: usize,
     /// Signs the tokens of secrets; without it they are not filled.
     pub token_signer: Option<TokenSigner>,
+    /// Signs certificates that were asked for and approved; without it they are not.
+    pub authority: Option<crate::certificate_authority::CertificateAuthority>,
 }
 
 impl Default for ControllersConfig {
@@ -68,6 +70,7 @@ impl Default for ControllersConfig {
             root_ca_pem: String::new(),
             terminated_pod_threshold: 12500,
             token_signer: None,
+            authority: None,
         }
     }
 }

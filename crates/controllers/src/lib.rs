@@ -4,8 +4,13 @@
 //! Every controller is one file that plans with pure functions and acts through the API with an identity
 //! of its own. [`component`] runs them all.
 
+pub mod certificate_authority;
+pub mod certificate_request;
 pub mod cluster_role_aggregation;
 pub mod context;
+pub mod csr_approving;
+pub mod csr_cleaner;
+pub mod csr_signing;
 pub mod deployment;
 mod deployment_plan;
 mod deployment_status;
@@ -25,6 +30,7 @@ pub mod node_ttl;
 pub mod ownership;
 pub mod pod_garbage;
 pub mod pods;
+mod policy_types;
 pub mod replica_set;
 mod replicas;
 pub mod resource_quota;
@@ -34,6 +40,7 @@ mod service_endpoints;
 pub mod taint_eviction;
 pub mod template_hash;
 pub mod token_secrets;
+pub mod validating_admission_policy_status;
 pub mod volume_protection;
 
 use std::future::Future;
@@ -80,7 +87,13 @@ const CONTROLLERS: &[(&str, Start)] = &[
     (cluster_role_aggregation::NAME, |c| {
         Box::pin(cluster_role_aggregation::run(c))
     }),
+    (csr_signing::NAME, |c| Box::pin(csr_signing::run(c))),
+    ("csrapproving", |c| Box::pin(csr_approving::run(c))),
+    ("csrcleaner", |c| Box::pin(csr_cleaner::run(c))),
     (resource_quota::NAME, |c| Box::pin(resource_quota::run(c))),
+    (validating_admission_policy_status::NAME, |c| {
+        Box::pin(validating_admission_policy_status::run(c))
+    }),
     (volume_protection::CLAIMS, |c| {
         Box::pin(volume_protection::run_claims(c))
     }),

@@ -1,10 +1,18 @@
 //! How a server is set up: flags, then the configuration file, then defaults.
 
+mod api_server;
+mod audit;
+pub mod identity;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
+
+pub use api_server::{ApiServerOptions, ApiServerSettings};
+pub use audit::AuditOptions;
+use identity::{IdentityOptions, IdentitySettings};
 
 /// What `--disable` can leave out.
 pub const PARTS: [&str; 5] = ["scheduler", "controllers", "kubelet", "proxy", "dns"];
@@ -76,9 +84,40 @@ pub struct Options {
     /// Parts to leave out: scheduler, controllers, kubelet, proxy, dns [default: none]
     #[arg(long, value_name = "PARTS", value_delimiter = ',')]
     pub disable: Option<Vec<String>>,
+    /// Admission plugins to run beside the default ones, for example AlwaysPullImages [default: none]
+    #[arg(long, value_name = "PLUGINS", value_delimiter = ',')]
+    pub enable_admission_plugins: Option<Vec<String>>,
+    /// Admission plugins not to run, for example PodSecurity [default: none]
+    #[arg(long, value_name = "PLUGINS", value_delimiter = ',')]
+    pub disable_admission_plugins: Option<Vec<String>>,
+    /// An AdmissionConfiguration (apiserver.config.k8s.io/v1) that configures admission plugins [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub admission_control_config_file: Option<PathBuf>,
+    /// API versions to serve or not: group/version=true|false, group/version/resource=true|false, api/all, api/beta, api/alpha,
+    /// api/legacy (versions that upstream has removed), for example extensions/v1beta1=true [default: none]
+    #[arg(long, value_name = "VERSIONS", value_delimiter = ',')]
+    pub runtime_config: Option<Vec<String>>,
     /// What is logged: error, warn, info, debug, trace, or a tracing filter [default: info]
     #[arg(long, env = "SKIFF_LOG", value_name = "LEVEL")]
     pub log_level: Option<String>,
+    #[command(flatten)]
+    #[allow(
+        missing_docs,
+        reason = "a doc comment would become the text of the whole program's help"
+    )]
+    pub api_server: ApiServerOptions,
+    #[command(flatten)]
+    #[allow(
+        missing_docs,
+        reason = "a doc comment would become the text of the whole program's help"
+    )]
+    pub identity: IdentityOptions,
+    #[command(flatten)]
+    #[allow(
+        missing_docs,
+        reason = "a doc comment would become the text of the whole program's help"
+    )]
+    pub audit: AuditOptions,
 }
 
 /// A checked, complete configuration.
@@ -106,7 +145,21 @@ pub struct Config {
     pub max_pods: u32,
     pub static_pod_dir: PathBuf,
     pub disable: Vec<String>,
+    #[serde(default)]
+    pub enable_admission_plugins: Vec<String>,
+    #[serde(default)]
+    pub disable_admission_plugins: Vec<String>,
+    #[serde(default)]
+    pub admission_control_config_file: Option<PathBuf>,
+    #[serde(default)]
+    pub runtime_config: Vec<String>,
     pub log_level: String,
+    #[serde(default)]
+    pub api_server: ApiServerSettings,
+    #[serde(default)]
+    pub identity: IdentitySettings,
+    #[serde(default)]
+    pub audit: AuditOptions,
 }
 
 /// Where the cluster's state is kept.
@@ -204,7 +257,7 @@ impl Options {
         ) else {
             bail!("the configuration cannot be merged");
         };
-        merged.extend(flags.into_iter().filter(|(_, value)| !value.is_null()));
+        overlay(&mut merged, flags);
         serde_json::from_value(merged.into()).context("the configuration cannot be merged")
     }
 
@@ -248,6 +301,7 @@ impl Options {
         if !service_cidr.contains(cluster_dns) {
             bail!("--cluster-dns {cluster_dns} lies outside --service-cidr {service_cidr}");
         }
+        self.audit.settings()?;
         let disable = self.disable.unwrap_or_default();
         if let Some(unknown) = disable.iter().find(|part| !PARTS.contains(&part.as_str())) {
             bail!("--disable {unknown:?}: the parts are {}", PARTS.join(", "));
@@ -296,8 +350,35 @@ impl Options {
             kubelet_port: self.kubelet_port.unwrap_or(10250),
             max_pods: self.max_pods.unwrap_or(110),
             disable,
+            enable_admission_plugins: self.enable_admission_plugins.unwrap_or_default(),
+            disable_admission_plugins: self.disable_admission_plugins.unwrap_or_default(),
+            admission_control_config_file: self
+                .admission_control_config_file
+                .map(std::path::absolute)
+                .transpose()?,
+            runtime_config: self.runtime_config.unwrap_or_default(),
             log_level: self.log_level.unwrap_or_else(|| "info".into()),
+            identity: self.identity.resolve()?,
+            api_server: self.api_server.resolve()?,
+            audit: self.audit,
         })
+    }
+}
+
+/// Puts what is set in `flags` over `merged`, groups of settings key by key.
+fn overlay(
+    merged: &mut serde_json::Map<String, serde_json::Value>,
+    flags: serde_json::Map<String, serde_json::Value>,
+) {
+    use serde_json::Value;
+    for (key, value) in flags {
+        match (merged.get_mut(&key), value) {
+            (_, Value::Null) => {}
+            (Some(Value::Object(under)), Value::Object(over)) => overlay(under, over),
+            (_, value) => {
+                merged.insert(key, value);
+            }
+        }
     }
 }
 

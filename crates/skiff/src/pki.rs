@@ -198,6 +198,11 @@ impl Pki {
         check().unwrap_or(false)
     }
 
+    /// The authority's private key, PEM: for the signer of certificates that are asked for through the API.
+    pub fn authority_key(&self) -> Result<String> {
+        read(&self.directory.join("ca.key"))
+    }
+
     /// The key that signs service-account tokens, PEM (P-256).
     pub fn token_key(&self) -> Result<String> {
         let path = self.directory.join("sa.key");

@@ -158,6 +158,11 @@ pub trait Store: Send + Sync + 'static {
     async fn keep_alive(&self, lease: LeaseId) -> Result<()>;
     /// Ends the lease and deletes its keys.
     async fn revoke_lease(&self, lease: LeaseId) -> Result<()>;
+    /// Whether a key should be written again although its value is as wanted, because the form in which it lies here is
+    /// no longer the one that is written (a layer that encrypts, after a change of keys).
+    async fn wants_rewrite(&self, _key: &str) -> Result<bool> {
+        Ok(false)
+    }
     /// Bytes on disk (or in memory).
     async fn size(&self) -> Result<u64>;
 }

@@ -65,8 +65,8 @@ impl Authenticator for EverybodyIsAdmin {
         &self,
         _parts: &http::request::Parts,
         _tls: Option<&PeerCertificates>,
-    ) -> Result<Option<UserInfo>, AuthnError> {
-        Ok(Some(admin()))
+    ) -> Result<Option<Arc<UserInfo>>, AuthnError> {
+        Ok(Some(Arc::new(admin())))
     }
 }
 
@@ -138,6 +138,11 @@ impl TestCluster {
         let kubeconfig = kube::config::Kubeconfig::read_from(self.kubeconfig())?;
         let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await?;
         Ok(kube::Client::try_from(config)?)
+    }
+
+    /// Tells the server to stop, as TERM does.
+    pub fn begin_shutdown(&self) {
+        self.shutdown.trigger();
     }
 
     /// A kubeconfig for `kubectl`.

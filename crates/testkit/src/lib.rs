@@ -2,8 +2,10 @@
 
 mod certificates;
 mod cluster;
+mod https;
 mod registry;
 
 pub use certificates::TestCertificates;
 pub use cluster::{TestCluster, TestOptions};
+pub use https::HttpsServer;
 pub use registry::{FakeRegistry, Fault};

@@ -4,8 +4,11 @@ use jiff::Timestamp;
 use k8s_openapi::api::admissionregistration::v1::MutatingAdmissionPolicy;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Typed};
 use crate::printing;
+use crate::validation::admissionregistration::{policies, rules};
+use crate::validation::expressions::{ExpressionChecker, Unchecked};
 
 /// The entry in the table of kinds.
 pub const KIND: Kind = Kind {
@@ -48,6 +51,29 @@ impl Strategy for MutatingAdmissionPolicyStrategy {
 
     fn default(object: &mut MutatingAdmissionPolicy) {
         crate::defaults::admissionregistration::default_mutating_admission_policy(object);
+    }
+
+    fn validate_create(object: &MutatingAdmissionPolicy) -> ErrorList {
+        Self::validate_create_with(object, &Unchecked)
+    }
+
+    fn validate_create_with(
+        object: &MutatingAdmissionPolicy,
+        checker: &dyn ExpressionChecker,
+    ) -> ErrorList {
+        policies::validate_mutating(object, None, checker)
+    }
+
+    fn validate_update_with(
+        new: &MutatingAdmissionPolicy,
+        old: &MutatingAdmissionPolicy,
+        checker: &dyn ExpressionChecker,
+    ) -> ErrorList {
+        policies::validate_mutating(new, Some(old), checker)
+    }
+
+    fn warnings(new: &MutatingAdmissionPolicy, _: Option<&MutatingAdmissionPolicy>) -> Vec<String> {
+        rules::name_warnings(&new.metadata.name)
     }
 
     fn row(object: &MutatingAdmissionPolicy, now: Timestamp) -> Vec<Value> {

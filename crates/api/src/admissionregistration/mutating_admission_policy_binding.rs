@@ -4,8 +4,10 @@ use jiff::Timestamp;
 use k8s_openapi::api::admissionregistration::v1::MutatingAdmissionPolicyBinding;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Typed};
 use crate::printing;
+use crate::validation::admissionregistration::{bindings, rules};
 
 /// The entry in the table of kinds.
 pub const KIND: Kind = Kind {
@@ -48,6 +50,17 @@ impl Strategy for MutatingAdmissionPolicyBindingStrategy {
 
     fn default(object: &mut MutatingAdmissionPolicyBinding) {
         crate::defaults::admissionregistration::default_mutating_admission_policy_binding(object);
+    }
+
+    fn validate_create(object: &MutatingAdmissionPolicyBinding) -> ErrorList {
+        bindings::validate_mutating(object)
+    }
+
+    fn warnings(
+        new: &MutatingAdmissionPolicyBinding,
+        _: Option<&MutatingAdmissionPolicyBinding>,
+    ) -> Vec<String> {
+        rules::name_warnings(&new.metadata.name)
     }
 
     fn row(object: &MutatingAdmissionPolicyBinding, now: Timestamp) -> Vec<Value> {

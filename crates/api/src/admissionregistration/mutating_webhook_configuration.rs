@@ -4,8 +4,11 @@ use jiff::Timestamp;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Typed};
 use crate::printing;
+use crate::validation::admissionregistration::{rules, webhooks};
+use crate::validation::expressions::{ExpressionChecker, Unchecked};
 
 /// The entry in the table of kinds.
 pub const KIND: Kind = Kind {
@@ -47,6 +50,32 @@ impl Strategy for MutatingWebhookConfigurationStrategy {
 
     fn default(object: &mut MutatingWebhookConfiguration) {
         crate::defaults::admissionregistration::default_mutating_webhook_configuration(object);
+    }
+
+    fn validate_create(object: &MutatingWebhookConfiguration) -> ErrorList {
+        Self::validate_create_with(object, &Unchecked)
+    }
+
+    fn validate_create_with(
+        object: &MutatingWebhookConfiguration,
+        checker: &dyn ExpressionChecker,
+    ) -> ErrorList {
+        webhooks::validate_mutating(object, None, checker)
+    }
+
+    fn validate_update_with(
+        new: &MutatingWebhookConfiguration,
+        old: &MutatingWebhookConfiguration,
+        checker: &dyn ExpressionChecker,
+    ) -> ErrorList {
+        webhooks::validate_mutating(new, Some(old), checker)
+    }
+
+    fn warnings(
+        new: &MutatingWebhookConfiguration,
+        _: Option<&MutatingWebhookConfiguration>,
+    ) -> Vec<String> {
+        rules::name_warnings(&new.metadata.name)
     }
 
     fn row(object: &MutatingWebhookConfiguration, now: Timestamp) -> Vec<Value> {

@@ -4,8 +4,11 @@ use jiff::Timestamp;
 use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicy;
 use serde_json::Value;
 
-use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Subresource, Typed};
+use crate::field::ErrorList;
+use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Subresource, Typed, WriteContext};
 use crate::printing;
+use crate::validation::admissionregistration::{policies, rules};
+use crate::validation::expressions::{ExpressionChecker, Unchecked};
 
 /// The entry in the table of kinds.
 pub const KIND: Kind = Kind {
@@ -58,7 +61,63 @@ impl Strategy for ValidatingAdmissionPolicyStrategy {
         crate::defaults::admissionregistration::default_validating_admission_policy(object);
     }
 
-    crate::kind::keep_status!();
+    fn prepare_create(object: &mut ValidatingAdmissionPolicy, _: &WriteContext) {
+        object.status = Some(Default::default());
+    }
+
+    fn prepare_update(
+        new: &mut ValidatingAdmissionPolicy,
+        old: &ValidatingAdmissionPolicy,
+        _: &WriteContext,
+    ) {
+        new.status.clone_from(&old.status);
+    }
+
+    fn prepare_status_update(
+        new: &mut ValidatingAdmissionPolicy,
+        old: &ValidatingAdmissionPolicy,
+        _: &WriteContext,
+    ) {
+        new.spec.clone_from(&old.spec);
+        new.metadata.labels.clone_from(&old.metadata.labels);
+        let (meta, old) = (&mut new.metadata, &old.metadata);
+        meta.annotations.clone_from(&old.annotations);
+        meta.finalizers.clone_from(&old.finalizers);
+        meta.owner_references.clone_from(&old.owner_references);
+    }
+
+    fn validate_create(object: &ValidatingAdmissionPolicy) -> ErrorList {
+        Self::validate_create_with(object, &Unchecked)
+    }
+
+    fn validate_create_with(
+        object: &ValidatingAdmissionPolicy,
+        checker: &dyn ExpressionChecker,
+    ) -> ErrorList {
+        policies::validate_validating(object, None, checker)
+    }
+
+    fn validate_update_with(
+        new: &ValidatingAdmissionPolicy,
+        old: &ValidatingAdmissionPolicy,
+        checker: &dyn ExpressionChecker,
+    ) -> ErrorList {
+        policies::validate_validating(new, Some(old), checker)
+    }
+
+    fn warnings(
+        new: &ValidatingAdmissionPolicy,
+        _: Option<&ValidatingAdmissionPolicy>,
+    ) -> Vec<String> {
+        rules::name_warnings(&new.metadata.name)
+    }
+
+    fn validate_status_update(
+        new: &ValidatingAdmissionPolicy,
+        _: &ValidatingAdmissionPolicy,
+    ) -> ErrorList {
+        policies::validate_status(new)
+    }
 
     fn row(object: &ValidatingAdmissionPolicy, now: Timestamp) -> Vec<Value> {
         let spec = object.spec.as_ref();

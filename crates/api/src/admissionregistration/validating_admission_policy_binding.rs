@@ -4,8 +4,10 @@ use jiff::Timestamp;
 use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicyBinding;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Typed};
 use crate::printing;
+use crate::validation::admissionregistration::{bindings, rules};
 
 /// The entry in the table of kinds.
 pub const KIND: Kind = Kind {
@@ -48,6 +50,17 @@ impl Strategy for ValidatingAdmissionPolicyBindingStrategy {
 
     fn default(object: &mut ValidatingAdmissionPolicyBinding) {
         crate::defaults::admissionregistration::default_validating_admission_policy_binding(object);
+    }
+
+    fn validate_create(object: &ValidatingAdmissionPolicyBinding) -> ErrorList {
+        bindings::validate_validating(object)
+    }
+
+    fn warnings(
+        new: &ValidatingAdmissionPolicyBinding,
+        _: Option<&ValidatingAdmissionPolicyBinding>,
+    ) -> Vec<String> {
+        rules::name_warnings(&new.metadata.name)
     }
 
     fn row(object: &ValidatingAdmissionPolicyBinding, now: Timestamp) -> Vec<Value> {

@@ -94,11 +94,9 @@ impl Strategy for CertificateSigningRequestStrategy {
         let before = old.status.as_ref();
         let before = before.and_then(|status| status.conditions.as_deref());
         let status = new.status.get_or_insert_default();
-        let conditions = signers_conditions(
-            status.conditions.take().unwrap_or_default(),
-            before.unwrap_or_default(),
-            context.now,
-        );
+        let mut conditions = status.conditions.take().unwrap_or_default();
+        keep_verdicts(&mut conditions, before.unwrap_or_default());
+        stamp(&mut conditions, before.unwrap_or_default(), context.now);
         status.conditions = Some(conditions).filter(|list| !list.is_empty());
     }
 
@@ -111,7 +109,9 @@ impl Strategy for CertificateSigningRequestStrategy {
         old: &CertificateSigningRequest,
     ) -> ErrorList {
         crate::validation::certificates::validate_certificate_signing_request_status_update(
-            new, old,
+            new,
+            old,
+            crate::validation::certificates::Settable::Certificate,
         )
     }
 
@@ -132,30 +132,40 @@ impl Strategy for CertificateSigningRequestStrategy {
     }
 }
 
-/// The conditions after a signer wrote the status: whether the request is approved or denied is not for it to say.
-fn signers_conditions(
-    new: Vec<CertificateSigningRequestCondition>,
+/// Takes over the old conditions Approved and Denied where the new object has them too: a signer that sends them back with
+/// less in them changes nothing. Where they come or go, validation refuses it.
+fn keep_verdicts(
+    new: &mut [CertificateSigningRequestCondition],
+    old: &[CertificateSigningRequestCondition],
+) {
+    for kind in ["Approved", "Denied"] {
+        let before: Vec<_> = old.iter().filter(|found| found.type_ == kind).collect();
+        let mut after: Vec<_> = new.iter_mut().filter(|found| found.type_ == kind).collect();
+        if before.len() == after.len() {
+            for (after, before) in after.iter_mut().zip(before) {
+                (**after).clone_from(before);
+            }
+        }
+    }
+}
+
+/// Gives conditions the times that the client left out.
+pub fn stamp(
+    new: &mut [CertificateSigningRequestCondition],
     old: &[CertificateSigningRequestCondition],
     now: Timestamp,
-) -> Vec<CertificateSigningRequestCondition> {
-    let verdict = |condition: &CertificateSigningRequestCondition| {
-        matches!(condition.type_.as_str(), "Approved" | "Denied")
-    };
-    let verdicts = old.iter().filter(|condition| verdict(condition)).cloned();
-    let others = new.into_iter().filter(|condition| !verdict(condition));
-    let others = others.map(|mut condition| {
-        let same = old
-            .iter()
-            .find(|other| other.type_ == condition.type_ && other.status == condition.status);
+) {
+    for condition in new {
         condition.last_update_time.get_or_insert(Time(now));
         if condition.last_transition_time.is_none() {
+            let mut same = old.iter();
+            let same = same
+                .find(|other| other.type_ == condition.type_ && other.status == condition.status);
             condition.last_transition_time = same
                 .and_then(|same| same.last_transition_time.clone())
                 .or(Some(Time(now)));
         }
-        condition
-    });
-    verdicts.chain(others).collect()
+    }
 }
 
 fn state(request: &CertificateSigningRequest) -> String {

@@ -4,8 +4,10 @@ use jiff::Timestamp;
 use k8s_openapi::api::flowcontrol::v1::FlowSchema;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Subresource, Typed};
 use crate::printing;
+use crate::validation::flowcontrol;
 
 /// The entry in the table of kinds.
 pub const KIND: Kind = Kind {
@@ -61,6 +63,14 @@ impl Strategy for FlowSchemaStrategy {
 
     fn default(object: &mut FlowSchema) {
         crate::defaults::flowcontrol::default_flow_schema(object);
+    }
+
+    fn validate_create(object: &FlowSchema) -> ErrorList {
+        flowcontrol::validate_flow_schema(object)
+    }
+
+    fn validate_status_update(new: &FlowSchema, _: &FlowSchema) -> ErrorList {
+        flowcontrol::validate_flow_schema_status(new)
     }
 
     crate::kind::keep_status!();

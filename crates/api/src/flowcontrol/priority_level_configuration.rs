@@ -4,8 +4,10 @@ use jiff::Timestamp;
 use k8s_openapi::api::flowcontrol::v1::PriorityLevelConfiguration;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Subresource, Typed};
 use crate::printing;
+use crate::validation::flowcontrol;
 
 /// The entry in the table of kinds.
 pub const KIND: Kind = Kind {
@@ -54,6 +56,17 @@ impl Strategy for PriorityLevelConfigurationStrategy {
 
     fn default(object: &mut PriorityLevelConfiguration) {
         crate::defaults::flowcontrol::default_priority_level_configuration(object);
+    }
+
+    fn validate_create(object: &PriorityLevelConfiguration) -> ErrorList {
+        flowcontrol::validate_priority_level(object)
+    }
+
+    fn validate_status_update(
+        new: &PriorityLevelConfiguration,
+        _: &PriorityLevelConfiguration,
+    ) -> ErrorList {
+        flowcontrol::validate_priority_level_status(new)
     }
 
     crate::kind::keep_status!();

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::networking::v1::IPAddress;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Typed};
 
 /// The entry in the table of kinds.
@@ -36,6 +37,18 @@ pub struct IPAddressStrategy;
 
 impl Strategy for IPAddressStrategy {
     type Object = IPAddress;
+
+    fn validate_create(object: &IPAddress) -> ErrorList {
+        crate::validation::service_ranges::validate_ip_address(object)
+    }
+
+    fn validate_update(new: &IPAddress, old: &IPAddress) -> ErrorList {
+        crate::validation::service_ranges::validate_ip_address_update(new, old)
+    }
+
+    fn name_errors(name: &str, _: bool) -> Vec<String> {
+        crate::validation::service_ranges::ip_address_name(name)
+    }
 
     fn row(object: &IPAddress, _: Timestamp) -> Vec<Value> {
         let parent = &object.spec.parent_ref;

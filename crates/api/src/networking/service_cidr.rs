@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Subresource, Typed};
 use crate::printing;
 
@@ -50,6 +51,14 @@ impl Strategy for ServiceCIDRStrategy {
     }
 
     crate::kind::keep_status!();
+
+    fn validate_create(object: &ServiceCIDR) -> ErrorList {
+        crate::validation::service_ranges::validate_service_cidr(object)
+    }
+
+    fn validate_update(new: &ServiceCIDR, old: &ServiceCIDR) -> ErrorList {
+        crate::validation::service_ranges::validate_service_cidr_update(new, old)
+    }
 
     fn row(object: &ServiceCIDR, now: Timestamp) -> Vec<Value> {
         let ranges = object

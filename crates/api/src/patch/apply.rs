@@ -478,9 +478,14 @@ impl Merge<'_> {
         }
         let gone = last.difference(&kept).unless_above(&kept);
         let merged = self.fields.without(&merged, &gone);
+        let as_is = target.schema.is_custom().then(|| merged.clone());
         let checked = check_value(merged, target.schema, target.root)
             .map_err(|error| unusable(target, &self.config, &error.to_string()))?;
-        let mut result = checked.value;
+        // What was written to a custom resource stays as it is; its own schema is asked later.
+        let mut result = match as_is {
+            Some(merged) => merged,
+            None => checked.value,
+        };
         result["apiVersion"] = manager.api_version.into();
         result["kind"] = target.kind.into();
         Ok(result)

@@ -228,6 +228,12 @@ struct Place<'s> {
     field: Option<&'s Field>,
 }
 
+/// What is known of a place that the schema leaves open.
+const DEDUCED: Place<'static> = Place {
+    ty: &Type::Deduced,
+    field: None,
+};
+
 /// What apply does at a place.
 enum Shape<'s> {
     /// One value.
@@ -268,7 +274,7 @@ impl<'s> Fields<'s> {
         match place.ty {
             _ if list == Some(&ListKind::Atomic) => Shape::Leaf,
             Type::Object(id) if self.schema.get(*id).atomic => Shape::Leaf,
-            Type::Object(_) | Type::Map(_) => Shape::Fields,
+            Type::Object(_) | Type::Map(_) | Type::Deduced => Shape::Fields,
             Type::List(element) => match list {
                 Some(ListKind::Set) => Shape::Set,
                 Some(ListKind::Map(keys)) => Shape::Elements(keys, element),
@@ -281,12 +287,17 @@ impl<'s> Fields<'s> {
     fn under<'p>(&'p self, place: Place<'p>, name: &str) -> Option<Place<'p>> {
         match place.ty {
             Type::Object(id) => {
-                let field = self.schema.get(*id).field(name)?;
-                Some(Place {
-                    ty: &field.ty,
-                    field: Some(field),
-                })
+                let def = self.schema.get(*id);
+                match def.field(name) {
+                    Some(field) => Some(Place {
+                        ty: &field.ty,
+                        field: Some(field),
+                    }),
+                    None if def.open => Some(DEDUCED),
+                    None => None,
+                }
             }
+            Type::Deduced => Some(DEDUCED),
             Type::Map(element) => Some(Place {
                 ty: element,
                 field: None,
@@ -383,7 +394,11 @@ impl<'s> Fields<'s> {
         if old == new {
             return;
         }
-        let shape = self.shape(place);
+        let object = |value: Option<&Value>| value.is_none_or(Value::is_object);
+        let shape = match place.ty {
+            Type::Deduced if !(object(old) && object(new)) => Shape::Leaf,
+            _ => self.shape(place),
+        };
         // What is always written is there for upstream even in an empty object.
         let always = !fresh
             && place
@@ -467,6 +482,43 @@ impl<'s> Fields<'s> {
                 .map(|value| (self.element_step(keys, element, value), value))
                 .collect(),
             _ => list.map(|value| (format!("v:{value}"), value)).collect(),
+        }
+    }
+
+    /// The places that an apply of `value` would replace as a whole, as paths.
+    #[must_use]
+    pub fn replaced_as_a_whole(&self, value: &Value) -> Vec<String> {
+        let mut found = Vec::new();
+        self.find_whole(self.root(), value, "", &mut found);
+        found
+    }
+
+    fn find_whole(&self, place: Place<'_>, value: &Value, path: &str, found: &mut Vec<String>) {
+        let leaf = matches!(self.shape(place), Shape::Leaf);
+        match (place.ty, value) {
+            (Type::Object(_) | Type::Map(_), Value::Object(map)) => {
+                if leaf {
+                    found.push(path.to_owned());
+                }
+                for (name, value) in map {
+                    if let (Type::Object(_), Some(place)) = (place.ty, self.under(place, name)) {
+                        self.find_whole(place, value, &format!("{path}.{name}"), found);
+                    }
+                }
+            }
+            (Type::List(element), Value::Array(list)) => {
+                if leaf {
+                    found.push(path.to_owned());
+                }
+                let place = Place {
+                    ty: element,
+                    field: None,
+                };
+                for (index, value) in list.iter().enumerate() {
+                    self.find_whole(place, value, &format!("{path}[{index}]"), found);
+                }
+            }
+            _ => {}
         }
     }
 

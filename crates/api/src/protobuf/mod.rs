@@ -79,15 +79,43 @@ fn unwrap(envelope: &[u8]) -> Result<(String, String, &[u8]), WireError> {
 pub fn encode(object: &Value) -> Option<Vec<u8>> {
     let (api_version, kind) = (object["apiVersion"].as_str()?, object["kind"].as_str()?);
     let body = encode::message(message_name(api_version, kind)?, object.as_object()?);
+    Some(enveloped(api_version, kind, &body))
+}
+
+fn enveloped(api_version: &str, kind: &str, body: &[u8]) -> Vec<u8> {
     let mut meta = Vec::new();
     wire::put_bytes(&mut meta, 1, api_version.as_bytes());
     wire::put_bytes(&mut meta, 2, kind.as_bytes());
-    let mut out = MAGIC.to_vec();
+    let mut out = Vec::with_capacity(body.len() + meta.len() + 24);
+    out.extend_from_slice(MAGIC);
     wire::put_bytes(&mut out, 1, &meta);
-    wire::put_bytes(&mut out, 2, &body);
+    wire::put_bytes(&mut out, 2, body);
     wire::put_bytes(&mut out, 3, b"");
     wire::put_bytes(&mut out, 4, b"");
-    Some(out)
+    out
+}
+
+/// Writes a list as [`encode`] does, from its items one after another: they are not all decoded at once. `kind` is the
+/// list's own; `None` when it has no protobuf form.
+#[must_use]
+pub fn encode_list(
+    api_version: &str,
+    kind: &str,
+    metadata: &Value,
+    items: impl Iterator<Item = Value>,
+) -> Option<Vec<u8>> {
+    let name = message_name(api_version, kind)?;
+    let field = messages::fields(name).find(|field| field.name == "items")?;
+    let element = field.kind.strip_prefix('r')?.trim_start_matches('p');
+    let element = element.strip_prefix('m')?;
+    let mut head = Map::new();
+    head.insert("metadata".into(), metadata.clone());
+    let mut body = encode::message(name, &head);
+    for item in items {
+        let item = encode::message(element, item.as_object()?);
+        wire::put_bytes(&mut body, field.number, &item);
+    }
+    Some(enveloped(api_version, kind, &body))
 }
 
 /// A frame of a watch: the length in four bytes, then an event with an object as [`encode`] writes it. The event itself

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::resource::v1::DeviceClass;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Typed};
 use crate::printing;
 
@@ -35,6 +36,10 @@ pub struct DeviceClassStrategy;
 impl Strategy for DeviceClassStrategy {
     type Object = DeviceClass;
     const HAS_GENERATION: bool = true;
+
+    fn validate_create(object: &DeviceClass) -> ErrorList {
+        crate::validation::resource::validate_device_class(object)
+    }
 
     fn row(object: &DeviceClass, now: Timestamp) -> Vec<Value> {
         vec![

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Subresource, Typed};
 use crate::printing;
 
@@ -54,6 +55,18 @@ impl Strategy for ResourceClaimStrategy {
     }
 
     crate::kind::keep_status!();
+
+    fn validate_create(object: &ResourceClaim) -> ErrorList {
+        crate::validation::resource::validate_resource_claim(object)
+    }
+
+    fn validate_update(new: &ResourceClaim, old: &ResourceClaim) -> ErrorList {
+        crate::validation::resource::validate_resource_claim_update(new, old)
+    }
+
+    fn validate_status_update(new: &ResourceClaim, old: &ResourceClaim) -> ErrorList {
+        crate::validation::resource::validate_resource_claim_status_update(new, old)
+    }
 
     fn row(object: &ResourceClaim, now: Timestamp) -> Vec<Value> {
         let status = object.status.as_ref();

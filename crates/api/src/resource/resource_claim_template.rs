@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::resource::v1::ResourceClaimTemplate;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Typed};
 use crate::printing;
 
@@ -37,6 +38,14 @@ impl Strategy for ResourceClaimTemplateStrategy {
 
     fn default(object: &mut ResourceClaimTemplate) {
         crate::defaults::resource::default_resource_claim_template(object);
+    }
+
+    fn validate_create(object: &ResourceClaimTemplate) -> ErrorList {
+        crate::validation::resource::validate_resource_claim_template(object)
+    }
+
+    fn validate_update(new: &ResourceClaimTemplate, old: &ResourceClaimTemplate) -> ErrorList {
+        crate::validation::resource::validate_resource_claim_template_update(new, old)
     }
 
     fn row(object: &ResourceClaimTemplate, now: Timestamp) -> Vec<Value> {

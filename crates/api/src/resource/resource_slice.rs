@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::resource::v1::ResourceSlice;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Typed};
 use crate::printing;
 
@@ -47,6 +48,14 @@ impl Strategy for ResourceSliceStrategy {
 
     fn default(object: &mut ResourceSlice) {
         crate::defaults::resource::default_resource_slice(object);
+    }
+
+    fn validate_create(object: &ResourceSlice) -> ErrorList {
+        crate::validation::resource::validate_resource_slice(object)
+    }
+
+    fn validate_update(new: &ResourceSlice, old: &ResourceSlice) -> ErrorList {
+        crate::validation::resource::validate_resource_slice_update(new, old)
     }
 
     fn row(object: &ResourceSlice, now: Timestamp) -> Vec<Value> {

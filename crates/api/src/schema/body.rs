@@ -7,7 +7,10 @@ use serde_json::Value;
 use serde_saphyr::options::DuplicateKeyPolicy;
 
 use super::check::{CheckError, Checked, check, check_value};
-use super::table::{Schema, TypeId, built_in};
+use super::table::{Schema, TypeId, built_in, with_optional};
+use crate::apiextensions::structural::Node;
+use crate::apiextensions::structural::prune::prune;
+use crate::field::{FieldError, Path};
 use crate::kind::Kind;
 use crate::status::{ApiError, ApiResult};
 
@@ -58,6 +61,8 @@ pub struct Target<'a> {
     pub version: &'a str,
     /// The kind.
     pub kind: &'a str,
+    /// The definition's schema of a custom resource: fields that it does not know are pruned.
+    pub pruned_by: Option<&'a Node>,
 }
 
 impl<'a> Target<'a> {
@@ -66,17 +71,32 @@ impl<'a> Target<'a> {
     /// # Errors
     /// The kind is not in the table of types, which a test rules out.
     pub fn of(kind: &'a Kind) -> ApiResult<Self> {
-        let schema = built_in();
-        let root = schema
-            .find(kind.schema)
-            .ok_or_else(|| ApiError::internal(format!("no type {}", kind.schema)))?;
+        let mut schema = built_in();
+        let mut root = schema.find(kind.schema);
+        if root.is_none() {
+            schema = with_optional();
+            root = schema.find(kind.schema);
+        }
+        let root = root.ok_or_else(|| ApiError::internal(format!("no type {}", kind.schema)))?;
         Ok(Self {
             schema,
             root,
             group: kind.group,
             version: kind.version,
             kind: kind.kind,
+            pruned_by: None,
         })
+    }
+
+    /// Takes away what the schema of a custom resource does not know, and says so as unknown fields are told of.
+    pub(crate) fn prune(&self, value: &mut Value) -> Vec<String> {
+        let (Some(schema), Value::Object(map)) = (self.pruned_by, value) else {
+            return Vec::new();
+        };
+        let gone = prune(map, schema);
+        gone.into_iter()
+            .map(|path| format!("unknown field {path:?}"))
+            .collect()
     }
 
     fn api_version(&self) -> String {
@@ -133,6 +153,7 @@ pub fn decode(
     let meta: TypeMeta = TypeMeta::of(&value);
     meta.matches(target)?;
     strict.extend(found);
+    strict.extend(target.prune(&mut value));
     if validation == FieldValidation::Strict && !strict.is_empty() {
         return Err(unreadable(
             target,
@@ -194,9 +215,20 @@ impl TypeMeta {
         if kind == target.kind && version == expected {
             return Ok(());
         }
-        let known = crate::kinds()
-            .iter()
-            .chain(crate::subresource_kinds())
+        if target.schema.is_custom() && kind != target.kind && version == expected {
+            let error = FieldError::invalid(
+                &Path::new("kind"),
+                kind,
+                &format!("must be {}", target.kind),
+            );
+            return Err(ApiError::invalid(target.group, target.kind, "", &[error]));
+        }
+        if target.schema.is_custom() {
+            return Err(ApiError::bad_request(format!(
+                "the API version in the data ({version}) does not match the expected API version ({expected})"
+            )));
+        }
+        let known = crate::table::known_kinds()
             .any(|other| other.kind == kind && other.api_version() == version);
         if !known {
             let message = format!(

@@ -128,6 +128,72 @@ impl<'de> Visitor<'de> for Untyped<'_, '_> {
     }
 }
 
+/// Reads anything as it is, and finds fields that are there twice.
+struct Open<'c, 's>(&'c mut Context<'s>);
+
+impl<'de> DeserializeSeed<'de> for Open<'_, '_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Open<'_, '_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+    fn visit_unit<E: de::Error>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+    fn visit_bool<E: de::Error>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_str<E: de::Error>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_string<E: de::Error>(self, value: String) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
+        let length = self.0.path.len();
+        let mut values = Vec::new();
+        loop {
+            self.0.path.push_str(&format!("[{}]", values.len()));
+            let next = list.next_element_seed(Open(self.0));
+            self.0.path.truncate(length);
+            match next? {
+                Some(value) => values.push(value),
+                None => return Ok(values.into()),
+            }
+        }
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut object = Map::new();
+        while let Some(key) = map.next_key::<String>()? {
+            let value = self.0.within(&key, |context| {
+                if object.contains_key(&key) {
+                    context.complain("duplicate");
+                }
+                map.next_value_seed(Open(context))
+            })?;
+            object.insert(key, value);
+        }
+        Ok(object.into())
+    }
+}
+
 /// Upstream stops counting here.
 const MAX_STRICT: usize = 100;
 
@@ -249,7 +315,7 @@ impl<'de> DeserializeSeed<'de> for Seed<'_, '_> {
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         match self.ty {
-            Type::Any => de::Deserialize::deserialize(deserializer)
+            Type::Any | Type::Deduced => de::Deserialize::deserialize(deserializer)
                 .map(|value: Value| Some(value).filter(|value| !value.is_null())),
             _ => deserializer.deserialize_any(self),
         }
@@ -516,7 +582,9 @@ fn zero(schema: &Schema, ty: &Type) -> Value {
         Type::Int32 | Type::Int64 | Type::Float | Type::IntOrString => 0.into(),
         Type::Quantity => "0".into(),
         Type::Object(id) => schema.empty(*id).into(),
-        Type::Time | Type::MicroTime | Type::Any | Type::List(_) | Type::Map(_) => Value::Null,
+        Type::Time | Type::MicroTime | Type::Any | Type::Deduced | Type::List(_) | Type::Map(_) => {
+            Value::Null
+        }
     }
 }
 
@@ -567,7 +635,13 @@ fn visit_object<'de, A: MapAccess<'de>>(
                 None => continue,
             },
             Key::Unknown(name) if def.open => {
-                object.insert(name, map.next_value()?);
+                let value = context.within(&name, |context| {
+                    if object.contains_key(&name) {
+                        context.complain("duplicate");
+                    }
+                    map.next_value_seed(Open(context))
+                })?;
+                object.insert(name, value);
                 continue;
             }
             Key::Unknown(name) => {

@@ -2,6 +2,7 @@
 //!
 //! Documents are made when asked for and kept compressed: the schemas of all kinds take tens of megabytes as values.
 
+pub mod custom;
 mod definitions;
 mod paths;
 mod protobuf;
@@ -35,12 +36,47 @@ impl Dialect {
 }
 
 /// What custom resources add: schemas by name, and paths, both ready for the dialect of the document.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Extra {
     /// Schemas.
     pub schemas: BTreeMap<String, Value>,
     /// Paths.
     pub paths: BTreeMap<String, Value>,
+    /// Whether a scale is among them.
+    pub scale: bool,
+    /// The built-in kinds that are served; `None` for those that are by default.
+    pub kinds: Option<&'static [Kind]>,
+}
+
+impl Extra {
+    /// Adds what another custom resource brings.
+    pub fn extend(&mut self, other: Self) {
+        self.schemas.extend(other.schemas);
+        self.paths.extend(other.paths);
+        self.scale |= other.scale;
+    }
+
+    /// The kinds whose schemas are needed for custom resources beside their own.
+    fn needed(&self) -> impl Iterator<Item = &'static Kind> + use<> {
+        let wanted = self.scale;
+        crate::subresource_kinds()
+            .iter()
+            .filter(move |kind| wanted && kind.kind == "Scale" && kind.group == "autoscaling")
+    }
+
+    fn kinds(&self) -> &'static [Kind] {
+        self.kinds.unwrap_or_else(crate::kinds)
+    }
+
+    /// The kinds of a group and version.
+    fn kinds_of<'k>(
+        &self,
+        group: &'k str,
+        version: &'k str,
+    ) -> impl Iterator<Item = &'static Kind> + use<'k> {
+        let kinds = self.kinds().iter();
+        kinds.filter(move |kind| kind.group == group && kind.version == version)
+    }
 }
 
 /// A finished document, compressed as `Content-Encoding: gzip` wants it.
@@ -99,13 +135,6 @@ fn security() -> Value {
         "description": "Bearer Token authentication", "type": "apiKey", "name": "authorization", "in": "header"}})
 }
 
-/// The kinds of a group and version.
-fn kinds_of<'k>(group: &'k str, version: &'k str) -> impl Iterator<Item = &'static Kind> + use<'k> {
-    crate::kinds()
-        .iter()
-        .filter(move |kind| kind.group == group && kind.version == version)
-}
-
 /// `/openapi/v2` as JSON.
 #[must_use]
 pub fn v2_json(extra: &Extra) -> Document {
@@ -113,10 +142,13 @@ pub fn v2_json(extra: &Extra) -> Document {
     output
         .text(r##"{"swagger":"2.0","info":{"title":"Kubernetes","version":"v1.36.2"},"paths":{"##);
     let mut first = true;
-    for kind in crate::kinds() {
+    for kind in extra.kinds() {
         for (path, item) in paths::of_kind(kind, Dialect::V2) {
             output.entry(&mut first, &path, &item);
         }
+    }
+    for (path, item) in &paths::of_discovery(extra.kinds()) {
+        output.entry(&mut first, path, item);
     }
     for (path, item) in &extra.paths {
         output.entry(&mut first, path, item);
@@ -124,7 +156,7 @@ pub fn v2_json(extra: &Extra) -> Document {
     output.text(r#"},"definitions":{"#);
     let mut first = true;
     let mut definitions = Definitions::new(Dialect::V2);
-    definitions.for_each(crate::kinds(), &mut |name, schema| {
+    definitions.for_each(extra.kinds(), &mut |name, schema| {
         output.entry(&mut first, name, &schema)
     });
     for (name, schema) in &extra.schemas {
@@ -141,16 +173,19 @@ pub fn v2_json(extra: &Extra) -> Document {
 pub fn v2_protobuf(extra: &Extra) -> Document {
     let mut output = Output::new();
     output.push(&protobuf::head("Kubernetes", "v1.36.2"));
-    for kind in crate::kinds() {
+    for kind in extra.kinds() {
         for (path, item) in paths::of_kind(kind, Dialect::V2) {
             output.push(&protobuf::path(&path, &item));
         }
+    }
+    for (path, item) in &paths::of_discovery(extra.kinds()) {
+        output.push(&protobuf::path(path, item));
     }
     for (path, item) in &extra.paths {
         output.push(&protobuf::path(path, item));
     }
     let mut definitions = Definitions::new(Dialect::V2);
-    definitions.for_each(crate::kinds(), &mut |name, schema| {
+    definitions.for_each(extra.kinds(), &mut |name, schema| {
         output.push(&protobuf::definition(name, &schema))
     });
     for (name, schema) in &extra.schemas {
@@ -163,7 +198,7 @@ pub fn v2_protobuf(extra: &Extra) -> Document {
 /// `None` if nothing is there.
 #[must_use]
 pub fn v3(group: &str, version: &str, extra: &Extra) -> Option<Document> {
-    let any = kinds_of(group, version).next().is_some()
+    let any = extra.kinds_of(group, version).next().is_some()
         || !extra.paths.is_empty()
         || !extra.schemas.is_empty();
     if !any {
@@ -173,7 +208,7 @@ pub fn v3(group: &str, version: &str, extra: &Extra) -> Option<Document> {
     output
         .text(r#"{"openapi":"3.0.0","info":{"title":"Kubernetes","version":"v1.36.2"},"paths":{"#);
     let mut first = true;
-    for kind in kinds_of(group, version) {
+    for kind in extra.kinds_of(group, version) {
         for (path, item) in paths::of_kind(kind, Dialect::V3) {
             output.entry(&mut first, &path, &item);
         }
@@ -184,7 +219,8 @@ pub fn v3(group: &str, version: &str, extra: &Extra) -> Option<Document> {
     output.text(r#"},"components":{"schemas":{"#);
     let mut first = true;
     let mut definitions = Definitions::new(Dialect::V3);
-    definitions.for_each(kinds_of(group, version), &mut |name, schema| {
+    let kinds = extra.kinds_of(group, version).chain(extra.needed());
+    definitions.for_each(kinds, &mut |name, schema| {
         output.entry(&mut first, name, &schema)
     });
     for (name, schema) in &extra.schemas {

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 pub type Name = Cow<'static, str>;
 
 /// Where a type is in its [`Schema`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TypeId(u32);
 
 /// What JSON a value is.
@@ -38,6 +38,8 @@ pub enum Type {
     IntOrString,
     /// Anything, kept as it is.
     Any,
+    /// Anything, of which apply takes objects apart and the rest as one.
+    Deduced,
     /// An object with known fields.
     Object(TypeId),
     /// A list.
@@ -84,6 +86,26 @@ pub struct Field {
     pub default: Option<Value>,
 }
 
+impl Field {
+    /// A field of a type, with nothing special about it.
+    #[must_use]
+    pub fn new(name: impl Into<Name>, ty: Type) -> Self {
+        Self {
+            name: name.into(),
+            ty,
+            go: None,
+            pointer: false,
+            always: false,
+            embedded: false,
+            list: None,
+            patch_merge: false,
+            patch_replace: false,
+            patch_merge_key: None,
+            default: None,
+        }
+    }
+}
+
 /// An object type.
 #[derive(Clone, Debug, Default)]
 pub struct TypeDef {
@@ -100,6 +122,8 @@ pub struct TypeDef {
 /// A set of types that refer to each other.
 #[derive(Clone, Debug, Default)]
 pub struct Schema {
+    /// The types that come first: a custom resource's refer to the built-in metadata.
+    base: Option<&'static Schema>,
     types: Vec<TypeDef>,
     names: HashMap<Name, TypeId>,
 }
@@ -129,11 +153,31 @@ static NOTHING: TypeDef = TypeDef {
 };
 
 impl Schema {
+    /// An empty set whose types can refer to those of another.
+    #[must_use]
+    pub fn over(base: &'static Schema) -> Self {
+        Self {
+            base: Some(base),
+            ..Self::default()
+        }
+    }
+
+    /// Whether the types are a custom resource's, which keep what was written as it was.
+    #[must_use]
+    pub fn is_custom(&self) -> bool {
+        self.base.is_some()
+    }
+
+    fn offset(&self) -> usize {
+        self.base.map_or(0, |base| base.types.len())
+    }
+
     /// Adds a type; its fields are sorted here.
     pub fn add(&mut self, mut def: TypeDef) -> TypeId {
         def.fields.sort_by(|a, b| a.name.cmp(&b.name));
         let id = self.id_for(def.name.clone());
-        if let Some(place) = self.types.get_mut(id.0 as usize) {
+        let index = (id.0 as usize).wrapping_sub(self.offset());
+        if let Some(place) = self.types.get_mut(index) {
             *place = def;
         }
         id
@@ -144,7 +188,8 @@ impl Schema {
         if let Some(id) = self.names.get(&name) {
             return *id;
         }
-        let id = TypeId(u32::try_from(self.types.len()).unwrap_or(u32::MAX));
+        let index = self.offset() + self.types.len();
+        let id = TypeId(u32::try_from(index).unwrap_or(u32::MAX));
         self.types.push(TypeDef {
             name: name.clone(),
             ..TypeDef::default()
@@ -156,13 +201,17 @@ impl Schema {
     /// The type of that id.
     #[must_use]
     pub fn get(&self, id: TypeId) -> &TypeDef {
-        self.types.get(id.0 as usize).unwrap_or(&NOTHING)
+        match (id.0 as usize).checked_sub(self.offset()) {
+            Some(index) => self.types.get(index).unwrap_or(&NOTHING),
+            None => self.base.map_or(&NOTHING, |base| base.get(id)),
+        }
     }
 
     /// The type of a kind by its name in OpenAPI (`io.k8s.api.core.v1.Pod`, [`crate::Kind::schema`]).
     #[must_use]
     pub fn find(&self, openapi_name: &str) -> Option<TypeId> {
-        self.names.get(&*short_name(openapi_name)).copied()
+        let own = self.names.get(&*short_name(openapi_name)).copied();
+        own.or_else(|| self.base?.find(openapi_name))
     }
 
     /// All types.
@@ -231,8 +280,15 @@ pub fn openapi_name(short_name: &str) -> String {
 /// The types of all built-in kinds.
 #[must_use]
 pub fn built_in() -> &'static Schema {
-    static BUILT_IN: LazyLock<Schema> = LazyLock::new(|| parse(TYPES));
+    static BUILT_IN: LazyLock<Schema> = LazyLock::new(|| parse(TYPES.lines()));
     &BUILT_IN
+}
+
+/// The same with the types of versions that are served only on demand.
+pub(crate) fn with_optional() -> &'static Schema {
+    static ALL: LazyLock<Schema> =
+        LazyLock::new(|| parse(TYPES.lines().chain(crate::legacy::TEXT.lines())));
+    &ALL
 }
 
 /// The text of the table of built-in types.
@@ -243,10 +299,10 @@ pub fn built_in() -> &'static Schema {
 /// embedded, `r` required, and `key=value`).
 pub(crate) const TYPES: &str = include_str!("types.txt");
 
-fn parse(text: &'static str) -> Schema {
+fn parse(lines: impl Iterator<Item = &'static str>) -> Schema {
     let mut schema = Schema::default();
     let mut current = TypeDef::default();
-    for line in text.lines() {
+    for line in lines {
         let mut words = line.split(' ');
         let Some(first) = words.next() else { continue };
         if let Some(name) = first.strip_prefix('@') {
@@ -288,19 +344,7 @@ fn parse_type(schema: &mut Schema, code: &'static str) -> Type {
 }
 
 fn parse_field(name: &'static str, ty: Type, flags: impl Iterator<Item = &'static str>) -> Field {
-    let mut field = Field {
-        name: Cow::Borrowed(name),
-        ty,
-        go: None,
-        pointer: false,
-        always: false,
-        embedded: false,
-        list: None,
-        patch_merge: false,
-        patch_replace: false,
-        patch_merge_key: None,
-        default: None,
-    };
+    let mut field = Field::new(name, ty);
     let (mut list, mut keys) = ("", Vec::new());
     for flag in flags {
         match flag.split_once('=').unwrap_or((flag, "")) {
@@ -375,7 +419,7 @@ fn go_type(schema: &Schema, ty: &Type) -> String {
         Type::MicroTime => "v1.MicroTime".to_owned(),
         Type::Quantity => "resource.Quantity".to_owned(),
         Type::IntOrString => "intstr.IntOrString".to_owned(),
-        Type::Any => "interface {}".to_owned(),
+        Type::Any | Type::Deduced => "interface {}".to_owned(),
         Type::Object(id) => go_name(&schema.get(*id).name).to_owned(),
         Type::List(element) => format!("[]{}", go_type(schema, element)),
         Type::Map(element) => format!("map[string]{}", go_type(schema, element)),

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::storage::v1::CSINode;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Typed};
 use crate::printing;
 
@@ -39,6 +40,14 @@ pub struct CSINodeStrategy;
 impl Strategy for CSINodeStrategy {
     type Object = CSINode;
     const ALLOW_UNCONDITIONAL_UPDATE: bool = false;
+
+    fn validate_create(object: &CSINode) -> ErrorList {
+        crate::validation::attachments::validate_csi_node(object)
+    }
+
+    fn validate_update(new: &CSINode, old: &CSINode) -> ErrorList {
+        crate::validation::attachments::validate_csi_node_update(new, old)
+    }
 
     fn row(object: &CSINode, now: Timestamp) -> Vec<Value> {
         vec![

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::storage::v1::CSIStorageCapacity;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Typed};
 use crate::printing;
 
@@ -38,6 +39,14 @@ impl Strategy for CSIStorageCapacityStrategy {
 
     fn default(object: &mut CSIStorageCapacity) {
         crate::defaults::storage::default_csi_storage_capacity(object);
+    }
+
+    fn validate_create(object: &CSIStorageCapacity) -> ErrorList {
+        crate::validation::attachments::validate_csi_storage_capacity(object)
+    }
+
+    fn validate_update(new: &CSIStorageCapacity, old: &CSIStorageCapacity) -> ErrorList {
+        crate::validation::attachments::validate_csi_storage_capacity_update(new, old)
     }
 
     fn row(object: &CSIStorageCapacity, _: Timestamp) -> Vec<Value> {

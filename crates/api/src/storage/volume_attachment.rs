@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::storage::v1::VolumeAttachment;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Subresource, Typed};
 use crate::printing;
 
@@ -54,6 +55,18 @@ impl Strategy for VolumeAttachmentStrategy {
     }
 
     crate::kind::keep_status!();
+
+    fn validate_create(object: &VolumeAttachment) -> ErrorList {
+        crate::validation::attachments::validate_volume_attachment(object)
+    }
+
+    fn validate_update(new: &VolumeAttachment, old: &VolumeAttachment) -> ErrorList {
+        crate::validation::attachments::validate_volume_attachment_update(new, old)
+    }
+
+    fn validate_status_update(new: &VolumeAttachment, old: &VolumeAttachment) -> ErrorList {
+        crate::validation::attachments::validate_volume_attachment_update(new, old)
+    }
 
     fn row(object: &VolumeAttachment, now: Timestamp) -> Vec<Value> {
         let spec = &object.spec;

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 use serde_json::Value;
 
+use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Typed};
 use crate::printing;
 
@@ -38,6 +39,14 @@ pub struct VolumeAttributesClassStrategy;
 
 impl Strategy for VolumeAttributesClassStrategy {
     type Object = VolumeAttributesClass;
+
+    fn validate_create(object: &VolumeAttributesClass) -> ErrorList {
+        crate::validation::attachments::validate_volume_attributes_class(object)
+    }
+
+    fn validate_update(new: &VolumeAttributesClass, old: &VolumeAttributesClass) -> ErrorList {
+        crate::validation::attachments::validate_volume_attributes_class_update(new, old)
+    }
 
     fn row(object: &VolumeAttributesClass, now: Timestamp) -> Vec<Value> {
         vec![

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use k8s_openapi::api::certificates::v1::{
+    CertificateSigningRequest, CertificateSigningRequestCondition, CertificateSigningRequestStatus,
+};
 
 use super::absent::items;
 use super::core::pod::volumes_projected::signer_name;
@@ -95,38 +97,105 @@ fn is_request(bytes: &[u8]) -> bool {
         && lines.any(|line| line == "-----END CERTIFICATE REQUEST-----")
 }
 
-/// What is wrong with a CertificateSigningRequest whose conditions changed.
+/// What an update of a CertificateSigningRequest may set, by the path it comes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settable {
+    /// `/status`: the certificate and what failed; whether the request is approved is not for a signer to say.
+    Certificate,
+    /// `/approval`: whether the request is approved.
+    Verdict,
+}
+
+/// The conditions that are never taken back.
+const LASTING: [&str; 3] = ["Approved", "Denied", "Failed"];
+
+/// What is wrong with the status of a CertificateSigningRequest that changed.
 #[must_use]
 pub fn validate_certificate_signing_request_status_update(
     new: &CertificateSigningRequest,
     old: &CertificateSigningRequest,
+    settable: Settable,
+) -> ErrorList {
+    let of = |request: &CertificateSigningRequest| request.status.clone().unwrap_or_default();
+    let (new, old) = (of(new), of(old));
+    let path = Path::new("status");
+    let conditions_path = path.child("conditions");
+    let (after, before) = (items(&new.conditions), items(&old.conditions));
+    let mut errors = conditions(after, before, &conditions_path);
+    let certificate = |status: &CertificateSigningRequestStatus| {
+        let certificate = status.certificate.clone();
+        certificate.map(|bytes| bytes.0).unwrap_or_default()
+    };
+    let (certificate, issued) = (certificate(&new), certificate(&old));
+    let certificate_path = path.child("certificate");
+    if certificate != issued
+        && let Err(detail) = check_certificate(&certificate)
+    {
+        let error = FieldError::invalid(&certificate_path, "<certificate data>", detail);
+        errors.push(error);
+    }
+    for kind in LASTING {
+        if of_type(after, kind).len() < of_type(before, kind).len() {
+            let detail = format!("updates may not remove a condition of type {kind:?}");
+            errors.push(FieldError::forbidden(&conditions_path, &detail));
+        }
+    }
+    if settable != Settable::Verdict {
+        for kind in ["Approved", "Denied"] {
+            let (after, before) = (of_type(after, kind), of_type(before, kind));
+            if after.len() > before.len() {
+                let detail = format!("updates may not add a condition of type {kind:?}");
+                errors.push(FieldError::forbidden(&conditions_path, &detail));
+            } else if after.len() == before.len() && after != before {
+                let detail = format!("updates may not modify a condition of type {kind:?}");
+                errors.push(FieldError::forbidden(&conditions_path, &detail));
+            }
+        }
+    }
+    if certificate != issued {
+        let detail = match settable {
+            Settable::Verdict => "updates may not set certificate content",
+            Settable::Certificate if issued.is_empty() => return errors,
+            Settable::Certificate => "updates may not modify existing certificate content",
+        };
+        errors.push(FieldError::forbidden(&certificate_path, detail));
+    }
+    errors
+}
+
+fn of_type<'a>(
+    conditions: &'a [CertificateSigningRequestCondition],
+    kind: &str,
+) -> Vec<&'a CertificateSigningRequestCondition> {
+    let mut found: Vec<_> = conditions.iter().collect();
+    found.retain(|condition| condition.type_ == kind);
+    found
+}
+
+/// What is wrong with conditions; what was wrong before is tolerated where upstream does so.
+fn conditions(
+    new: &[CertificateSigningRequestCondition],
+    old: &[CertificateSigningRequestCondition],
+    path: &Path,
 ) -> ErrorList {
     let mut errors = ErrorList::new();
-    let conditions = |request: &CertificateSigningRequest| {
-        let status = request.status.clone().unwrap_or_default();
-        status.conditions.unwrap_or_default()
+    let types = |list: &[CertificateSigningRequestCondition]| -> BTreeSet<String> {
+        let types = list.iter().map(|condition| condition.type_.clone());
+        types.collect()
     };
-    let (new, old) = (conditions(new), conditions(old));
-    let is = |list: &[_], kind: &str| {
-        let mut list = list.iter();
-        list.any(
-            |condition: &k8s_openapi::api::certificates::v1::CertificateSigningRequestCondition| {
-                condition.type_ == kind
-            },
-        )
-    };
-    let path = Path::new("status").child("conditions");
+    let repeats = types(old).len() < old.len();
+    let nameless = types(old).contains("");
+    let verdicts =
+        |list: &[_]| !of_type(list, "Approved").is_empty() && !of_type(list, "Denied").is_empty();
     let mut seen = BTreeSet::new();
     for (index, condition) in new.iter().enumerate() {
         let path = path.index(index);
-        if condition.type_.is_empty() {
+        if condition.type_.is_empty() && !nameless {
             errors.push(FieldError::required(&path.child("type"), ""));
         }
-        let only_true = matches!(condition.type_.as_str(), "Approved" | "Denied" | "Failed");
-        let known: &[&str] = if only_true {
-            &["True"]
-        } else {
-            &["False", "True", "Unknown"]
+        let known: &[&str] = match LASTING.contains(&condition.type_.as_str()) {
+            true => &["True"],
+            false => &["False", "True", "Unknown"],
         };
         let (status, status_path) = (condition.status.as_str(), path.child("status"));
         if status.is_empty() {
@@ -134,21 +203,56 @@ pub fn validate_certificate_signing_request_status_update(
         } else if !known.contains(&status) {
             errors.push(FieldError::not_supported(&status_path, status, known));
         }
-        if !seen.insert(&condition.type_) {
+        if !seen.insert(&condition.type_) && !repeats {
             errors.push(FieldError::duplicate(&path.child("type"), &condition.type_));
         }
     }
-    let both = |list: &[_]| is(list, "Approved") && is(list, "Denied");
-    if both(&new) && !both(&old) {
-        let last = new
-            .iter()
-            .rev()
-            .find(|condition| matches!(condition.type_.as_str(), "Approved" | "Denied"));
+    if verdicts(new) && !verdicts(old) {
+        let mut last = new.iter().rev();
+        let last = last.find(|condition| matches!(condition.type_.as_str(), "Approved" | "Denied"));
         let shown = last.map_or("", |condition| &condition.type_);
         let detail = "Approved and Denied conditions are mutually exclusive";
-        errors.push(FieldError::invalid(&path, shown, detail));
+        errors.push(FieldError::invalid(path, shown, detail));
     }
     errors
+}
+
+/// Whether the bytes are PEM blocks of certificates, and nothing but.
+fn check_certificate(bytes: &[u8]) -> Result<(), &'static str> {
+    use base64::Engine as _;
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(bytes);
+    let mut blocks = 0;
+    let mut inside: Option<String> = None;
+    for line in text.lines().map(str::trim_end) {
+        match &mut inside {
+            None => {
+                let begins = line.strip_prefix("-----BEGIN ");
+                match begins.and_then(|rest| rest.strip_suffix("-----")) {
+                    Some("CERTIFICATE") => inside = Some(String::new()),
+                    Some(_) => return Err("only CERTIFICATE PEM blocks are allowed"),
+                    None => {}
+                }
+            }
+            Some(content) if line == "-----END CERTIFICATE-----" => {
+                let der = base64::engine::general_purpose::STANDARD.decode(content.as_bytes());
+                // A certificate is an ASN.1 sequence.
+                if der.ok().and_then(|der| der.first().copied()) != Some(0x30) {
+                    return Err("x509: malformed certificate");
+                }
+                blocks += 1;
+                inside = None;
+            }
+            Some(_) if line.contains(':') => return Err("no PEM block headers are permitted"),
+            Some(content) => content.push_str(line),
+        }
+    }
+    match blocks {
+        0 => Err("must contain at least one CERTIFICATE PEM block"),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -197,11 +301,66 @@ mod tests {
         );
         assert_eq!(
             texts(&validate_certificate_signing_request_status_update(
-                &both, &request
+                &both,
+                &request,
+                Settable::Verdict
             )),
             [
                 "status.conditions[1].status: Unsupported value: \"False\": supported values: \"True\"",
                 "status.conditions: Invalid value: \"Denied\": Approved and Denied conditions are mutually exclusive",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_signer_neither_approves_nor_takes_back() {
+        let with = |kinds: &[&str], certificate: &str| -> CertificateSigningRequest {
+            let conditions: Vec<_> = kinds
+                .iter()
+                .map(|kind| json!({"type": kind, "status": "True"}))
+                .collect();
+            let mut request: CertificateSigningRequest = serde_json::from_value(
+                json!({"spec": {"request": "", "signerName": "s"}, "status": {"conditions": conditions}}),
+            )
+            .unwrap();
+            let bytes = ByteString(certificate.as_bytes().to_vec());
+            request.status.as_mut().unwrap().certificate =
+                Some(bytes).filter(|bytes| !bytes.0.is_empty());
+            request
+        };
+        let pem = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
+        let check = |new: &CertificateSigningRequest, old: &CertificateSigningRequest, what| {
+            texts(&validate_certificate_signing_request_status_update(
+                new, old, what,
+            ))
+        };
+        let (signer, approver) = (Settable::Certificate, Settable::Verdict);
+        let (bare, approved) = (with(&[], ""), with(&["Approved"], ""));
+        assert_eq!(
+            check(&approved, &bare, signer),
+            ["status.conditions: Forbidden: updates may not add a condition of type \"Approved\""]
+        );
+        assert_eq!(check(&approved, &bare, approver), [""; 0]);
+        assert_eq!(
+            check(&bare, &approved, approver),
+            [
+                "status.conditions: Forbidden: updates may not remove a condition of type \"Approved\""
+            ]
+        );
+        let issued = with(&["Approved"], pem);
+        assert_eq!(check(&issued, &approved, signer), [""; 0]);
+        assert_eq!(
+            check(&issued, &approved, approver),
+            ["status.certificate: Forbidden: updates may not set certificate content"]
+        );
+        assert_eq!(
+            check(&with(&["Approved"], &pem.repeat(2)), &issued, signer),
+            ["status.certificate: Forbidden: updates may not modify existing certificate content"]
+        );
+        assert_eq!(
+            check(&with(&["Approved"], "x"), &approved, signer),
+            [
+                "status.certificate: Invalid value: \"<certificate data>\": must contain at least one CERTIFICATE PEM block"
             ]
         );
     }

@@ -21,14 +21,14 @@ const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
 
 /// What a kind says of its names: the name and whether it is a `generateName`.
-pub type NameRule = dyn Fn(&str, bool) -> Vec<String>;
+pub type NameRule<'a> = dyn Fn(&str, bool) -> Vec<String> + 'a;
 
 /// Metadata of a new object, its name made already. `namespaced` is the kind's scope.
 #[must_use]
 pub fn validate_object_meta(
     meta: &ObjectMeta,
     namespaced: bool,
-    name_rule: &NameRule,
+    name_rule: &NameRule<'_>,
     path: &Path,
 ) -> ErrorList {
     let mut errors = ErrorList::new();
@@ -92,10 +92,6 @@ pub fn validate_object_meta(
         items(&meta.finalizers),
         &path.child("finalizers"),
     );
-    errors.extend(finalizer_groups(
-        items(&meta.finalizers),
-        &path.child("finalizers"),
-    ));
     managed_fields(
         &mut errors,
         items(&meta.managed_fields),
@@ -186,10 +182,6 @@ pub fn validate_object_meta_update(new: &ObjectMeta, old: &ObjectMeta, path: &Pa
         items(&new.managed_fields),
         &path.child("managedFields"),
     );
-    errors.extend(finalizer_groups(
-        items(&new.finalizers),
-        &path.child("finalizers"),
-    ));
     errors
 }
 
@@ -293,7 +285,8 @@ pub(crate) fn finalizers(errors: &mut ErrorList, finalizers: &[String], path: &P
     }
 }
 
-/// [`finalizer_group`] for each of a list.
+/// What is wrong with the groups of finalizers: asked of the kinds of Kubernetes' own groups beside the metadata's other
+/// rules, not of definitions and custom resources.
 #[must_use]
 pub fn finalizer_groups(finalizers: &[String], path: &Path) -> ErrorList {
     let mut errors = ErrorList::new();
@@ -592,7 +585,10 @@ mod tests {
 
     fn new_errors(value: Value, namespaced: bool) -> Vec<String> {
         let path = Path::new("metadata");
-        let errors = validate_object_meta(&meta(value), namespaced, &names::subdomain_name, &path);
+        let meta = meta(value);
+        let mut errors = validate_object_meta(&meta, namespaced, &names::subdomain_name, &path);
+        let finalizers = items(&meta.finalizers);
+        errors.extend(finalizer_groups(finalizers, &path.child("finalizers")));
         texts(&errors)
     }
 

@@ -4,7 +4,10 @@
 //! filled before by [`crate::defaults`]. Metadata is checked by [`meta`], once, for every kind.
 
 pub(crate) mod absent;
+pub mod admissionregistration;
+pub mod apiregistration;
 pub mod apps;
+pub mod attachments;
 pub mod autoscaling;
 pub mod batch;
 pub mod certificates;
@@ -13,6 +16,8 @@ pub mod coordination;
 pub mod core;
 pub mod discovery;
 pub mod events;
+pub mod expressions;
+pub mod flowcontrol;
 pub mod meta;
 pub mod names;
 pub mod net;
@@ -20,7 +25,9 @@ pub mod networking;
 pub mod policy;
 pub mod quantity;
 pub mod rbac;
+pub mod resource;
 pub mod runtime_class;
+pub mod service_ranges;
 pub mod storage;
 pub(crate) mod values;
 pub(crate) mod workload;

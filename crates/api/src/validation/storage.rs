@@ -24,7 +24,7 @@ pub fn validate_storage_class(class: &StorageClass) -> ErrorList {
         let name = class.provisioner.to_lowercase();
         all_invalid(&mut errors, &path, &name, names::qualified_name(&name));
     }
-    parameters(&mut errors, class);
+    parameters(&mut errors, &class.parameters);
     let policy = text(&class.reclaim_policy);
     if !policy.is_empty() {
         one_of(
@@ -48,16 +48,17 @@ pub fn validate_storage_class(class: &StorageClass) -> ErrorList {
     errors
 }
 
-fn parameters(errors: &mut ErrorList, class: &StorageClass) {
+/// The parameters of a class: not too many, with names.
+pub(super) fn parameters(errors: &mut ErrorList, parameters: &Option<BTreeMap<String, String>>) {
     let path = Path::new("parameters");
-    if count(&class.parameters) > PARAMETERS {
+    if count(parameters) > PARAMETERS {
         errors.push(FieldError::too_long(&path, PARAMETERS));
         return;
     }
-    if entries(&class.parameters).any(|(key, _)| key.is_empty()) {
+    if entries(parameters).any(|(key, _)| key.is_empty()) {
         errors.push(FieldError::invalid(&path, "", "field can not be empty."));
     }
-    let size: usize = entries(&class.parameters)
+    let size: usize = entries(parameters)
         .map(|(key, value)| key.len() + value.len())
         .sum();
     if size > PARAMETERS_SIZE {

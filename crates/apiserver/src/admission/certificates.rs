@@ -7,6 +7,7 @@ use skiff_api::{ApiError, ApiResult, FieldError, Object, ObjectExt, Path};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::pem::Pem;
 use x509_parser::prelude::FromDer as _;
+use x509_parser::x509::X509Name;
 
 use super::{Admission, AdmissionRequest, Operation};
 use crate::request::Attributes;
@@ -20,7 +21,7 @@ pub(crate) struct CertificateSigning;
 pub(crate) struct CertificateSubjectRestriction;
 
 fn concerns(request: &AdmissionRequest<'_>, operation: Operation, subresource: &str) -> bool {
-    let kind = request.resource.kind;
+    let kind = &request.resource.kind;
     kind.group == GROUP
         && kind.plural == "certificatesigningrequests"
         && request.operation == operation
@@ -137,18 +138,32 @@ impl Admission for CertificateSubjectRestriction {
 
 /// The organizations in the subject of a request, whose signature must be its own key's.
 fn organizations(pem: &[u8]) -> Result<Vec<String>, String> {
-    let read = Pem::iter_from_buffer(pem).next();
-    let pem = read
-        .and_then(Result::ok)
+    subject(pem, |subject| {
+        let names = subject.iter_organization();
+        names
+            .filter_map(|name| name.as_str().ok().map(str::to_owned))
+            .collect()
+    })
+}
+
+/// The common name in the subject of a request.
+pub(super) fn common_name(pem: &[u8]) -> Result<String, String> {
+    subject(pem, |subject| {
+        let names = subject.iter_common_name();
+        let names = names.filter_map(|name| name.as_str().ok());
+        names.last().unwrap_or_default().to_owned()
+    })
+}
+
+fn subject<T>(pem: &[u8], read: impl FnOnce(&X509Name<'_>) -> T) -> Result<T, String> {
+    let block = Pem::iter_from_buffer(pem).next().and_then(Result::ok);
+    let block = block
+        .filter(|block| block.label == "CERTIFICATE REQUEST")
         .ok_or("PEM block type must be CERTIFICATE REQUEST")?;
     let (_, request) =
-        X509CertificationRequest::from_der(&pem.contents).map_err(|error| error.to_string())?;
+        X509CertificationRequest::from_der(&block.contents).map_err(|error| error.to_string())?;
     request
         .verify_signature()
         .map_err(|error| error.to_string())?;
-    let subject = &request.certification_request_info.subject;
-    let names = subject.iter_organization();
-    Ok(names
-        .filter_map(|name| name.as_str().ok().map(str::to_owned))
-        .collect())
+    Ok(read(&request.certification_request_info.subject))
 }

@@ -27,7 +27,7 @@ fn concerns(request: &AdmissionRequest<'_>, old: Option<&dyn Object>) -> bool {
     match request.operation {
         Operation::Create => request.is("", "pods") || request.is("", "persistentvolumeclaims"),
         Operation::Update => {
-            let kind = request.resource.kind;
+            let kind = &request.resource.kind;
             let resize =
                 request.subresource == "resize" && kind.group.is_empty() && kind.plural == "pods";
             resize || request.is("", "persistentvolumeclaims")

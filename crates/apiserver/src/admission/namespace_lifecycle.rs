@@ -63,10 +63,10 @@ impl Admission for NamespaceLifecycle {
         {
             return Ok(());
         }
-        let kind = request.resource.kind;
+        let kind = &request.resource.kind;
         let mut error = ApiError::forbidden(
-            kind.group,
-            kind.plural,
+            &kind.group,
+            &kind.plural,
             request.name,
             &format!(
                 "unable to create new content in namespace {} because it is being terminated",

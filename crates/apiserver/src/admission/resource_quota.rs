@@ -16,8 +16,8 @@ pub(crate) struct ResourceQuota;
 
 /// Creations are charged for all kinds; changes only where they can make a difference.
 fn concerns(request: &AdmissionRequest<'_>) -> bool {
-    let kind = request.resource.kind;
-    let place = (kind.group, kind.plural, request.subresource);
+    let kind = &request.resource.kind;
+    let place = (&*kind.group, &*kind.plural, request.subresource);
     match request.operation {
         Operation::Create => {
             request.resource.namespaced()
@@ -53,16 +53,16 @@ impl Admission for ResourceQuota {
         if quotas.is_empty() {
             return Ok(());
         }
-        let kind = request.resource.kind;
+        let kind = &request.resource.kind;
         let now = request.call.server.now();
-        let used = usage(kind.group, kind.plural, object, now);
+        let used = usage(&kind.group, &kind.plural, object, now);
         let mut charged = Vec::new();
         for quota in quotas {
             let hard = quota.status.as_ref().and_then(|status| status.hard.clone());
             let hard = hard.unwrap_or_default();
             let limited = || {
                 let names = hard.keys().map(String::as_str);
-                names.filter(|name| tracks(kind.group, kind.plural, name))
+                names.filter(|name| tracks(&kind.group, &kind.plural, name))
             };
             let Some(spec) = &quota.spec else { continue };
             if limited().next().is_none() || !in_scope(spec, as_pod(object)) {
@@ -84,7 +84,7 @@ impl Admission for ResourceQuota {
             }
             let mut more = used.clone();
             if let Some(old) = old.filter(|old| in_scope(spec, as_pod(*old))) {
-                subtract(&mut more, &usage(kind.group, kind.plural, old, now));
+                subtract(&mut more, &usage(&kind.group, &kind.plural, old, now));
             }
             more.retain(|_, amount| !amount.is_zero());
             if !more.is_empty() {

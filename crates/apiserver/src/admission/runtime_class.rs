@@ -1,10 +1,11 @@
 //! RuntimeClass: a pod takes over the overhead and the scheduling rules of its runtime class.
 
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::{Pod, PodSpec, Toleration};
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use k8s_openapi::api::node::v1::RuntimeClass as Class;
 use skiff_api::{ApiResult, Object, ObjectExt};
 
+use super::tolerations::widest;
 use super::{Admission, AdmissionRequest, Operation};
 
 pub(crate) struct RuntimeClass;
@@ -53,51 +54,6 @@ fn take_over(spec: &mut PodSpec, class: &Class) -> Result<(), String> {
     let all = [own, scheduling.tolerations.clone().unwrap_or_default()].concat();
     spec.tolerations = Some(widest(&all)).filter(|list| !list.is_empty());
     Ok(())
-}
-
-/// The tolerations without those that another one includes.
-fn widest(all: &[Toleration]) -> Vec<Toleration> {
-    let mut kept: Vec<Toleration> = Vec::new();
-    for (index, one) in all.iter().enumerate() {
-        let later = all.iter().skip(index + 1);
-        let included = kept.iter().any(|other| includes(other, one))
-            || later
-                .into_iter()
-                .any(|other| other != one && includes(other, one));
-        if !included {
-            kept.push(one.clone());
-        }
-    }
-    kept
-}
-
-/// Whether the first tolerates all that the second does.
-fn includes(wide: &Toleration, narrow: &Toleration) -> bool {
-    let text = |value: &Option<String>| value.clone().unwrap_or_default();
-    let any_key = text(&wide.key).is_empty();
-    let any_effect = text(&wide.effect).is_empty();
-    if wide == narrow {
-        return true;
-    }
-    if !any_key && text(&wide.key) != text(&narrow.key)
-        || !any_effect && text(&wide.effect) != text(&narrow.effect)
-    {
-        return false;
-    }
-    if text(&wide.effect) == "NoExecute"
-        && let Some(seconds) = wide.toleration_seconds
-        && narrow
-            .toleration_seconds
-            .is_none_or(|other| other > seconds)
-    {
-        return false;
-    }
-    match text(&wide.operator).as_str() {
-        "" | "Equal" => {
-            text(&narrow.operator) == "Equal" && text(&wide.value) == text(&narrow.value)
-        }
-        operator => operator == "Exists",
-    }
 }
 
 #[async_trait]

@@ -1,7 +1,9 @@
 //! ServiceAccount: every pod runs as a service account and gets its token mounted.
 
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ServiceAccount, Volume, VolumeMount};
+use k8s_openapi::api::core::v1::{
+    Container, EnvFromSource, EnvVar, Pod, PodSpec, ServiceAccount, Volume, VolumeMount,
+};
 use serde_json::json;
 use skiff_api::{ApiError, ApiResult, Object, ObjectExt};
 
@@ -62,6 +64,142 @@ impl Admission for ServiceAccountAdmission {
         }
         Ok(())
     }
+
+    async fn validate(
+        &self,
+        request: &AdmissionRequest<'_>,
+        object: Option<&dyn Object>,
+        _old: Option<&dyn Object>,
+    ) -> ApiResult<()> {
+        let kind = &request.resource.kind;
+        let ephemeral =
+            request.operation == Operation::Update && request.subresource == "ephemeralcontainers";
+        let create = request.operation == Operation::Create && request.subresource.is_empty();
+        if kind.plural != "pods" || !kind.group.is_empty() || !(ephemeral || create) {
+            return Ok(());
+        }
+        let pod: Option<&Pod> = object.and_then(|object| object.downcast_ref());
+        let Some(pod) = pod else { return Ok(()) };
+        let annotations = pod.metadata.annotations.as_ref();
+        if annotations.is_some_and(|all| all.contains_key(MIRROR)) {
+            return Ok(());
+        }
+        let spec = pod.spec.clone().unwrap_or_default();
+        let Some(name) = spec
+            .service_account_name
+            .as_ref()
+            .filter(|name| !name.is_empty())
+        else {
+            let name = pod.metadata.name.as_deref().unwrap_or_default();
+            return Err(request.forbidden(&format!(
+                "no service account specified for pod {}/{name}",
+                request.namespace
+            )));
+        };
+        let refusal = match ephemeral {
+            true => ephemeral_secret,
+            false => secret,
+        };
+        // A pod that an account with nothing may run needs no look at its own.
+        if refusal(&spec, &ServiceAccount::default()).is_none() {
+            return Ok(());
+        }
+        let account = account(request, name).await?;
+        let refused = enforces(&account)
+            .then(|| refusal(&spec, &account))
+            .flatten();
+        match refused {
+            Some(why) => Err(request.forbidden(&why)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether pods of the account name those secrets only that the account lists.
+fn enforces(account: &ServiceAccount) -> bool {
+    let annotations = account.metadata.annotations.as_ref();
+    let value = annotations.and_then(|all| all.get("kubernetes.io/enforce-mountable-secrets"));
+    value.is_some_and(|value| matches!(value.as_str(), "1" | "t" | "T" | "true" | "TRUE" | "True"))
+}
+
+fn lists(account: &ServiceAccount, secret: &str) -> bool {
+    let mut listed = account.secrets.iter().flatten();
+    listed.any(|listed| listed.name.as_deref() == Some(secret))
+}
+
+fn not_listed(what: &str, secret: &str, account: &ServiceAccount) -> String {
+    format!(
+        "{what} secret.secretName=\"{secret}\" is not allowed because service account {} does not reference that secret",
+        account.metadata.name.as_deref().unwrap_or_default()
+    )
+}
+
+/// The first secret in a container's environment that the account does not list.
+fn environment_secret(
+    what: &str,
+    env: Option<&[EnvVar]>,
+    env_from: Option<&[EnvFromSource]>,
+    account: &ServiceAccount,
+) -> Option<String> {
+    for variable in env.unwrap_or_default() {
+        let source = variable.value_from.as_ref();
+        let secret = source.and_then(|source| source.secret_key_ref.as_ref());
+        if let Some(secret) = secret.filter(|secret| !lists(account, &secret.name)) {
+            let what = format!("{what} with envVar {} referencing", variable.name);
+            return Some(not_listed(&what, &secret.name, account));
+        }
+    }
+    for source in env_from.unwrap_or_default() {
+        let secret = source.secret_ref.as_ref();
+        if let Some(secret) = secret.filter(|secret| !lists(account, &secret.name)) {
+            let what = format!("{what} with envFrom referencing");
+            return Some(not_listed(&what, &secret.name, account));
+        }
+    }
+    None
+}
+
+fn ephemeral_secret(spec: &PodSpec, account: &ServiceAccount) -> Option<String> {
+    let mut containers = spec.ephemeral_containers.iter().flatten();
+    containers.find_map(|container| {
+        let what = format!("ephemeral container {}", container.name);
+        let (env, from) = (container.env.as_deref(), container.env_from.as_deref());
+        environment_secret(&what, env, from, account)
+    })
+}
+
+/// The first secret that a pod names and its account does not list.
+fn secret(spec: &PodSpec, account: &ServiceAccount) -> Option<String> {
+    for volume in spec.volumes.iter().flatten() {
+        if let Some(source) = &volume.secret {
+            let name = source.secret_name.as_deref().unwrap_or_default();
+            if !lists(account, name) {
+                return Some(not_listed("volume with", name, account));
+            }
+        }
+    }
+    let containers = spec.containers.iter().map(|found| ("container", found));
+    let init = spec.init_containers.iter().flatten();
+    let init = init.map(|found| ("init container", found));
+    for (kind, container) in init.chain(containers) {
+        let what = format!("{kind} {}", container.name);
+        let (env, from) = (container.env.as_deref(), container.env_from.as_deref());
+        let refused = environment_secret(&what, env, from, account);
+        if refused.is_some() {
+            return refused;
+        }
+    }
+    for (index, secret) in spec.image_pull_secrets.iter().flatten().enumerate() {
+        let mut listed = account.image_pull_secrets.iter().flatten();
+        if !listed.any(|listed| listed.name == secret.name) {
+            return Some(format!(
+                "imagePullSecrets[{index}].name=\"{}\" is not allowed because service account {} does not reference that imagePullSecret",
+                secret.name,
+                account.metadata.name.as_deref().unwrap_or_default()
+            ));
+        }
+    }
+    None
 }
 
 /// A static pod's mirror cannot use what only the API gives.

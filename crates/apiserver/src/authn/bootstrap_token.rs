@@ -4,6 +4,7 @@ use base64::Engine as _;
 use serde_json::Value;
 use skiff_base::SharedClock;
 use skiff_store::Store;
+use subtle::ConstantTimeEq as _;
 
 use crate::request::UserInfo;
 
@@ -51,13 +52,7 @@ fn judge(object: &Value, id: &str, secret: &str, now: jiff::Timestamp) -> Option
             .ok()?;
         String::from_utf8(bytes).ok()
     };
-    let same = |a: &str, b: &str| {
-        a.len() == b.len()
-            && a.bytes()
-                .zip(b.bytes())
-                .fold(0, |sum, (a, b)| sum | (a ^ b))
-                == 0
-    };
+    let same = |a: &str, b: &str| bool::from(a.as_bytes().ct_eq(b.as_bytes()));
     let alive = match field("expiration") {
         None => true,
         Some(at) => at.parse::<jiff::Timestamp>().is_ok_and(|at| at > now),

@@ -38,7 +38,7 @@ pub(crate) async fn check(
     } else {
         return Ok(());
     };
-    let plural = target.resource.kind.plural;
+    let plural = &*target.resource.kind.plural;
     if is_allowed(target, "escalate", plural, &target.call.info.name).await {
         return Ok(());
     }
@@ -123,10 +123,10 @@ async fn check_rules(target: &Target<'_>, wanted: &[PolicyRule]) -> ApiResult<()
         groups.join(" "),
         described(&missing)
     );
-    let kind = target.resource.kind;
+    let kind = &target.resource.kind;
     Err(ApiError::forbidden(
-        kind.group,
-        kind.plural,
+        &kind.group,
+        &kind.plural,
         target.name,
         &why,
     ))

@@ -1,11 +1,16 @@
-//! Who may do what: `system:masters`, the node authorizer, RBAC, in that order.
+//! Who may do what: `system:masters`, then the authorizers of the configuration, by default the node authorizer and RBAC.
 
+pub(crate) mod condition;
+pub mod configuration;
 pub(crate) mod escalation;
+pub mod graph;
 pub mod node;
 pub mod rbac;
+pub mod webhook;
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use futures::StreamExt as _;
 use k8s_openapi::api::rbac::v1::ClusterRole;
@@ -15,15 +20,24 @@ use skiff_store::{Event, Store, StoreError, WatchItem};
 
 use crate::bootstrap::policy;
 use crate::request::{Attributes, UserInfo};
-use crate::seam::{Authorizer, Decision, Rules};
+use crate::seam::{Authorizer, Decision, NonResourceRule, ResourceRule, Rules};
 
 use node::NodeAuthorizer;
 use rbac::Rbac;
+
+/// One of those who are asked, in the order of the configuration.
+enum Link {
+    Node,
+    Rbac,
+    Always(Decision),
+    Webhook(Box<webhook::WebhookAuthorizer>),
+}
 
 /// Every built-in authorizer. It follows the store ([`Component::run`]); [`Authorization::load`] fills it once.
 pub struct Authorization {
     rbac: Rbac,
     node: NodeAuthorizer,
+    chain: ArcSwap<Vec<Link>>,
     store: Arc<dyn Store>,
     clock: SharedClock,
     random: Random,
@@ -43,18 +57,46 @@ impl Authorization {
         Self {
             rbac: Rbac::default(),
             node: NodeAuthorizer::new(rules),
+            chain: ArcSwap::from_pointee(vec![Link::Node, Link::Rbac]),
             store,
             clock,
             random,
         }
     }
 
+    /// Asks those of the configuration from now on, which was validated.
+    pub fn configure(
+        &self,
+        config: &configuration::AuthorizationConfiguration,
+    ) -> Result<(), String> {
+        let mut chain = Vec::new();
+        for authorizer in &config.authorizers {
+            chain.push(match authorizer.kind.as_str() {
+                "Node" => Link::Node,
+                "RBAC" => Link::Rbac,
+                "AlwaysAllow" => Link::Always(Decision::Allow(String::new())),
+                "AlwaysDeny" => {
+                    Link::Always(Decision::NoOpinion("Everything is forbidden.".to_owned()))
+                }
+                "Webhook" => {
+                    let clock = self.clock.clone();
+                    Link::Webhook(Box::new(webhook::WebhookAuthorizer::new(
+                        authorizer, clock,
+                    )?))
+                }
+                other => return Err(format!("no authorizer is called {other:?}")),
+            });
+        }
+        self.chain.store(Arc::new(chain));
+        Ok(())
+    }
+
     fn prefixes() -> impl Iterator<Item = &'static str> {
-        rbac::PREFIXES.into_iter().chain(node::PREFIXES)
+        rbac::PREFIXES.into_iter().chain(graph::PREFIXES)
     }
 
     fn put(&self, key: &str, value: Option<&[u8]>) {
-        if node::PREFIXES.iter().any(|prefix| key.starts_with(prefix)) {
+        if graph::PREFIXES.iter().any(|prefix| key.starts_with(prefix)) {
             self.node.graph.write().put(key, value);
         } else {
             self.rbac.0.write().put(key, value);
@@ -65,7 +107,7 @@ impl Authorization {
     pub async fn load(&self) -> Result<u64, StoreError> {
         let revision = self.store.revision().await?;
         let mut rbac = rbac::Index::default();
-        let mut graph = node::Graph::default();
+        let mut seen = graph::Graph::default();
         for prefix in Self::prefixes() {
             for item in self
                 .store
@@ -74,11 +116,11 @@ impl Authorization {
                 .items
             {
                 rbac.put(&item.key, Some(&item.value));
-                graph.put(&item.key, Some(&item.value));
+                seen.put(&item.key, Some(&item.value));
             }
         }
         *self.rbac.0.write() = rbac;
-        *self.node.graph.write() = graph;
+        *self.node.graph.write() = seen;
         Ok(revision)
     }
 
@@ -140,17 +182,57 @@ impl Authorizer for Authorization {
         if attributes.user.in_group("system:masters") {
             return Decision::Allow(String::new());
         }
-        let node = self.node.authorize(attributes).await;
-        if !matches!(node, Decision::NoOpinion(_)) {
-            return node;
+        let chain = self.chain.load_full();
+        let mut reasons = Vec::new();
+        for link in &*chain {
+            let decision = match link {
+                Link::Node => self.node.authorize(attributes).await,
+                Link::Rbac => self.rbac.authorize(attributes).await,
+                Link::Always(decision) => decision.clone(),
+                Link::Webhook(webhook) => webhook.authorize(attributes).await,
+            };
+            match decision {
+                Decision::NoOpinion(reason) if reason.is_empty() => {}
+                Decision::NoOpinion(reason) => reasons.push(reason),
+                decided => return decided,
+            }
         }
-        match self.rbac.authorize(attributes).await {
-            Decision::NoOpinion(why) if why.is_empty() => node,
-            decision => decision,
-        }
+        Decision::NoOpinion(reasons.join("\n"))
     }
 
     async fn rules(&self, user: &UserInfo, namespace: &str) -> Rules {
-        self.rbac.rules(user, namespace).await
+        let all = || vec!["*".to_owned()];
+        let mut held = Rules::default();
+        let mut errors = Vec::new();
+        for link in self.chain.load_full().iter() {
+            let rules = match link {
+                Link::Node => self.node.rules(user, namespace).await,
+                Link::Rbac => self.rbac.rules(user, namespace).await,
+                Link::Always(Decision::Allow(_)) => Rules {
+                    resources: vec![ResourceRule {
+                        verbs: all(),
+                        api_groups: all(),
+                        resources: all(),
+                        ..ResourceRule::default()
+                    }],
+                    non_resources: vec![NonResourceRule {
+                        verbs: all(),
+                        paths: all(),
+                    }],
+                    ..Rules::default()
+                },
+                Link::Always(_) => Rules::default(),
+                Link::Webhook(webhook) => webhook.rules(user, namespace).await,
+            };
+            held.resources.extend(rules.resources);
+            held.non_resources.extend(rules.non_resources);
+            held.incomplete |= rules.incomplete;
+            errors.extend(Some(rules.error).filter(|error| !error.is_empty()));
+        }
+        held.error = match errors.len() {
+            0 | 1 => errors.concat(),
+            _ => format!("[{}]", errors.join(", ")),
+        };
+        held
     }
 }

@@ -1,265 +1,20 @@
 //! The node authorizer: a kubelet reads the objects of the pods on its own node, and no others.
 
-use std::collections::{BTreeSet, HashMap};
-
-use k8s_openapi::api::core::v1::{
-    Container, EnvFromSource, EnvVar, PersistentVolumeClaim, Pod, Volume,
-};
 use k8s_openapi::api::rbac::v1::PolicyRule;
 use parking_lot::RwLock;
 
-use crate::request::Attributes;
-use crate::seam::{Authorizer, Decision};
+use crate::request::{Attributes, UserInfo};
+use crate::seam::{Authorizer, Decision, Rules};
+use crate::selector::parse_fields;
 
+use super::graph::{Graph, Referenced};
 use super::rbac::allows;
 
-/// The store's prefixes that the graph follows.
-pub const PREFIXES: [&str; 2] = ["/registry/pods/", "/registry/persistentvolumeclaims/"];
-
-/// What an object is, to the graph.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Referenced {
-    Secret,
-    ConfigMap,
-    Claim,
-    ServiceAccount,
-}
-
-/// What one pod refers to.
-#[derive(Debug)]
-struct PodRow {
-    node: String,
-    references: BTreeSet<(Referenced, String)>,
-}
-
-/// Which node may see which objects.
-#[derive(Debug, Default)]
-pub struct Graph {
-    /// By `namespace/name`.
-    pods: HashMap<String, PodRow>,
-    /// The pods of each node.
-    nodes: HashMap<String, BTreeSet<String>>,
-    /// Claim `namespace/name` to the volume it is bound to.
-    volumes: HashMap<String, String>,
-}
-
-impl Graph {
-    /// Takes in the state of a key; `None` when it was deleted. Other keys are ignored.
-    pub fn put(&mut self, key: &str, value: Option<&[u8]>) {
-        if let Some(name) = key.strip_prefix(PREFIXES[0]) {
-            self.forget(name);
-            if let Some(pod) = value.and_then(|value| serde_json::from_slice::<Pod>(value).ok()) {
-                self.add(name, &pod);
-            }
-        } else if let Some(name) = key.strip_prefix(PREFIXES[1]) {
-            let claim =
-                value.and_then(|value| serde_json::from_slice::<PersistentVolumeClaim>(value).ok());
-            match claim
-                .and_then(|claim| claim.spec?.volume_name)
-                .filter(|volume| !volume.is_empty())
-            {
-                Some(volume) => self.volumes.insert(name.to_owned(), volume),
-                None => self.volumes.remove(name),
-            };
-        }
-    }
-
-    fn forget(&mut self, name: &str) {
-        let Some(row) = self.pods.remove(name) else {
-            return;
-        };
-        if let Some(pods) = self.nodes.get_mut(&row.node) {
-            pods.remove(name);
-            if pods.is_empty() {
-                self.nodes.remove(&row.node);
-            }
-        }
-    }
-
-    fn add(&mut self, name: &str, pod: &Pod) {
-        let Some(node) = pod
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.node_name.clone())
-            .filter(|node| !node.is_empty())
-        else {
-            return;
-        };
-        // A mirror pod stands for a file on the node; it gives the node no rights.
-        let mirror = pod
-            .metadata
-            .annotations
-            .as_ref()
-            .is_some_and(|annotations| annotations.contains_key("kubernetes.io/config.mirror"));
-        let references = if mirror {
-            BTreeSet::new()
-        } else {
-            references(pod)
-        };
-        self.nodes
-            .entry(node.clone())
-            .or_default()
-            .insert(name.to_owned());
-        self.pods
-            .insert(name.to_owned(), PodRow { node, references });
-    }
-
-    fn sees(&self, node: &str, namespace: &str, what: Referenced, name: &str) -> bool {
-        let wanted = (what, name.to_owned());
-        let in_namespace = |pod: &str| pod.split_once('/').is_some_and(|(of, _)| of == namespace);
-        let mut pods = self
-            .nodes
-            .get(node)
-            .into_iter()
-            .flatten()
-            .filter(|pod| in_namespace(pod));
-        pods.any(|pod| {
-            self.pods
-                .get(pod)
-                .is_some_and(|row| row.references.contains(&wanted))
-        })
-    }
-
-    fn sees_volume(&self, node: &str, volume: &str) -> bool {
-        self.nodes.get(node).into_iter().flatten().any(|pod| {
-            let Some(((namespace, _), row)) = pod.split_once('/').zip(self.pods.get(pod)) else {
-                return false;
-            };
-            let mut claims = row
-                .references
-                .iter()
-                .filter(|(what, _)| *what == Referenced::Claim);
-            claims.any(|(_, claim)| {
-                self.volumes
-                    .get(&format!("{namespace}/{claim}"))
-                    .is_some_and(|bound| bound == volume)
-            })
-        })
-    }
-}
-
-fn references(pod: &Pod) -> BTreeSet<(Referenced, String)> {
-    let mut found = BTreeSet::new();
-    let Some(spec) = &pod.spec else { return found };
-    let mut add = |what, name: Option<&String>| {
-        if let Some(name) = name.filter(|name| !name.is_empty()) {
-            found.insert((what, name.clone()));
-        }
-    };
-    add(
-        Referenced::ServiceAccount,
-        spec.service_account_name.as_ref(),
-    );
-    for secret in spec.image_pull_secrets.iter().flatten() {
-        add(Referenced::Secret, Some(&secret.name));
-    }
-    let containers = spec
-        .containers
-        .iter()
-        .chain(spec.init_containers.iter().flatten());
-    for Container { env, env_from, .. } in containers {
-        environment(env.as_deref(), env_from.as_deref(), &mut add);
-    }
-    for container in spec.ephemeral_containers.iter().flatten() {
-        environment(
-            container.env.as_deref(),
-            container.env_from.as_deref(),
-            &mut add,
-        );
-    }
-    for volume in spec.volumes.iter().flatten() {
-        volume_references(pod, volume, &mut add);
-    }
-    found
-}
-
-fn environment(
-    env: Option<&[EnvVar]>,
-    env_from: Option<&[EnvFromSource]>,
-    add: &mut dyn FnMut(Referenced, Option<&String>),
-) {
-    for source in env
-        .unwrap_or_default()
-        .iter()
-        .filter_map(|variable| variable.value_from.as_ref())
-    {
-        add(
-            Referenced::Secret,
-            source
-                .secret_key_ref
-                .as_ref()
-                .map(|reference| &reference.name),
-        );
-        add(
-            Referenced::ConfigMap,
-            source
-                .config_map_key_ref
-                .as_ref()
-                .map(|reference| &reference.name),
-        );
-    }
-    for source in env_from.unwrap_or_default() {
-        add(
-            Referenced::Secret,
-            source.secret_ref.as_ref().map(|reference| &reference.name),
-        );
-        add(
-            Referenced::ConfigMap,
-            source
-                .config_map_ref
-                .as_ref()
-                .map(|reference| &reference.name),
-        );
-    }
-}
-
-fn volume_references(pod: &Pod, volume: &Volume, add: &mut dyn FnMut(Referenced, Option<&String>)) {
-    add(
-        Referenced::Secret,
-        volume
-            .secret
-            .as_ref()
-            .and_then(|source| source.secret_name.as_ref()),
-    );
-    add(
-        Referenced::ConfigMap,
-        volume.config_map.as_ref().map(|source| &source.name),
-    );
-    add(
-        Referenced::Claim,
-        volume
-            .persistent_volume_claim
-            .as_ref()
-            .map(|source| &source.claim_name),
-    );
-    if volume.ephemeral.is_some() {
-        let claim = format!(
-            "{}-{}",
-            pod.metadata.name.as_deref().unwrap_or_default(),
-            volume.name
-        );
-        add(Referenced::Claim, Some(&claim));
-    }
-    let csi = volume
-        .csi
-        .as_ref()
-        .and_then(|source| source.node_publish_secret_ref.as_ref());
-    add(Referenced::Secret, csi.map(|reference| &reference.name));
-    for source in volume
-        .projected
-        .iter()
-        .filter_map(|projected| projected.sources.as_ref())
-        .flatten()
-    {
-        add(
-            Referenced::Secret,
-            source.secret.as_ref().map(|source| &source.name),
-        );
-        add(
-            Referenced::ConfigMap,
-            source.config_map.as_ref().map(|source| &source.name),
-        );
-    }
+/// The node whose kubelet the user is; an empty name for a member of the group whose name is of another form.
+#[must_use]
+pub fn node_of(user: &UserInfo) -> Option<&str> {
+    let name = user.name.strip_prefix("system:node:")?;
+    user.in_group("system:nodes").then_some(name)
 }
 
 /// The authorizer: the graph, and the rules that every node holds.
@@ -268,6 +23,21 @@ pub struct NodeAuthorizer {
     /// Which node may see what.
     pub graph: RwLock<Graph>,
     rules: Vec<PolicyRule>,
+}
+
+fn refuse(why: impl Into<String>) -> Decision {
+    Decision::NoOpinion(why.into())
+}
+
+fn allow() -> Decision {
+    Decision::Allow(String::new())
+}
+
+/// Whether a field selector asks for this value of a field, and no other.
+fn selects(attributes: &Attributes, field: &str, value: &str) -> bool {
+    let terms = parse_fields(&attributes.field_selector).unwrap_or_default();
+    let mut terms = terms.iter();
+    terms.any(|term| term.field == field && term.value == value && !term.negated)
 }
 
 impl NodeAuthorizer {
@@ -281,123 +51,213 @@ impl NodeAuthorizer {
     }
 
     fn decide(&self, attributes: &Attributes) -> Decision {
-        let Some(node) = attributes
-            .user
-            .name
-            .strip_prefix("system:node:")
-            .filter(|_| attributes.user.in_group("system:nodes"))
-        else {
-            return Decision::NoOpinion(String::new());
+        let Some(node) = node_of(&attributes.user) else {
+            return refuse("");
         };
+        if node.is_empty() {
+            return refuse(format!("unknown node for user {:?}", attributes.user.name));
+        }
         if !attributes.is_resource {
             return self.by_rules(attributes);
         }
-        let graph = self.graph.read();
-        let (verb, namespace, name) = (
-            attributes.verb.as_str(),
-            attributes.namespace.as_str(),
-            attributes.name.as_str(),
-        );
-        let read = matches!(verb, "get" | "list" | "watch");
-        let related = |sees: bool| {
-            if sees {
-                Decision::Allow(String::new())
-            } else {
-                Decision::NoOpinion(format!(
-                    "no relationship found between node '{node}' and this object"
-                ))
+        let status = attributes.subresource == "status";
+        match (attributes.group.as_str(), attributes.resource.as_str()) {
+            ("", "secrets") => self.read(attributes, node, Referenced::Secret),
+            ("", "configmaps") => self.read(attributes, node, Referenced::ConfigMap),
+            ("", "persistentvolumeclaims") if status => {
+                if !matches!(attributes.verb.as_str(), "update" | "patch") {
+                    return refuse("can only get/update/patch this type");
+                }
+                self.named(attributes, node, |graph| {
+                    let (namespace, name) = (&attributes.namespace, &attributes.name);
+                    graph.sees(node, namespace, Referenced::Claim, name)
+                })
             }
-        };
-        let refuse = |why: &str| Decision::NoOpinion(why.to_owned());
-        match (
-            attributes.group.as_str(),
-            attributes.resource.as_str(),
-            attributes.subresource.as_str(),
-        ) {
-            ("", "secrets" | "configmaps", "") if !read => {
-                refuse("can only read resources of this type")
-            }
-            ("", "secrets" | "configmaps", "") if name.is_empty() => refuse("No Object name found"),
-            ("", "secrets", "") => related(graph.sees(node, namespace, Referenced::Secret, name)),
-            ("", "configmaps", "") => {
-                // Every pod mounts the cluster's root certificate.
-                let root = name == "kube-root-ca.crt"
-                    && graph.nodes.get(node).is_some_and(|pods| {
-                        pods.iter()
-                            .any(|pod| pod.starts_with(&format!("{namespace}/")))
-                    });
-                related(root || graph.sees(node, namespace, Referenced::ConfigMap, name))
-            }
-            ("", "persistentvolumeclaims", "") if verb == "get" => {
-                related(graph.sees(node, namespace, Referenced::Claim, name))
-            }
-            ("", "persistentvolumes", "") if verb == "get" => {
-                related(graph.sees_volume(node, name))
-            }
-            ("", "serviceaccounts", "token") if verb == "create" => {
-                related(graph.sees(node, namespace, Referenced::ServiceAccount, name))
-            }
-            ("", "serviceaccounts", "") if verb == "get" => {
-                related(graph.sees(node, namespace, Referenced::ServiceAccount, name))
-            }
-            ("", "nodes", "") if verb != "create" && name != node => {
-                refuse("node can only access its own Node API object")
-            }
-            ("coordination.k8s.io", "leases", _) => self.lease(attributes, node),
-            ("storage.k8s.io", "csinodes", _) if verb != "create" && name != node => {
-                refuse("can only access CSINode with the same name as the requesting node")
-            }
-            ("", "pods", "")
-                if matches!(verb, "list" | "watch")
-                    && !selects_node(&attributes.field_selector, node) =>
-            {
-                refuse("can only list/watch pods with spec.nodeName field selector")
-            }
-            ("", "pods", "") if verb == "get" => {
-                let sees = graph
-                    .nodes
-                    .get(node)
-                    .is_some_and(|pods| pods.contains(&format!("{namespace}/{name}")));
-                related(sees)
-            }
+            ("", "persistentvolumeclaims") => self.get(attributes, node, |graph| {
+                let (namespace, name) = (&attributes.namespace, &attributes.name);
+                graph.sees(node, namespace, Referenced::Claim, name)
+            }),
+            ("", "persistentvolumes") => self.get(attributes, node, |graph| {
+                graph.sees_volume(node, &attributes.name)
+            }),
+            ("resource.k8s.io", "resourceclaims") => self.get(attributes, node, |graph| {
+                let (namespace, name) = (&attributes.namespace, &attributes.name);
+                graph.sees(node, namespace, Referenced::ResourceClaim, name)
+            }),
+            ("storage.k8s.io", "volumeattachments") => self.get(attributes, node, |graph| {
+                graph.attaches(node, &attributes.name)
+            }),
+            ("", "serviceaccounts") => self.account(attributes, node),
+            ("coordination.k8s.io", "leases") => lease(attributes, node),
+            ("storage.k8s.io", "csinodes") => csi_node(attributes, node),
+            ("resource.k8s.io", "resourceslices") => self.slice(attributes, node),
+            ("", "nodes") => own_node(attributes, node),
+            ("", "pods") => self.pod(attributes, node),
+            // Not served here; nodes have no rights on it.
+            ("certificates.k8s.io", "podcertificaterequests") => refuse(""),
             _ => self.by_rules(attributes),
         }
     }
 
-    fn lease(&self, attributes: &Attributes, node: &str) -> Decision {
-        let refuse = |why: &str| Decision::NoOpinion(why.to_owned());
-        if !matches!(
-            attributes.verb.as_str(),
-            "get" | "create" | "update" | "patch" | "delete"
-        ) {
-            return refuse("can only get, create, update, patch, or delete a node lease");
+    /// An object with a name, that the graph must lead to the node from.
+    fn named(
+        &self,
+        attributes: &Attributes,
+        node: &str,
+        leads: impl FnOnce(&Graph) -> bool,
+    ) -> Decision {
+        if attributes.name.is_empty() {
+            return refuse("No Object name found");
         }
-        if attributes.namespace != "kube-node-lease" {
-            return refuse("can only access leases in the \"kube-node-lease\" system namespace");
+        match leads(&self.graph.read()) {
+            true => allow(),
+            false => refuse(format!(
+                "no relationship found between node '{node}' and this object"
+            )),
         }
-        if attributes.verb != "create" && attributes.name != node {
-            return refuse("can only access node lease with the same name as the requesting node");
+    }
+
+    fn get(
+        &self,
+        attributes: &Attributes,
+        node: &str,
+        leads: impl FnOnce(&Graph) -> bool,
+    ) -> Decision {
+        if attributes.verb != "get" {
+            return refuse("can only get individual resources of this type");
         }
-        Decision::Allow(String::new())
+        if !attributes.subresource.is_empty() {
+            return refuse("cannot get subresource");
+        }
+        self.named(attributes, node, leads)
+    }
+
+    fn read(&self, attributes: &Attributes, node: &str, what: Referenced) -> Decision {
+        if !matches!(attributes.verb.as_str(), "get" | "list" | "watch") {
+            return refuse("can only read resources of this type");
+        }
+        if !attributes.subresource.is_empty() {
+            return refuse("cannot read subresource");
+        }
+        if attributes.namespace.is_empty() {
+            return refuse("can only read namespaced object of this type");
+        }
+        self.named(attributes, node, |graph| {
+            graph.sees(node, &attributes.namespace, what, &attributes.name)
+        })
+    }
+
+    fn account(&self, attributes: &Attributes, node: &str) -> Decision {
+        if attributes.verb == "get" && attributes.subresource.is_empty() {
+            return self.read(attributes, node, Referenced::ServiceAccount);
+        }
+        if attributes.verb != "create" || attributes.name.is_empty() {
+            return refuse("can only create tokens for individual service accounts");
+        }
+        if attributes.subresource != "token" {
+            return refuse("can only create token subresource of serviceaccount");
+        }
+        self.named(attributes, node, |graph| {
+            let (namespace, name) = (&attributes.namespace, &attributes.name);
+            graph.sees(node, namespace, Referenced::ServiceAccount, name)
+        })
+    }
+
+    fn slice(&self, attributes: &Attributes, node: &str) -> Decision {
+        if !attributes.subresource.is_empty() {
+            return refuse("cannot authorize ResourceSlice subresources");
+        }
+        match attributes.verb.as_str() {
+            // NodeRestriction sees the object's node.
+            "create" => allow(),
+            "get" | "update" | "patch" | "delete" => self.named(attributes, node, |graph| {
+                graph.offers(node, &attributes.name)
+            }),
+            "watch" | "list" | "deletecollection" => {
+                match selects(attributes, "spec.nodeName", node) {
+                    true => allow(),
+                    false => refuse(
+                        "can only list/watch/deletecollection resourceslices with nodeName field selector",
+                    ),
+                }
+            }
+            _ => refuse(
+                "only the following verbs are allowed for a ResourceSlice: get, watch, list, create, update, patch, delete, deletecollection",
+            ),
+        }
+    }
+
+    fn pod(&self, attributes: &Attributes, node: &str) -> Decision {
+        let runs = |graph: &Graph| graph.runs(node, &attributes.namespace, &attributes.name);
+        match (attributes.subresource.as_str(), attributes.verb.as_str()) {
+            ("", "get") => self.get(attributes, node, runs),
+            ("", "list" | "watch") if selects(attributes, "spec.nodeName", node) => allow(),
+            ("", "list" | "watch") if !attributes.name.is_empty() => {
+                self.named(attributes, node, runs)
+            }
+            ("", "list" | "watch") => {
+                refuse("can only list/watch pods with spec.nodeName field selector")
+            }
+            // NodeRestriction sees whose pods they are.
+            ("", "create" | "delete") | ("status", "update" | "patch") | ("eviction", "create") => {
+                allow()
+            }
+            _ => refuse(""),
+        }
     }
 
     fn by_rules(&self, attributes: &Attributes) -> Decision {
         if self.rules.iter().any(|rule| allows(rule, attributes)) {
-            Decision::Allow(String::new())
+            allow()
         } else {
-            Decision::NoOpinion(String::new())
+            refuse("")
         }
     }
 }
 
-fn selects_node(field_selector: &str, node: &str) -> bool {
-    field_selector.split(',').any(|term| {
-        let value = term
-            .trim()
-            .strip_prefix("spec.nodeName=")
-            .map(|value| value.strip_prefix('=').unwrap_or(value));
-        value == Some(node)
-    })
+fn own_node(attributes: &Attributes, node: &str) -> Decision {
+    match (attributes.subresource.as_str(), attributes.verb.as_str()) {
+        // NodeRestriction sees whose they are.
+        ("", "create" | "update" | "patch") | ("status", "update" | "patch") => allow(),
+        ("", "get" | "list" | "watch") => match attributes.name.as_str() {
+            own if own == node => allow(),
+            "" => refuse(format!(
+                "node '{node}' cannot read all nodes, only its own Node object"
+            )),
+            other => refuse(format!(
+                "node '{node}' cannot read '{other}', only its own Node object"
+            )),
+        },
+        _ => refuse(""),
+    }
+}
+
+const OWN_VERBS: [&str; 5] = ["get", "create", "update", "patch", "delete"];
+
+fn lease(attributes: &Attributes, node: &str) -> Decision {
+    if !OWN_VERBS.contains(&attributes.verb.as_str()) {
+        return refuse("can only get, create, update, patch, or delete a node lease");
+    }
+    if attributes.namespace != "kube-node-lease" {
+        return refuse("can only access leases in the \"kube-node-lease\" system namespace");
+    }
+    if attributes.verb != "create" && attributes.name != node {
+        return refuse("can only access node lease with the same name as the requesting node");
+    }
+    allow()
+}
+
+fn csi_node(attributes: &Attributes, node: &str) -> Decision {
+    if !OWN_VERBS.contains(&attributes.verb.as_str()) {
+        return refuse("can only get, create, update, patch, or delete a CSINode");
+    }
+    if !attributes.subresource.is_empty() {
+        return refuse("cannot authorize CSINode subresources");
+    }
+    if attributes.verb != "create" && attributes.name != node {
+        return refuse("can only access CSINode with the same name as the requesting node");
+    }
+    allow()
 }
 
 #[async_trait::async_trait]
@@ -405,12 +265,24 @@ impl Authorizer for NodeAuthorizer {
     async fn authorize(&self, attributes: &Attributes) -> Decision {
         self.decide(attributes)
     }
+
+    async fn rules(&self, user: &UserInfo, _namespace: &str) -> Rules {
+        let is_node = node_of(user).is_some();
+        let error = match is_node {
+            true => "node authorizer does not support user rule resolution".to_owned(),
+            false => String::new(),
+        };
+        Rules {
+            incomplete: is_node,
+            error,
+            ..Rules::default()
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::request::UserInfo;
     use serde_json::json;
     use std::sync::Arc;
 
@@ -424,16 +296,31 @@ mod tests {
         let authorizer = NodeAuthorizer::new(vec![rule]);
         let pod = json!({"metadata": {"name": "web", "namespace": "dev"}, "spec": {"nodeName": "n1", "serviceAccountName": "robot",
             "containers": [{"name": "c", "envFrom": [{"configMapRef": {"name": "settings"}}]}],
-            "volumes": [{"name": "s", "secret": {"secretName": "key"}}, {"name": "d", "persistentVolumeClaim": {"claimName": "disk"}}]}});
+            "volumes": [{"name": "s", "secret": {"secretName": "key"}}, {"name": "d", "persistentVolumeClaim": {"claimName": "disk"}},
+                {"name": "t", "projected": {"sources": [{"configMap": {"name": "kube-root-ca.crt"}}]}}]}});
         authorizer
             .graph
             .write()
             .put("/registry/pods/dev/web", Some(pod.to_string().as_bytes()));
-        let claim = json!({"metadata": {}, "spec": {"volumeName": "pv1"}});
-        authorizer.graph.write().put(
-            "/registry/persistentvolumeclaims/dev/disk",
-            Some(claim.to_string().as_bytes()),
-        );
+        for (key, object) in [
+            (
+                "/registry/persistentvolumes/pv1",
+                json!({"spec": {"claimRef": {"namespace": "dev", "name": "disk"},
+                    "csi": {"driver": "d", "volumeHandle": "h", "nodeStageSecretRef": {"namespace": "storage", "name": "stage"},
+                        "controllerExpandSecretRef": {"namespace": "storage", "name": "expand"}}}}),
+            ),
+            (
+                "/registry/volumeattachments/va1",
+                json!({"spec": {"nodeName": "n1", "attacher": "a", "source": {}}}),
+            ),
+            (
+                "/registry/resourceslices/s1",
+                json!({"spec": {"nodeName": "n1"}}),
+            ),
+        ] {
+            let text = object.to_string();
+            authorizer.graph.write().put(key, Some(text.as_bytes()));
+        }
         authorizer
     }
 
@@ -446,8 +333,14 @@ mod tests {
         name: &str,
         selector: &str,
     ) -> bool {
+        let (group, resource) = match resource {
+            "volumeattachments" => ("storage.k8s.io", resource),
+            "resourceslices" => ("resource.k8s.io", resource),
+            _ => ("", resource),
+        };
         let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
         let attributes = Attributes {
+            group: group.into(),
             user: Arc::new(UserInfo::new(
                 &format!("system:node:{node}"),
                 &["system:nodes"],
@@ -474,6 +367,7 @@ mod tests {
             ("persistentvolumeclaims", "dev", "disk"),
             ("persistentvolumes", "", "pv1"),
             ("pods", "dev", "web"),
+            ("secrets", "storage", "stage"),
             ("services", "dev", "any"),
         ] {
             assert!(
@@ -544,6 +438,61 @@ mod tests {
             "spec.nodeName=n2"
         ));
         assert!(!ask(&authorizer, "n1", "get", "nodes", "", "n2", ""));
+        assert!(ask(&authorizer, "n1", "get", "nodes", "", "n1", ""));
+        assert!(!ask(&authorizer, "n1", "delete", "nodes", "", "n1", ""));
+        assert!(!ask(&authorizer, "n1", "list", "nodes", "", "", ""));
+        // What the controller alone needs of a volume is not for kubelets.
+        assert!(!ask(
+            &authorizer,
+            "n1",
+            "get",
+            "secrets",
+            "storage",
+            "expand",
+            ""
+        ));
+        for (verb, resource, name, selector) in [
+            ("get", "volumeattachments", "va1", ""),
+            ("get", "resourceslices", "s1", ""),
+            ("delete", "resourceslices", "s1", ""),
+            ("list", "resourceslices", "", "spec.nodeName=n1"),
+        ] {
+            assert!(
+                ask(&authorizer, "n1", verb, resource, "", name, selector),
+                "{verb} {resource}"
+            );
+            assert!(
+                !ask(&authorizer, "n2", verb, resource, "", name, selector),
+                "{verb} {resource}"
+            );
+        }
+        assert!(!ask(
+            &authorizer,
+            "n1",
+            "list",
+            "resourceslices",
+            "",
+            "",
+            "spec.nodeName!=n1"
+        ));
+        assert!(ask(
+            &authorizer,
+            "n1",
+            "patch",
+            "persistentvolumeclaims/status",
+            "dev",
+            "disk",
+            ""
+        ));
+        assert!(!ask(
+            &authorizer,
+            "n2",
+            "patch",
+            "persistentvolumeclaims/status",
+            "dev",
+            "disk",
+            ""
+        ));
     }
 
     #[test]
@@ -551,6 +500,6 @@ mod tests {
         let authorizer = authorizer();
         authorizer.graph.write().put("/registry/pods/dev/web", None);
         assert!(!ask(&authorizer, "n1", "get", "secrets", "dev", "key", ""));
-        assert!(authorizer.graph.read().nodes.is_empty());
+        assert!(authorizer.graph.read().is_empty());
     }
 }

@@ -2,6 +2,7 @@
 
 mod flow_control;
 pub mod policy;
+pub mod reconcile;
 
 use serde_json::{Value, json};
 

@@ -5,13 +5,14 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use serde_json::Value;
-use skiff_api::Kind;
+
+use crate::registry::ServedKind;
 
 /// What selectors see of an object.
 #[derive(Debug, Default)]
 struct Selectable {
     labels: BTreeMap<String, String>,
-    fields: Vec<(&'static str, String)>,
+    fields: Vec<String>,
 }
 
 /// An object in the watch cache.
@@ -80,17 +81,17 @@ impl Entry {
 
     /// The labels.
     #[must_use]
-    pub fn labels(&self, kind: &Kind) -> &BTreeMap<String, String> {
+    pub fn labels(&self, kind: &ServedKind) -> &BTreeMap<String, String> {
         &self.selectable(kind).labels
     }
 
-    /// The values of the kind's selectable fields.
+    /// The values of the kind's selectable fields, in their order.
     #[must_use]
-    pub fn fields(&self, kind: &Kind) -> &[(&'static str, String)] {
+    pub fn fields(&self, kind: &ServedKind) -> &[String] {
         &self.selectable(kind).fields
     }
 
-    fn selectable(&self, kind: &Kind) -> &Selectable {
+    fn selectable(&self, kind: &ServedKind) -> &Selectable {
         self.selectable.get_or_init(|| {
             let value: Value = serde_json::from_slice(&self.bytes).unwrap_or_default();
             let labels = value

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::registry::ServedKind;
 use futures::StreamExt;
 use parking_lot::RwLock;
-use skiff_api::Kind;
 use skiff_base::{Backoff, Random, SharedClock, Shutdown};
 use skiff_store::{Event, Store, StoreError, WatchItem};
 use tokio::sync::watch;
@@ -31,7 +31,7 @@ pub enum CacheError {
 pub struct CacheHub {
     store: Arc<dyn Store>,
     clock: SharedClock,
-    caches: RwLock<HashMap<&'static str, Arc<ResourceCache>>>,
+    caches: RwLock<HashMap<Box<str>, Arc<ResourceCache>>>,
     progress: watch::Sender<u64>,
     /// Whether the watch on the store runs; reads wait until it does.
     started: watch::Sender<bool>,
@@ -166,11 +166,17 @@ impl CacheHub {
     /// The cache of a kind, loaded on first use.
     pub async fn cache(
         self: &Arc<Self>,
-        kind: &'static Kind,
+        kind: &Arc<ServedKind>,
     ) -> Result<Arc<ResourceCache>, CacheError> {
         loop {
-            let known = self.caches.read().get(kind.storage).cloned();
+            let known = self.caches.read().get(&*kind.storage).cloned();
             let cache = match known {
+                // A request that began before the definition changed may have made it.
+                Some(stale) if stale.serial() < kind.serial() => {
+                    self.forget(kind, &stale);
+                    stale.close();
+                    continue;
+                }
                 Some(cache) => cache,
                 None => {
                     let mut started = self.started.subscribe();
@@ -182,42 +188,60 @@ impl CacheHub {
             if cache.ready().await {
                 return Ok(cache);
             }
-        }
-    }
-
-    /// A new cache, unless another request was faster.
-    fn add(self: &Arc<Self>, kind: &'static Kind) -> Arc<ResourceCache> {
-        let mut caches = self.caches.write();
-        if let Some(cache) = caches.get(kind.storage) {
-            return cache.clone();
-        }
-        let cache = ResourceCache::new(kind);
-        caches.insert(kind.storage, cache.clone());
-        let (hub, loading) = (self.clone(), cache.clone());
-        // A task of its own: the client that asked first may go away.
-        tokio::spawn(async move { hub.load(kind, loading).await });
-        cache
-    }
-
-    async fn load(&self, kind: &'static Kind, cache: Arc<ResourceCache>) {
-        match self.store.range(cache.prefix(), None, 0, None).await {
-            Ok(range) => cache.load(range, self.clock.monotonic()),
-            Err(error) => {
-                tracing::error!(%error, resource = kind.plural, "loading the cache failed");
-                self.forget(kind, &cache);
-                self.clock.sleep(Duration::from_millis(200)).await;
-                cache.close();
+            if let Some(error) = cache.failure() {
+                return Err(error.into());
             }
         }
     }
 
-    fn forget(&self, kind: &'static Kind, cache: &Arc<ResourceCache>) {
+    /// A new cache, unless another request was faster.
+    fn add(self: &Arc<Self>, kind: &Arc<ServedKind>) -> Arc<ResourceCache> {
+        let mut caches = self.caches.write();
+        if let Some(cache) = caches.get(&*kind.storage) {
+            return cache.clone();
+        }
+        let cache = ResourceCache::new(kind.clone());
+        caches.insert(kind.storage.as_ref().into(), cache.clone());
+        let (hub, loading, kind) = (self.clone(), cache.clone(), kind.clone());
+        // A task of its own: the client that asked first may go away.
+        tokio::spawn(async move { hub.load(&kind, loading).await });
+        cache
+    }
+
+    async fn load(&self, kind: &Arc<ServedKind>, cache: Arc<ResourceCache>) {
+        match self.store.range(cache.prefix(), None, 0, None).await {
+            Ok(range) => cache.load(range, self.clock.monotonic()),
+            Err(error) => {
+                tracing::error!(%error, resource = &*kind.plural, "loading the cache failed");
+                self.forget(kind, &cache);
+                self.clock.sleep(Duration::from_millis(200)).await;
+                cache.fail(error);
+            }
+        }
+    }
+
+    /// How many objects of a kind there are and how long one is, about, when that is known without a look at the store.
+    #[must_use]
+    pub fn estimate(&self, kind: &ServedKind) -> Option<(u64, u64)> {
+        let cache = self.caches.read().get(&*kind.storage).cloned();
+        cache.map(|cache| cache.estimate())
+    }
+
+    fn forget(&self, kind: &Arc<ServedKind>, cache: &Arc<ResourceCache>) {
         let mut caches = self.caches.write();
         if caches
-            .get(kind.storage)
+            .get(&*kind.storage)
             .is_some_and(|other| Arc::ptr_eq(other, cache))
         {
-            caches.remove(kind.storage);
+            caches.remove(&*kind.storage);
+        }
+    }
+
+    /// Gives up the cache of what is stored under a prefix: watches of it end, and it is loaded anew when asked for.
+    pub fn drop_cache(&self, prefix: &str) {
+        let dropped = self.caches.write().remove(prefix);
+        if let Some(cache) = dropped {
+            cache.close();
         }
     }
 
@@ -239,10 +263,7 @@ fn key(event: &Event) -> &str {
 }
 
 /// The cache that a key belongs to: prefixes have two or three segments.
-fn find(
-    caches: &HashMap<&'static str, Arc<ResourceCache>>,
-    key: &str,
-) -> Option<Arc<ResourceCache>> {
+fn find(caches: &HashMap<Box<str>, Arc<ResourceCache>>, key: &str) -> Option<Arc<ResourceCache>> {
     let mut slashes = key
         .bytes()
         .enumerate()

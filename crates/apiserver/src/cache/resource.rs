@@ -2,16 +2,17 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Bound;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use skiff_store::{Event, KeyValue, Range};
+use skiff_store::{Event, KeyValue, Range, StoreError};
 use tokio::sync::{Notify, watch};
 
 use super::entry::Entry;
+use crate::registry::ServedKind;
 
 /// The ring keeps at most so many changes ...
 const RING_EVENTS: usize = 10_000;
@@ -25,6 +26,15 @@ const GATHERING_EACH: Duration = Duration::from_micros(50);
 /// ... for at most so long.
 const GATHERING_MOST: Duration = Duration::from_millis(5);
 
+/// How an event shows an object when not as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Form {
+    /// In which version.
+    pub api_version: String,
+    /// As protobuf, else as JSON.
+    pub protobuf: bool,
+}
+
 /// One change of one object.
 #[derive(Debug)]
 pub struct CacheEvent {
@@ -34,16 +44,34 @@ pub struct CacheEvent {
     pub current: Option<Arc<Entry>>,
     /// The state before; `None`: created.
     pub previous: Option<Arc<Entry>>,
-    /// What the event shows, as protobuf; made for the first watcher that wants it.
-    protobuf: OnceLock<Option<Bytes>>,
+    /// What the event shows, in forms other than the stored one; each made for the first watcher that wants it.
+    forms: Mutex<Vec<(Form, Option<Bytes>)>>,
     at: Duration,
 }
 
 impl CacheEvent {
-    /// What the event shows (`bytes`: the new state, or the last one of an object that is gone) as protobuf.
-    pub fn protobuf(&self, bytes: &[u8]) -> Option<&Bytes> {
-        let encode = || crate::content::protobuf(bytes).map(Bytes::from);
-        self.protobuf.get_or_init(encode).as_ref()
+    /// What the event shows in another form; `make` is called for the first watcher that wants it. All that ask must be
+    /// shown the same state.
+    pub fn shown(&self, form: &Form, make: impl FnOnce() -> Option<Bytes>) -> Option<Bytes> {
+        let mut forms = self.forms.lock();
+        if let Some((_, bytes)) = forms.iter().find(|(other, _)| other == form) {
+            return bytes.clone();
+        }
+        let made = make();
+        forms.push((form.clone(), made.clone()));
+        made
+    }
+
+    /// The same change with its objects in another version.
+    #[must_use]
+    pub fn with(&self, current: Option<Arc<Entry>>, previous: Option<Arc<Entry>>) -> Self {
+        Self {
+            revision: self.revision,
+            current,
+            previous,
+            forms: Mutex::default(),
+            at: self.at,
+        }
     }
 
     /// The object's key.
@@ -68,11 +96,11 @@ pub enum Trigger {
     Any,
     /// Changes of objects whose key starts so (a namespace, or one object).
     Key(String),
-    /// Changes of objects whose value of a field is, or was, this.
-    Field(&'static str, String),
+    /// Changes of objects whose value of a field (by its place among the kind's) is, or was, this.
+    Field(usize, String),
 }
 
-type FieldIndex = HashMap<(&'static str, String), Vec<(u64, Arc<Notify>)>>;
+type FieldIndex = HashMap<(usize, String), Vec<(u64, Arc<Notify>)>>;
 
 #[derive(Default)]
 struct Wakers {
@@ -164,18 +192,19 @@ struct Inner {
 pub struct ResourceCache {
     /// The key prefix, with slash at the end.
     prefix: String,
-    kind: &'static skiff_api::Kind,
+    kind: Arc<ServedKind>,
     inner: RwLock<Inner>,
     wakers: Mutex<Wakers>,
     /// How many watch all of it, or by key.
     crowd: AtomicUsize,
     ready: watch::Sender<bool>,
+    failure: Mutex<Option<StoreError>>,
 }
 
 impl ResourceCache {
     /// An empty cache that is yet to be loaded.
     #[must_use]
-    pub fn new(kind: &'static skiff_api::Kind) -> Arc<Self> {
+    pub fn new(kind: Arc<ServedKind>) -> Arc<Self> {
         Arc::new(Self {
             prefix: format!("{}/", kind.storage),
             kind,
@@ -193,7 +222,14 @@ impl ResourceCache {
             wakers: Mutex::new(Wakers::default()),
             crowd: AtomicUsize::new(0),
             ready: watch::Sender::new(false),
+            failure: Mutex::default(),
         })
+    }
+
+    /// Which state of a custom kind's definition the cache follows.
+    #[must_use]
+    pub fn serial(&self) -> u64 {
+        self.kind.serial()
     }
 
     /// The key prefix, with slash at the end.
@@ -218,13 +254,13 @@ impl ResourceCache {
         inner.items = range
             .items
             .iter()
-            .filter_map(|kv| Some((kv.key.clone(), Arc::new(entry(kv)?))))
+            .filter_map(|kv| Some((kv.key.clone(), Arc::new(entry(&self.kind, kv)?))))
             .collect();
         inner.floor = range.revision;
         inner.revision = range.revision;
         inner.loaded = true;
         for event in std::mem::take(&mut inner.early) {
-            inner.apply(&event, now);
+            inner.apply(&self.kind, &event, now);
         }
         drop(inner);
         self.ready.send_replace(true);
@@ -240,7 +276,7 @@ impl ResourceCache {
                 return;
             }
             for event in events {
-                applied.extend(inner.apply(event, now));
+                applied.extend(inner.apply(&self.kind, event, now));
             }
             inner.trim(now);
         }
@@ -259,6 +295,35 @@ impl ResourceCache {
         drop(inner);
         self.ready.send_replace(true);
         self.wake_all();
+    }
+
+    /// Gives up loading: who waits for the cache gets the error.
+    pub fn fail(&self, error: StoreError) {
+        *self.failure.lock() = Some(error);
+        self.close();
+    }
+
+    /// Why it was given up, if loading failed.
+    #[must_use]
+    pub fn failure(&self) -> Option<StoreError> {
+        self.failure.lock().clone()
+    }
+
+    /// Whether it was given up.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.inner.read().closed
+    }
+
+    /// How many objects there are, and the length of one, by the first few.
+    #[must_use]
+    pub fn estimate(&self) -> (u64, u64) {
+        const LOOK_AT: usize = 8;
+        let inner = self.inner.read();
+        let some = inner.items.values().take(LOOK_AT);
+        let sum: usize = some.map(|entry| entry.bytes.len()).sum();
+        let count = inner.items.len();
+        (count as u64, (sum / count.clamp(1, LOOK_AT)) as u64)
     }
 
     /// One object.
@@ -352,7 +417,7 @@ impl ResourceCache {
             Trigger::Field(field, value) => {
                 wakers
                     .fields
-                    .entry((field, value.clone()))
+                    .entry((*field, value.clone()))
                     .or_default()
                     .push((id, notify.clone()));
             }
@@ -398,8 +463,9 @@ impl ResourceCache {
             .flat_map(|event| [&event.current, &event.previous])
             .flatten()
         {
-            for field in entry.fields(self.kind) {
-                for (_, notify) in wakers.fields.get(field).into_iter().flatten() {
+            for (field, value) in entry.fields(&self.kind).iter().enumerate() {
+                let waiting = wakers.fields.get(&(field, value.clone()));
+                for (_, notify) in waiting.into_iter().flatten() {
                     notify.notify_one();
                 }
             }
@@ -422,7 +488,12 @@ impl Inner {
         self.first + self.ring.len() as u64
     }
 
-    fn apply(&mut self, event: &Event, now: Duration) -> Option<Arc<CacheEvent>> {
+    fn apply(
+        &mut self,
+        kind: &ServedKind,
+        event: &Event,
+        now: Duration,
+    ) -> Option<Arc<CacheEvent>> {
         let revision = match event {
             Event::Put { current, .. } => current.mod_revision,
             Event::Delete { revision, .. } => *revision,
@@ -438,7 +509,7 @@ impl Inner {
         }
         let (current, previous) = match event {
             Event::Put { current, .. } => {
-                let new = Arc::new(entry(current)?);
+                let new = Arc::new(entry(kind, current)?);
                 let old = self.items.insert(current.key.clone(), new.clone());
                 (Some(new), old)
             }
@@ -452,7 +523,7 @@ impl Inner {
             revision,
             current,
             previous,
-            protobuf: OnceLock::new(),
+            forms: Mutex::default(),
             at: now,
         });
         self.ring_bytes += event.bytes();
@@ -478,8 +549,8 @@ impl Inner {
     }
 }
 
-fn entry(kv: &KeyValue) -> Option<Entry> {
-    let entry = Entry::new(kv.key.clone(), &kv.value, kv.mod_revision);
+fn entry(kind: &ServedKind, kv: &KeyValue) -> Option<Entry> {
+    let entry = Entry::new(kv.key.clone(), &kind.normalized(&kv.value), kv.mod_revision);
     if entry.is_none() {
         tracing::error!(key = %kv.key, "stored value is no object; it is not served");
     }

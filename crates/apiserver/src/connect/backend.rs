@@ -22,6 +22,10 @@ pub(crate) struct Endpoint {
     pub port: u16,
     /// `None`: plain HTTP.
     pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// Whom the certificate must be for; `None`: the host.
+    pub server_name: Option<String>,
+    /// The address of `host` that was looked up and found to be allowed; `None`: it is looked up when it is needed.
+    pub address: Option<std::net::IpAddr>,
 }
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -37,12 +41,16 @@ impl Endpoint {
     }
 
     async fn connect(&self) -> std::io::Result<Box<dyn Stream>> {
-        let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
+        let stream = match self.address {
+            Some(address) => TcpStream::connect((address, self.port)).await?,
+            None => TcpStream::connect((self.host.as_str(), self.port)).await?,
+        };
         stream.set_nodelay(true)?;
         let Some(tls) = &self.tls else {
             return Ok(Box::new(stream));
         };
-        let name = ServerName::try_from(self.host.clone()).map_err(std::io::Error::other)?;
+        let name = ServerName::try_from(self.server_name.as_ref().unwrap_or(&self.host).clone())
+            .map_err(std::io::Error::other)?;
         let connector = tokio_rustls::TlsConnector::from(tls.clone());
         Ok(Box::new(connector.connect(name, stream).await?))
     }
@@ -82,6 +90,12 @@ pub(crate) async fn forward(
         .send_request(request)
         .await
         .map_err(|error| ApiError::internal(format!("error sending request: {error}")))?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS && !upgrading {
+        // What follows on that connection is not HTTP, and nobody here asked for it.
+        return Err(ApiError::internal(
+            "the backend switched protocols without being asked to",
+        ));
+    }
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let backend = hyper::upgrade::on(&mut response);
         if let Some(client) = client {
@@ -141,6 +155,8 @@ mod tests {
             host: "::1".into(),
             port: 10250,
             tls: None,
+            server_name: None,
+            address: None,
         };
         let request = Request::builder()
             .uri("/x")

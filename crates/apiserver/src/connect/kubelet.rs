@@ -64,6 +64,8 @@ pub(crate) async fn endpoint(server: &ApiServer, name: &str) -> ApiResult<Endpoi
         host,
         port,
         tls: Some(tls),
+        server_name: None,
+        address: None,
     })
 }
 

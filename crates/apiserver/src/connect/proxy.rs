@@ -1,14 +1,15 @@
 //! `proxy` of pods, services and nodes: HTTP passed through.
 
+use std::net::IpAddr;
+
 use axum::body::Body;
 use http::Response;
 use k8s_openapi::api::core::v1::{Pod, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use skiff_api::{ApiError, ApiResult};
 
 use super::backend::{Endpoint, forward};
+use super::endpoints::{ready_endpoint, unavailable};
 use super::kubelet;
-use crate::query::Freshness;
 use crate::registry::Resource;
 use crate::server::Call;
 
@@ -52,11 +53,12 @@ pub(crate) async fn answer(
 ) -> ApiResult<Response<Body>> {
     let text = call.info.name.clone();
     let named = Named::parse(&text)?;
-    let endpoint = match resource.kind.plural {
+    let endpoint = match &*resource.kind.plural {
         "nodes" => kubelet::endpoint(&call.server, named.name).await?,
         "pods" => pod(&call, resource, &named).await?,
         _ => service(&call, resource, &named).await?,
     };
+    let endpoint = allowed(endpoint).await?;
     let rest = if call.info.rest.is_empty() {
         "/"
     } else {
@@ -67,6 +69,47 @@ pub(crate) async fn answer(
         None => rest.to_owned(),
     };
     forward(&mut call.parts, body, &endpoint, &path).await
+}
+
+/// The endpoint, if it is one of the network: a client must not reach through the server what only the server's own host (or link)
+/// can. A name is looked up once, so that what was checked is what is spoken to.
+async fn allowed(mut endpoint: Endpoint) -> ApiResult<Endpoint> {
+    let host = endpoint.host.trim_matches(['[', ']']);
+    let found: Vec<IpAddr> = match host.parse() {
+        Ok(address) => vec![address],
+        Err(_) => tokio::net::lookup_host((host, endpoint.port))
+            .await
+            .map_err(|error| ApiError::bad_request(format!("lookup {host}: {error}")))?
+            .map(|address| address.ip())
+            .collect(),
+    };
+    if found.is_empty() {
+        return Err(ApiError::bad_request("no addresses for hostname"));
+    }
+    if !found.iter().all(|address| is_global_unicast(*address)) {
+        return Err(ApiError::bad_request("address not allowed"));
+    }
+    endpoint.address = found.first().copied();
+    Ok(endpoint)
+}
+
+/// As Go's `net.IP.IsGlobalUnicast`.
+fn is_global_unicast(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => {
+            !(v4.is_unspecified()
+                || v4.is_loopback()
+                || v4.is_multicast()
+                || v4.is_link_local()
+                || v4.is_broadcast())
+        }
+        IpAddr::V6(v6) => {
+            !(v6.is_unspecified()
+                || v6.is_loopback()
+                || v6.is_multicast()
+                || v6.is_unicast_link_local())
+        }
+    }
 }
 
 fn tls(call: &Call, https: bool) -> ApiResult<Option<std::sync::Arc<rustls::ClientConfig>>> {
@@ -109,6 +152,8 @@ async fn pod(call: &Call, pods: &Resource, named: &Named<'_>) -> ApiResult<Endpo
         host,
         port,
         tls: tls(call, named.https)?,
+        server_name: None,
+        address: None,
     })
 }
 
@@ -135,67 +180,58 @@ async fn service(call: &Call, services: &Resource, named: &Named<'_>) -> ApiResu
                 ))
             })?,
     };
-    let registry = server.registry.load_full();
-    let slices = registry
-        .stored("discovery.k8s.io", "endpointslices")
-        .ok_or_else(ApiError::no_such_path)?;
-    let cache = server.hub_cache(slices).await?;
-    server.wait_fresh(Freshness::Newest).await?;
-    let mut backends: Vec<(String, u16)> = Vec::new();
-    for entry in cache.list(&slices.prefix(namespace), None, 0).0 {
-        let owner = entry
-            .labels(slices.storage)
-            .get("kubernetes.io/service-name");
-        if owner.map(String::as_str) != Some(named.name) {
-            continue;
-        }
-        let Some(slice) = entry.decode::<EndpointSlice>() else {
-            continue;
-        };
-        let port = slice
-            .ports
-            .iter()
-            .flatten()
-            .find(|port| port.name.as_deref().unwrap_or_default() == port_name);
-        let Some(port) = port
-            .and_then(|port| port.port)
-            .and_then(|port| u16::try_from(port).ok())
-        else {
-            continue;
-        };
-        for endpoint in slice.endpoints.iter().flatten() {
-            let ready = endpoint
-                .conditions
-                .as_ref()
-                .and_then(|conditions| conditions.ready)
-                .unwrap_or(true);
-            if ready && let Some(address) = endpoint.addresses.first() {
-                backends.push((address.clone(), port));
-            }
-        }
-    }
-    if backends.is_empty() {
-        return Err(unavailable(&format!(
-            "no endpoints available for service {:?}",
-            named.name
-        )));
-    }
-    let chosen = usize::try_from(server.random.below(backends.len() as u64)).unwrap_or(0);
-    let (host, port) = backends.swap_remove(chosen);
+    let (host, port) = ready_endpoint(server, namespace, named.name, &port_name).await?;
     Ok(Endpoint {
         host,
         port,
         tls: tls(call, named.https)?,
+        server_name: None,
+        address: None,
     })
-}
-
-fn unavailable(why: &str) -> ApiError {
-    ApiError::new(503, "ServiceUnavailable", why)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn loopback_and_link_local_are_not_reached() {
+        let allowed = async |host: &str| {
+            let endpoint = Endpoint {
+                host: host.to_owned(),
+                port: 80,
+                tls: None,
+                server_name: None,
+                address: None,
+            };
+            allowed(endpoint).await.map(|endpoint| endpoint.address)
+        };
+        for host in [
+            "127.0.0.1",
+            "127.8.8.8",
+            "169.254.169.254",
+            "0.0.0.0",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::1",
+            "[::1]",
+            "fe80::1",
+            "::",
+            "::ffff:127.0.0.1",
+            "ff02::1",
+            "localhost",
+        ] {
+            let error = allowed(host).await.unwrap_err();
+            assert_eq!(
+                (error.code, error.message.as_str()),
+                (400, "address not allowed"),
+                "{host}"
+            );
+        }
+        for host in ["10.0.0.1", "8.8.8.8", "fd00::1"] {
+            assert_eq!(allowed(host).await.unwrap(), host.parse().ok());
+        }
+    }
 
     #[test]
     fn reads_names_with_scheme_and_port() {

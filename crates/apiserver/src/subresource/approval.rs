@@ -3,7 +3,10 @@
 use axum::body::Body;
 use http::Response;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use skiff_api::certificates::certificate_signing_request::stamp;
+use skiff_api::validation::certificates::{
+    Settable, validate_certificate_signing_request_status_update,
+};
 use skiff_api::validation::meta::validate_object_meta_update;
 use skiff_api::{ApiError, ApiResult, Object, ObjectExt, Path};
 
@@ -22,7 +25,7 @@ pub(crate) async fn change(
     let options = WriteOptions::parse(&call.query, "UpdateOptions")?;
     let body = ApiServer::read_body(body).await?;
     let make = changed_body(call, resource, &options, &body)?;
-    let now = Time(call.server.now());
+    let now = call.server.now();
     let target = Target {
         call,
         resource,
@@ -40,29 +43,32 @@ pub(crate) async fn change(
         ) else {
             return Err(ApiError::internal("no request for a certificate"));
         };
-        let before = request.metadata.clone();
+        let before = request.clone();
         let (meta, asked) = (&mut request.metadata, &wanted.metadata);
         meta.labels.clone_from(&asked.labels);
         meta.annotations.clone_from(&asked.annotations);
-        let errors = validate_object_meta_update(meta, &before, &Path::new("metadata"));
+        let mut errors =
+            validate_object_meta_update(meta, &before.metadata, &Path::new("metadata"));
+        meta.resource_version.clone_from(&asked.resource_version);
+        meta.managed_fields.clone_from(&asked.managed_fields);
+        let status = |request: &CertificateSigningRequest| {
+            let status = request.status.as_ref();
+            status
+                .and_then(|status| status.conditions.clone())
+                .unwrap_or_default()
+        };
+        let mut conditions = status(wanted);
+        stamp(&mut conditions, &status(&before), now);
+        request.status.get_or_insert_default().conditions =
+            Some(conditions).filter(|list| !list.is_empty());
+        errors.extend(validate_certificate_signing_request_status_update(
+            request,
+            &before,
+            Settable::Verdict,
+        ));
         if !errors.is_empty() {
             return Err(target.invalid(&errors));
         }
-        meta.resource_version.clone_from(&asked.resource_version);
-        meta.managed_fields.clone_from(&asked.managed_fields);
-        let mut conditions = wanted
-            .status
-            .as_ref()
-            .and_then(|status| status.conditions.clone());
-        for condition in conditions.iter_mut().flatten() {
-            condition
-                .last_update_time
-                .get_or_insert_with(|| now.clone());
-            condition
-                .last_transition_time
-                .get_or_insert_with(|| now.clone());
-        }
-        request.status.get_or_insert_default().conditions = conditions;
         Ok::<Box<dyn Object>, ApiError>(object)
     };
     let written = write::update(&target, Part::Own, &mut change).await?;

@@ -21,7 +21,7 @@ pub(crate) async fn bind(
     body: Body,
 ) -> ApiResult<Response<Body>> {
     let options = WriteOptions::parse(&call.query, "CreateOptions")?;
-    let binding: Binding = body_as(call, kind_of("v1", "Binding")?, &options, body).await?;
+    let binding: Binding = body_as(call, &kind_of("v1", "Binding")?, &options, body).await?;
     let body_name = binding.metadata.name.clone().unwrap_or_default();
     if !name.is_empty() && !body_name.is_empty() && name != body_name {
         return Err(ApiError::bad_request(
@@ -45,16 +45,24 @@ pub(crate) async fn bind(
         subresource: "binding",
         options: &options,
     };
-    let mut admitted = binding.clone();
-    admission::mutate(&target.admission(Operation::Create), &mut admitted, None).await?;
-    admission::validate(&target.admission(Operation::Create), Some(&admitted), None).await?;
+    let request = target.admission(Operation::Create);
+    let mut admitted: Box<dyn Object> = Box::new(binding);
+    admission::mutate(&request, &mut admitted, None).await?;
+    admission::validate(&request, Some(&*admitted), None).await?;
+    let admitted = admitted
+        .downcast_ref::<Binding>()
+        .ok_or_else(|| ApiError::internal("no binding"))?;
+    let errors = check(admitted);
+    if !errors.is_empty() {
+        return Err(ApiError::invalid("", "Binding", &name, &errors));
+    }
     let now = Time(call.server.now());
     let mut change = |current: &Current| {
         let mut object = current.object.clone_box();
         let pod = object
             .downcast_mut::<Pod>()
             .ok_or_else(|| ApiError::internal("no pod"))?;
-        assign(pod, &admitted, &now)
+        assign(pod, admitted, &now)
             .map_err(|why| ApiError::conflict("", "pods/binding", &name, &why))?;
         Ok::<Box<dyn Object>, ApiError>(object)
     };

@@ -9,6 +9,7 @@ use serde_json::json;
 use skiff_api::{ApiError, ApiResult, Object, ObjectExt};
 
 use super::{body_as, kind_of, success};
+use crate::admission::{self, Operation};
 use crate::delete::{DeleteOptions, delete_object};
 use crate::query::{Freshness, WriteOptions, dry_run};
 use crate::registry::Resource;
@@ -22,7 +23,7 @@ const MAX_DISRUPTED: usize = 2000;
 pub(crate) async fn evict(call: &Call, pods: &Resource, body: Body) -> ApiResult<Response<Body>> {
     let mut options = WriteOptions::parse(&call.query, "CreateOptions")?;
     let eviction: Eviction =
-        body_as(call, kind_of("policy/v1", "Eviction")?, &options, body).await?;
+        body_as(call, &kind_of("policy/v1", "Eviction")?, &options, body).await?;
     let name = &call.info.name;
     if eviction
         .metadata
@@ -47,10 +48,20 @@ pub(crate) async fn evict(call: &Call, pods: &Resource, body: Body) -> ApiResult
         .await?
         .ok_or_else(|| ApiError::not_found("", "pods", name))?;
     let pod: Pod = entry.decode().ok_or_else(|| ApiError::internal("no pod"))?;
+    let target = Target {
+        call,
+        resource: pods,
+        namespace: &call.info.namespace,
+        name,
+        subresource: "eviction",
+        options: &options,
+    };
+    admission::validate(&target.admission(Operation::Create), Some(&eviction), None).await?;
     let mut delete = delete;
     if options.dry_run {
         delete.dry_run = vec!["All".to_owned()];
     }
+    admit(call, pods, eviction, &options).await?;
     if !ignores_budget(&pod)
         && let Some(budget) = budget_of(call, &pod).await?
     {
@@ -58,6 +69,26 @@ pub(crate) async fn evict(call: &Call, pods: &Resource, body: Body) -> ApiResult
     }
     delete_object(call, pods, &call.info.namespace, name, &delete).await?;
     success(call, 201)
+}
+
+async fn admit(
+    call: &Call,
+    pods: &Resource,
+    eviction: Eviction,
+    options: &WriteOptions,
+) -> ApiResult<()> {
+    let target = Target {
+        call,
+        resource: pods,
+        namespace: &call.info.namespace,
+        name: &call.info.name,
+        subresource: "eviction",
+        options,
+    };
+    let request = target.admission(Operation::Create);
+    let mut eviction: Box<dyn Object> = Box::new(eviction);
+    admission::mutate(&request, &mut eviction, None).await?;
+    admission::validate(&request, Some(&*eviction), None).await
 }
 
 /// Pods that are over, not yet running or on their way out disrupt nothing when they go.

@@ -19,7 +19,7 @@ pub(crate) async fn finalize(
     body: Body,
 ) -> ApiResult<Response<Body>> {
     let options = WriteOptions::parse(&call.query, "UpdateOptions")?;
-    let wanted: Namespace = body_as(call, resource.kind, &options, body).await?;
+    let wanted: Namespace = body_as(call, &resource.kind, &options, body).await?;
     check_name(&call.info.name, wanted.metadata.name.as_deref())?;
     let target = Target {
         call,

@@ -36,7 +36,7 @@ pub(crate) fn changed_body<'a>(
         ""
     };
     if call.parts.method == Method::PUT {
-        let value = parse_body(call, resource.kind, body, options.field_validation)?;
+        let value = parse_body(call, &resource.kind, body, options.field_validation)?;
         let mut object = decode(resource, value)?;
         check_namespace(resource, namespace, object.metadata_mut())?;
         check_name(&call.info.name, object.metadata().name.as_deref())?;
@@ -45,7 +45,7 @@ pub(crate) fn changed_body<'a>(
     let patch = Patch::parse(call, body, options)?;
     Ok(Box::new(move |current| {
         let value = current.served(resource);
-        let value = patch.patched(call, resource, resource.kind, &value)?;
+        let value = patch.patched(call, resource, &resource.kind, &value)?;
         let mut object = decode(resource, value)?;
         check_namespace(resource, namespace, object.metadata_mut())?;
         Ok(object)

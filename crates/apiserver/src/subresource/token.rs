@@ -32,7 +32,7 @@ pub(crate) async fn issue(
 ) -> ApiResult<Response<Body>> {
     let options = WriteOptions::parse(&call.query, "CreateOptions")?;
     let kind = kind_of("authentication.k8s.io/v1", "TokenRequest")?;
-    let mut request: TokenRequest = body_as(call, kind, &options, body).await?;
+    let mut request: TokenRequest = body_as(call, &kind, &options, body).await?;
     let (namespace, name) = (&call.info.namespace, &call.info.name);
     check_place(&request.metadata, namespace, name)?;
     let account: ServiceAccount = call
@@ -73,7 +73,23 @@ pub(crate) async fn issue(
         options: &options,
     };
     admission::validate(&target.admission(Operation::Create), Some(&request), None).await?;
+    let issuer = call
+        .server
+        .token_issuer()
+        .ok_or_else(|| ApiError::internal("no token issuer is configured"))?;
     let spec = request.spec.get_or_insert_default();
+    let longest = issuer.max_expiration().map(|longest| longest.as_secs());
+    let longest = longest.and_then(|longest| i64::try_from(longest).ok());
+    let seconds = match longest.filter(|longest| seconds > *longest) {
+        Some(longest) => {
+            call.warn(format!(
+                "requested expiration of {seconds} seconds shortened to {longest} seconds"
+            ));
+            spec.expiration_seconds = Some(longest);
+            longest
+        }
+        None => seconds,
+    };
     let mut params = TokenRequestParams {
         namespace: namespace.clone(),
         service_account: name.clone(),
@@ -86,10 +102,6 @@ pub(crate) async fn issue(
     if let Some(reference) = &spec.bound_object_ref {
         bind(call, reference, &mut params).await?;
     }
-    let issuer = call
-        .server
-        .token_issuer()
-        .ok_or_else(|| ApiError::internal("no token issuer is configured"))?;
     let issued = issuer.issue(&params).await?;
     let expires = Timestamp::try_from(issued.expires).map_err(ApiError::internal)?;
     spec.audiences = Some(issued.audiences);

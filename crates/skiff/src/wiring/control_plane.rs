@@ -4,16 +4,21 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use arc_swap::ArcSwap;
 use axum::body::Body;
 use futures::TryStreamExt as _;
 use http::{Method, Request, StatusCode};
 use serde_json::Value;
-use skiff_apiserver::authn::Authentication;
+use skiff_apiserver::audit::Audit;
 use skiff_apiserver::authn::tokens::{Reference, Tokens};
 use skiff_apiserver::authz::Authorization;
-use skiff_apiserver::{ApiServer, ApiServerConfig, UserInfo, bootstrap};
+use skiff_apiserver::bootstrap::reconcile::{Reconciled, reconcile};
+use skiff_apiserver::encryption::Encryption;
+use skiff_apiserver::{
+    AdmissionChain, ApiServer, ApiServerConfig, FRONT_PROXY_NAME, FrontProxy, UserInfo, bootstrap,
+};
+use skiff_controllers::certificate_authority::CertificateAuthority;
 use skiff_controllers::{ClientFactory, ControllersConfig, TokenSigner};
 use skiff_scheduler::SchedulerConfig;
 use skiff_store::{EmbeddedOptions, EmbeddedStore, MemoryStore, Store};
@@ -22,9 +27,9 @@ use tower::ServiceExt as _;
 
 use crate::config::{Config, StoreKind};
 use crate::kubeconfig;
-use crate::pki::{Leaf, Subject};
+use crate::pki::{Leaf, Pki, Subject};
 
-use super::{Context, Running, identity, tls};
+use super::{Context, Running, access, identity, tls};
 
 /// How many bootstrap objects are written at once: the store commits those that wait together.
 const BOOTSTRAP_WRITERS: usize = 64;
@@ -43,33 +48,32 @@ impl ControlPlane {
     pub async fn start(context: &Context, running: &mut Running) -> Result<Self> {
         let config = &context.config;
         let store = open_store(context).await?;
+        let (store, encryption) = encrypt(context, store, running).await?;
         context.progress.done("database");
 
-        let issuer = format!("https://kubernetes.default.svc.{}", config.cluster_domain);
-        let tokens = Arc::new(Tokens::new(
-            &context.pki.token_key()?,
-            &issuer,
-            store.clone(),
-            context.clock.clone(),
-        )?);
+        let tokens = access::tokens(context, &store)?;
         let authorization = Arc::new(Authorization::new(
             store.clone(),
             context.clock.clone(),
             context.random.clone(),
         ));
         let server = ApiServer::new(
-            api_config(config),
+            api_config(config)?,
             store.clone(),
             context.clock.clone(),
             context.random.clone(),
         );
+        access::authorization(context, &authorization, running)?;
         server.set_authorizer(authorization.clone());
-        server.set_authenticator(Arc::new(Authentication::new(
-            tokens.clone(),
-            store.clone(),
-            context.clock.clone(),
-            true,
-        )));
+        if let Some(encryption) = encryption {
+            server.set_encryption(encryption);
+        }
+        let audit = config.audit.settings()?;
+        if let Some(audit) = Audit::start(&audit, context.clock.clone(), &context.shutdown)? {
+            server.set_audit(audit);
+        }
+        let authentication = access::authentication(context, &tokens, &store, running)?;
+        server.set_authenticator(authentication);
         server.set_token_issuer(tokens.clone());
         let subject = Subject {
             common_name: KUBELET_CLIENT.into(),
@@ -92,7 +96,11 @@ impl ControlPlane {
                 Ok(())
             },
         ));
+        show_front_proxy(context, &server, running)?;
         make_bootstrap_objects(&server).await?;
+        if config.api_server.priority_and_fairness {
+            running.add(server.clone().keep_flow_control());
+        }
         authorization.load().await?;
         running.start(authorization, context);
         context.progress.done("bootstrap objects");
@@ -107,13 +115,22 @@ impl ControlPlane {
     }
 }
 
-fn api_config(config: &Config) -> ApiServerConfig {
-    ApiServerConfig {
+fn api_config(config: &Config) -> Result<ApiServerConfig> {
+    let admission = AdmissionChain::from_file(
+        &config.enable_admission_plugins,
+        &config.disable_admission_plugins,
+        config.admission_control_config_file.as_deref(),
+    );
+    Ok(ApiServerConfig {
         service_cidr: config.service_cidr.to_string(),
         node_ports: config.node_ports,
         advertise: Some(SocketAddr::new(config.advertise_address, config.api_port)),
+        limits: config.api_server.limits(),
+        admission: admission.map_err(anyhow::Error::msg)?,
+        kinds: skiff_api::runtime_config::served(&config.runtime_config)
+            .map_err(anyhow::Error::msg)?,
         ..ApiServerConfig::default()
-    }
+    })
 }
 
 async fn open_store(context: &Context) -> Result<Arc<dyn Store>> {
@@ -127,6 +144,69 @@ async fn open_store(context: &Context) -> Result<Arc<dyn Store>> {
             })?))
         }
     }
+}
+
+/// Puts encryption at rest over the store: as configured, else Secrets under a key of this cluster's own. A store that is gone
+/// with the process has none of its own.
+async fn encrypt(
+    context: &Context,
+    store: Arc<dyn Store>,
+    running: &mut Running,
+) -> Result<(Arc<dyn Store>, Option<Arc<Encryption>>)> {
+    let settings = &context.config.api_server;
+    let path = match (&settings.encryption_provider_config, context.config.store) {
+        (Some(path), _) => path.clone(),
+        (None, StoreKind::Memory) => return Ok((store, None)),
+        (None, StoreKind::Embedded) => {
+            let path = context.config.data_dir.join("encryption.yaml");
+            skiff_apiserver::encryption::generate(&path)?;
+            path
+        }
+    };
+    let encryption = Encryption::open(&path, context.clock.clone()).await?;
+    if settings.encryption_reload {
+        running.add(encryption.clone().follow(context.shutdown.child()));
+    }
+    Ok((encryption.over(store), Some(encryption)))
+}
+
+/// Gives the server the certificate that aggregated servers know it by. Its authority signs nothing else: whoever has a
+/// certificate of it may speak for any user there.
+fn show_front_proxy(
+    context: &Context,
+    server: &Arc<ApiServer>,
+    running: &mut Running,
+) -> Result<()> {
+    let directory = context.config.data_dir.join("pki").join("front-proxy");
+    let pki = Arc::new(Pki::open(&directory, context.clock.now())?);
+    let subject = Subject {
+        common_name: FRONT_PROXY_NAME.into(),
+        client: true,
+        ..Subject::default()
+    };
+    let leaf = pki.leaf(FRONT_PROXY_NAME, &subject, context.clock.now())?;
+    let authority_pem = pki.authority_pem.clone();
+    let client_authority_pem = context.pki.authority_pem.clone();
+    let server = server.clone();
+    let show = move |leaf: &Leaf| {
+        server.set_front_proxy(FrontProxy {
+            certificate_pem: leaf.certificate.clone(),
+            key_pem: leaf.key.clone(),
+            authority_pem: authority_pem.clone(),
+            client_authority_pem: client_authority_pem.clone(),
+        });
+        Ok(())
+    };
+    show(&leaf)?;
+    running.add(tls::renew(
+        pki,
+        FRONT_PROXY_NAME,
+        subject,
+        context.clock.clone(),
+        context.shutdown.child(),
+        show,
+    ));
+    Ok(())
 }
 
 async fn serve(context: &Context, server: &Arc<ApiServer>, running: &mut Running) -> Result<()> {
@@ -192,7 +272,7 @@ fn write_admin_kubeconfig(context: &Context, running: &mut Running) -> Result<()
     Ok(())
 }
 
-/// Makes what is missing of the objects that every cluster starts with; changes nothing that exists.
+/// Makes what is missing of the objects that every cluster starts with; of what exists, the RBAC policy is mended.
 async fn make_bootstrap_objects(server: &Arc<ApiServer>) -> Result<()> {
     let objects = bootstrap::objects();
     let (namespaces, others): (Vec<Value>, Vec<Value>) = objects
@@ -233,9 +313,23 @@ async fn make(server: &Arc<ApiServer>, object: Value) -> Result<()> {
         Some(namespace) => format!("{root}/namespaces/{namespace}/{}", found.plural),
         None => format!("{root}/{}", found.plural),
     };
-    let (status, _) = call(server, Method::GET, &format!("{collection}/{name}"), None).await?;
+    let path = format!("{collection}/{name}");
+    let (status, existing) = call(server, Method::GET, &path, None).await?;
     if status == StatusCode::OK {
-        return Ok(());
+        match reconcile(&existing, &object) {
+            Reconciled::Keep => return Ok(()),
+            Reconciled::Update(updated) => {
+                let (status, answer) = call(server, Method::PUT, &path, Some(&updated)).await?;
+                if status.is_success() || status == StatusCode::CONFLICT {
+                    return Ok(());
+                }
+                let why = answer["message"].as_str().unwrap_or("no message");
+                bail!("mending {kind} {name}: {why}")
+            }
+            Reconciled::Recreate => {
+                call(server, Method::DELETE, &path, None).await?;
+            }
+        }
     }
     let (status, answer) = call(server, Method::POST, &collection, Some(&object)).await?;
     if status.is_success() || status == StatusCode::CONFLICT {
@@ -281,7 +375,11 @@ async fn call(
 }
 
 /// Starts scheduler and controllers, each under its own name.
-pub(crate) fn start_controllers(context: &Context, plane: &ControlPlane, running: &mut Running) {
+pub(crate) fn start_controllers(
+    context: &Context,
+    plane: &ControlPlane,
+    running: &mut Running,
+) -> Result<()> {
     let config = &context.config;
     let (clock, random) = (context.clock.clone(), context.random.clone());
     if config.runs("controllers") {
@@ -294,6 +392,10 @@ pub(crate) fn start_controllers(context: &Context, plane: &ControlPlane, running
             Arc::new(move |name| identity::client(&server, identity::kube_system(name)));
         let mut settings = controllers_config(config, context.pki.authority_pem.clone());
         settings.token_signer = Some(token_signer(plane.tokens.clone()));
+        let authority =
+            CertificateAuthority::new(&context.pki.authority_pem, &context.pki.authority_key()?);
+        settings.authority =
+            Some(authority.map_err(|why| anyhow!("the cluster's authority: {why}"))?);
         running.start(
             skiff_controllers::component(reader, clients, settings, clock.clone(), random.clone()),
             context,
@@ -306,6 +408,7 @@ pub(crate) fn start_controllers(context: &Context, plane: &ControlPlane, running
             context,
         );
     }
+    Ok(())
 }
 
 fn token_signer(tokens: Arc<Tokens>) -> TokenSigner {

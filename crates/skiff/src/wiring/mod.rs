@@ -1,6 +1,7 @@
 //! The one place that puts the parts together: opens the store, starts the API server, then every component with its
 //! own identity.
 
+mod access;
 mod accounts;
 mod control_plane;
 mod identity;
@@ -88,7 +89,7 @@ pub async fn run(config: Config, progress: Arc<Progress>) -> Result<()> {
     let mut running = Running::default();
     let plane = ControlPlane::start(&context, &mut running).await?;
     Instance::new(&context.config, now).write()?;
-    control_plane::start_controllers(&context, &plane, &mut running);
+    control_plane::start_controllers(&context, &plane, &mut running)?;
     node::start(&context, &plane, &mut running).await?;
     context.progress.ready();
 

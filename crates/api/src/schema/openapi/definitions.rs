@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
+use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
+use k8s_openapi::apimachinery::pkg::version::Info;
 use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
@@ -26,7 +28,7 @@ impl Definitions {
     pub(super) fn new(dialect: Dialect) -> Self {
         let (mut types, mut fields) = (HashMap::new(), HashMap::new());
         let mut current = "";
-        for line in TYPES.lines() {
+        for line in TYPES.lines().chain(crate::legacy::TEXT.lines()) {
             let mut words = line.split(' ');
             let first = words.next().unwrap_or_default();
             let flag = |word: &'static str| word.split_once('=').unwrap_or((word, ""));
@@ -59,13 +61,23 @@ impl Definitions {
         take: &mut dyn FnMut(&str, Value),
     ) {
         let mut gvks: BTreeMap<String, Vec<Value>> = BTreeMap::new();
-        let mut served: Vec<Value> = Vec::new();
+        let kinds: Vec<&'static Kind> = kinds.into_iter().collect();
+        for name in ["DeleteOptions", "WatchEvent"] {
+            let mut served: Vec<Value> = Vec::new();
+            for kind in &kinds {
+                let gvk = gvk(kind.group, kind.version, name);
+                if !served.contains(&gvk) {
+                    served.push(gvk);
+                }
+            }
+            gvks.insert(format!("{META}{name}"), served);
+        }
         for kind in kinds {
             // One kind at a time: all at once would take a lot of memory.
             let mut generator = SchemaGenerator::new(SchemaSettings::draft2020_12());
             kind.ops.add_schema(&mut generator);
             for subresource in kind.subresources {
-                let other = crate::subresource_kinds().iter().chain(crate::kinds());
+                let other = crate::table::known_kinds();
                 let mut other = other
                     .filter(|other| (other.group, other.version, other.kind) == subresource.kind);
                 if let Some(other) = other.next() {
@@ -84,18 +96,36 @@ impl Definitions {
             if kind.verbs.contains(&crate::Verb::List) {
                 take(&format!("{}List", kind.schema), self.list(kind));
             }
-            let delete_options = gvk(kind.group, kind.version, "DeleteOptions");
-            if !served.contains(&delete_options) {
-                served.push(delete_options);
-            }
         }
         let mut generator = SchemaGenerator::new(SchemaSettings::draft2020_12());
         generator.subschema_for::<meta::ListMeta>();
+        generator.subschema_for::<meta::ObjectMeta>();
         generator.subschema_for::<meta::DeleteOptions>();
         generator.subschema_for::<meta::Status>();
         generator.subschema_for::<meta::Patch>();
-        gvks.insert(format!("{META}DeleteOptions"), served);
-        gvks.insert(format!("{META}Status"), vec![gvk("", "v1", "Status")]);
+        generator.subschema_for::<RawExtension>();
+        generator.subschema_for::<meta::APIGroupList>();
+        generator.subschema_for::<meta::APIResourceList>();
+        generator.subschema_for::<meta::APIVersions>();
+        generator.subschema_for::<Info>();
+        let event = json!({
+            "description": "A change that a watch tells of.", "type": "object",
+            "properties": {
+                "object": {"$ref": "#/$defs/io.k8s.apimachinery.pkg.runtime.RawExtension"},
+                "type": {"type": "string"},
+            },
+        });
+        let events = format!("{META}WatchEvent");
+        generator.definitions_mut().insert(events, event);
+        for name in [
+            "Status",
+            "APIGroup",
+            "APIGroupList",
+            "APIResourceList",
+            "APIVersions",
+        ] {
+            gvks.insert(format!("{META}{name}"), vec![gvk("", "v1", name)]);
+        }
         self.drain(&mut generator, &gvks, take);
     }
 
@@ -201,7 +231,11 @@ impl Definitions {
 
     fn add_flags(&self, property: &mut Value, flags: &[(&str, &str)]) {
         let Value::Object(map) = property else { return };
-        let list = |text: &str| json!(text.split(',').collect::<Vec<_>>());
+        // A plus sign stands for a blank, which ends a flag in the table.
+        let list = |text: &str| {
+            let words = text.split(',').map(|word| word.replace('+', " "));
+            json!(words.collect::<Vec<_>>())
+        };
         for (key, value) in flags {
             let (name, value) = match *key {
                 "list" => ("x-kubernetes-list-type", json!(value)),
@@ -209,11 +243,19 @@ impl Definitions {
                 "map-type" => ("x-kubernetes-map-type", json!(value)),
                 "patch" => ("x-kubernetes-patch-strategy", json!(value)),
                 "merge-key" => ("x-kubernetes-patch-merge-key", json!(value)),
+                // Version 2 tells no defaults: old clients filled them in.
+                "default" if self.dialect == Dialect::V2 => continue,
                 "default" => ("default", serde_json::from_str(value).unwrap_or_default()),
                 "enum" => ("enum", list(value)),
                 "item-enum" => {
                     if let Some(Value::Object(items)) = map.get_mut("items") {
                         items.insert("enum".to_owned(), list(value));
+                    }
+                    continue;
+                }
+                "value-enum" => {
+                    if let Some(Value::Object(values)) = map.get_mut("additionalProperties") {
+                        values.insert("enum".to_owned(), list(value));
                     }
                     continue;
                 }

@@ -1,5 +1,7 @@
 //! The paths in OpenAPI documents: what requests a kind takes.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 
 use super::Dialect;
@@ -44,53 +46,89 @@ const FORCE: Parameter = (
 );
 const CHANGE: &[Parameter] = &[PRETTY, DRY_RUN, FIELD_MANAGER, FIELD_VALIDATION];
 const PATCH: &[Parameter] = &[PRETTY, DRY_RUN, FIELD_MANAGER, FIELD_VALIDATION, FORCE];
-const DELETE: &[Parameter] = &[
-    PRETTY,
-    DRY_RUN,
-    (
-        "gracePeriodSeconds",
-        "integer",
-        "How long the object has to end.",
-    ),
-    (
-        "orphanDependents",
-        "boolean",
-        "Deprecated: use propagationPolicy.",
-    ),
-    (
-        "propagationPolicy",
-        "string",
-        "What becomes of dependents: Orphan, Background or Foreground.",
-    ),
-];
+const GRACE: Parameter = (
+    "gracePeriodSeconds",
+    "integer",
+    "How long the object has to end.",
+);
+const IGNORE_BROKEN: Parameter = (
+    "ignoreStoreReadErrorWithClusterBreakingPotential",
+    "boolean",
+    "An object that cannot be read is deleted all the same.",
+);
+const ORPHAN: Parameter = (
+    "orphanDependents",
+    "boolean",
+    "Deprecated: use propagationPolicy.",
+);
+const PROPAGATION: Parameter = (
+    "propagationPolicy",
+    "string",
+    "What becomes of dependents: Orphan, Background or Foreground.",
+);
+const DELETE: &[Parameter] = &[PRETTY, DRY_RUN, GRACE, IGNORE_BROKEN, ORPHAN, PROPAGATION];
+/// What a list takes, and nothing else does.
+const SHARD: Parameter = (
+    "shardSelector",
+    "string",
+    "Only the objects of one part of all.",
+);
+const BOOKMARKS: Parameter = (
+    "allowWatchBookmarks",
+    "boolean",
+    "A watch may send bookmarks.",
+);
+const CONTINUE: Parameter = (
+    "continue",
+    "string",
+    "Where the last part of the list ended.",
+);
+const FIELDS: Parameter = ("fieldSelector", "string", "Only objects with these fields.");
+const LABELS: Parameter = ("labelSelector", "string", "Only objects with these labels.");
+const LIMIT: Parameter = ("limit", "integer", "How many objects are listed at most.");
+const VERSION: Parameter = ("resourceVersion", "string", "From which version on.");
+const VERSION_MATCH: Parameter = (
+    "resourceVersionMatch",
+    "string",
+    "How the resource version is meant.",
+);
+const INITIAL: Parameter = (
+    "sendInitialEvents",
+    "boolean",
+    "A watch begins with the objects there are.",
+);
+const TIMEOUT: Parameter = ("timeoutSeconds", "integer", "When the request ends.");
+const WATCH: Parameter = ("watch", "boolean", "Changes are streamed.");
 const LIST: &[Parameter] = &[
     PRETTY,
-    (
-        "allowWatchBookmarks",
-        "boolean",
-        "A watch may send bookmarks.",
-    ),
-    (
-        "continue",
-        "string",
-        "Where the last part of the list ended.",
-    ),
-    ("fieldSelector", "string", "Only objects with these fields."),
-    ("labelSelector", "string", "Only objects with these labels."),
-    ("limit", "integer", "How many objects are listed at most."),
-    ("resourceVersion", "string", "From which version on."),
-    (
-        "resourceVersionMatch",
-        "string",
-        "How the resource version is meant.",
-    ),
-    (
-        "sendInitialEvents",
-        "boolean",
-        "A watch begins with the objects there are.",
-    ),
-    ("timeoutSeconds", "integer", "When the request ends."),
-    ("watch", "boolean", "Changes are streamed."),
+    BOOKMARKS,
+    CONTINUE,
+    FIELDS,
+    LABELS,
+    LIMIT,
+    VERSION,
+    VERSION_MATCH,
+    INITIAL,
+    SHARD,
+    TIMEOUT,
+    WATCH,
+];
+const DELETE_COLLECTION: &[Parameter] = &[
+    PRETTY,
+    CONTINUE,
+    DRY_RUN,
+    FIELDS,
+    GRACE,
+    IGNORE_BROKEN,
+    LABELS,
+    LIMIT,
+    ORPHAN,
+    PROPAGATION,
+    VERSION,
+    VERSION_MATCH,
+    INITIAL,
+    SHARD,
+    TIMEOUT,
 ];
 
 /// What a request brings and an answer holds.
@@ -113,8 +151,42 @@ struct Operation<'a> {
     codes: &'static [&'static str],
 }
 
+/// What paths are made of.
+pub(super) struct Described<'a> {
+    pub group: &'a str,
+    pub version: &'a str,
+    pub kind: &'a str,
+    pub plural: &'a str,
+    pub schema: &'a str,
+    pub list_schema: String,
+    pub scope: Scope,
+    pub verbs: &'a [Verb],
+    pub subresources: &'static [crate::Subresource],
+}
+
+impl<'a> From<&'a Kind> for Described<'a> {
+    fn from(kind: &'a Kind) -> Self {
+        Self {
+            group: kind.group,
+            version: kind.version,
+            kind: kind.kind,
+            plural: kind.plural,
+            schema: kind.schema,
+            list_schema: format!("{}List", kind.schema),
+            scope: kind.scope,
+            verbs: kind.verbs,
+            subresources: kind.subresources,
+        }
+    }
+}
+
 /// The paths of a kind and its subresources.
 pub(super) fn of_kind(kind: &Kind, dialect: Dialect) -> Vec<(String, Value)> {
+    of(&Described::from(kind), dialect)
+}
+
+/// The same, of a kind that need not be built in.
+pub(super) fn of(kind: &Described<'_>, dialect: Dialect) -> Vec<(String, Value)> {
     let base = if kind.group.is_empty() {
         format!("/api/{}", kind.version)
     } else {
@@ -129,7 +201,8 @@ pub(super) fn of_kind(kind: &Kind, dialect: Dialect) -> Vec<(String, Value)> {
     let mut paths = Vec::new();
     let mut add = |path: String, gvk: (&str, &str, &str), operations: Vec<Operation<'_>>| {
         if !operations.is_empty() {
-            let item = path_item(&path, gvk, &operations, dialect);
+            let tag = format!("{}_{}", group_name(kind.group), kind.version);
+            let item = path_item(&path, &tag, gvk, &operations, dialect);
             paths.push((path, item));
         }
     };
@@ -138,7 +211,7 @@ pub(super) fn of_kind(kind: &Kind, dialect: Dialect) -> Vec<(String, Value)> {
         let mut list = collection(kind);
         list.retain(|operation| operation.action == "list");
         for operation in &mut list {
-            operation.id = format!("{}ForAllNamespaces", operation_id(kind, "list", ""));
+            operation.id = id_for_all(kind, "list", "");
         }
         add(format!("{base}/{}", kind.plural), gvk, list);
     }
@@ -157,47 +230,213 @@ pub(super) fn of_kind(kind: &Kind, dialect: Dialect) -> Vec<(String, Value)> {
             "{base}{scope}/{}/{{name}}/{}",
             kind.plural, subresource.name
         );
-        add(path, subresource.kind, of_subresource(kind, subresource));
+        if subresource.name == "proxy" {
+            let mut deeper = connects(kind, subresource);
+            for operation in &mut deeper {
+                operation.id.push_str("WithPath");
+            }
+            add(format!("{path}/{{path}}"), subresource.kind, deeper);
+        }
+        let of_own = subresource.kind.2.is_empty();
+        let shown = if of_own { gvk } else { subresource.kind };
+        add(path, shown, of_subresource(kind, subresource));
+    }
+    if kind.verbs.contains(&Verb::Watch) {
+        let all = format!("{base}/watch/{}", kind.plural);
+        let own = format!("{base}/watch{scope}/{}", kind.plural);
+        let mut list = watch(kind, "watchlist");
+        if namespaced {
+            list.id = id_for_all(kind, "watch", "List");
+            add(all, gvk, vec![list]);
+        }
+        add(own.clone(), gvk, vec![watch(kind, "watchlist")]);
+        add(format!("{own}/{{name}}"), gvk, vec![watch(kind, "watch")]);
     }
     paths
 }
 
-fn operation_id(kind: &Kind, verb: &str, suffix: &str) -> String {
-    let capital = |text: &str| {
-        let mut chars = text.chars();
-        chars.next().map_or_else(String::new, |first| {
-            first.to_uppercase().chain(chars).collect()
-        })
+/// The paths of discovery and what is served beside it, in the order of the alphabet; version 2 lists them, too.
+pub(super) fn of_discovery(kinds: &'static [Kind]) -> BTreeMap<String, Value> {
+    let mut paths = BTreeMap::new();
+    let mut add = |path: String,
+                   tag: String,
+                   id: String,
+                   what: &str,
+                   answer: &str,
+                   media: &[&str]| {
+        let schema = match answer {
+            "" => json!({"type": "string"}),
+            name => json!({"$ref": Dialect::V2.reference(name)}),
+        };
+        let responses = json!({"200": {"description": "OK", "schema": schema}, "401": {"description": "Unauthorized"}});
+        let mut get = json!({"description": what, "produces": media, "schemes": ["https"], "tags": [tag],
+            "operationId": id, "responses": responses});
+        if !answer.is_empty() {
+            get["consumes"] = json!(media);
+        }
+        paths.insert(path, json!({"get": get}));
     };
-    let group = if kind.group.is_empty() {
-        "core"
-    } else {
-        kind.group.split('.').next().unwrap_or_default()
+    let meta = |name: &str| format!("{META}{name}");
+    let (versions, groups) = (meta("APIVersions"), meta("APIGroupList"));
+    let (group, resources) = (meta("APIGroup"), meta("APIResourceList"));
+    const JSON: &[&str] = &["application/json"];
+    add(
+        "/api/".into(),
+        "core".into(),
+        "getCoreAPIVersions".into(),
+        "the versions of the core group",
+        &versions,
+        &MEDIA_TYPES,
+    );
+    add(
+        "/apis/".into(),
+        "apis".into(),
+        "getAPIVersions".into(),
+        "the groups",
+        &groups,
+        &MEDIA_TYPES,
+    );
+    let info = "io.k8s.apimachinery.pkg.version.Info";
+    add(
+        "/version/".into(),
+        "version".into(),
+        "getCodeVersion".into(),
+        "the version of the server",
+        info,
+        JSON,
+    );
+    for (path, tag, id, media) in [
+        (
+            "/.well-known/openid-configuration/",
+            "WellKnown",
+            "Configuration",
+            JSON,
+        ),
+        (
+            "/openid/v1/jwks/",
+            "openid",
+            "Keyset",
+            &["application/jwk-set+json"],
+        ),
+    ] {
+        let id = format!("getServiceAccountIssuerOpenID{id}");
+        add(
+            path.into(),
+            tag.into(),
+            id,
+            "who issues tokens of service accounts",
+            "",
+            media,
+        );
+    }
+    for kind in kinds {
+        let (tag, version) = (group_name(kind.group), kind.version);
+        let id = format!("get{}", capital(&tag));
+        let base = match kind.group {
+            "" => "/api/".to_owned(),
+            name => format!("/apis/{name}/"),
+        };
+        if !kind.group.is_empty() {
+            add(
+                base.clone(),
+                tag.clone(),
+                format!("{id}APIGroup"),
+                "a group",
+                &group,
+                &MEDIA_TYPES,
+            );
+        }
+        let id = format!("{id}{}APIResources", capital(version));
+        let tag = format!("{tag}_{version}");
+        add(
+            format!("{base}{version}/"),
+            tag,
+            id,
+            "the resources of a version",
+            &resources,
+            &MEDIA_TYPES,
+        );
+    }
+    paths
+}
+
+/// The old form of a watch, with the word in the path.
+fn watch<'a>(kind: &Described<'_>, action: &'static str) -> Operation<'a> {
+    let (suffix, what) = match action {
+        "watch" => ("", "an object"),
+        _ => ("List", "a list"),
     };
-    // A list may go over all namespaces.
-    let scope = if kind.scope == Scope::Namespaced && verb != "list" {
-        "Namespaced"
-    } else {
-        ""
+    Operation {
+        method: "get",
+        action,
+        id: format!("{}{suffix}", operation_id(kind, "watch", "")),
+        description: format!(
+            "watch changes to {what} of kind {}; deprecated: use the parameter watch of a list",
+            kind.kind
+        ),
+        parameters: LIST,
+        body: Body::None,
+        answer: Some(format!("{META}WatchEvent")),
+        codes: &["200"],
+    }
+}
+
+fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| {
+        first.to_uppercase().chain(chars).collect()
+    })
+}
+
+/// `core`, `apps`, `rbacAuthorization`: a group as names in programs have it.
+fn group_name(group: &str) -> String {
+    let short = match group {
+        "" => "core",
+        group => group.strip_suffix(".k8s.io").unwrap_or(group),
+    };
+    let mut parts = short.split('.');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |name, part| name + &capital(part))
+}
+
+fn operation_id(kind: &Described<'_>, verb: &str, suffix: &str) -> String {
+    let scope = match kind.scope {
+        Scope::Namespaced => "Namespaced",
+        Scope::Cluster => "",
+    };
+    let group = capital(&group_name(kind.group));
+    let version = capital(kind.version);
+    // A collection is named before the scope.
+    let (verb, collection) = match verb {
+        "deleteCollection" => ("delete", "Collection"),
+        verb => (verb, ""),
     };
     format!(
-        "{verb}{}{}{scope}{}{}",
-        capital(group),
-        capital(kind.version),
+        "{verb}{group}{version}{collection}{scope}{}{}",
         kind.kind,
         capital(suffix)
     )
 }
 
-fn collection(kind: &Kind) -> Vec<Operation<'_>> {
+/// The same for all namespaces.
+fn id_for_all(kind: &Described<'_>, verb: &str, suffix: &str) -> String {
+    let group = capital(&group_name(kind.group));
+    let version = capital(kind.version);
+    format!(
+        "{verb}{group}{version}{}{suffix}ForAllNamespaces",
+        kind.kind
+    )
+}
+
+fn collection<'a>(kind: &'a Described<'a>) -> Vec<Operation<'a>> {
     let mut operations = Vec::new();
-    let list = Some(format!("{}List", kind.schema));
+    let list = Some(kind.list_schema.clone());
     for verb in kind.verbs {
         match verb {
             Verb::List => operations.push(Operation {
                 method: "get",
                 action: "list",
-                id: format!("{}Collection", operation_id(kind, "list", "")),
+                id: operation_id(kind, "list", ""),
                 description: format!("list or watch objects of kind {}", kind.kind),
                 parameters: LIST,
                 body: Body::None,
@@ -219,7 +458,7 @@ fn collection(kind: &Kind) -> Vec<Operation<'_>> {
                 action: "deletecollection",
                 id: operation_id(kind, "deleteCollection", ""),
                 description: format!("delete collection of {}", kind.kind),
-                parameters: LIST,
+                parameters: DELETE_COLLECTION,
                 body: Body::DeleteOptions,
                 answer: Some(format!("{META}Status")),
                 codes: &["200"],
@@ -230,7 +469,7 @@ fn collection(kind: &Kind) -> Vec<Operation<'_>> {
     operations
 }
 
-fn single(kind: &Kind) -> Vec<Operation<'_>> {
+fn single<'a>(kind: &'a Described<'a>) -> Vec<Operation<'a>> {
     let has = |verb: &Verb| kind.verbs.contains(verb);
     let mut operations = changes(kind, "", kind.schema, kind.verbs);
     if has(&Verb::Delete) {
@@ -250,7 +489,7 @@ fn single(kind: &Kind) -> Vec<Operation<'_>> {
 
 /// Reading, replacing and patching an object or its subresource.
 fn changes<'a>(
-    kind: &'a Kind,
+    kind: &'a Described<'a>,
     suffix: &str,
     schema: &'a str,
     verbs: &[Verb],
@@ -301,11 +540,14 @@ fn changes<'a>(
 }
 
 fn of_subresource<'a>(
-    kind: &'a Kind,
+    kind: &'a Described<'a>,
     subresource: &'static crate::Subresource,
 ) -> Vec<Operation<'a>> {
+    if subresource.kind.2.is_empty() {
+        return changes(kind, subresource.name, kind.schema, subresource.verbs);
+    }
     let find = || {
-        let mut kinds = crate::subresource_kinds().iter().chain(crate::kinds());
+        let mut kinds = crate::table::known_kinds();
         kinds.find(|other| (other.group, other.version, other.kind) == subresource.kind)
     };
     let Some(other) = find().filter(|_| subresource.name != "log") else {
@@ -328,7 +570,10 @@ fn of_subresource<'a>(
 }
 
 /// Subresources that stream.
-fn connects<'a>(kind: &'a Kind, subresource: &'static crate::Subresource) -> Vec<Operation<'a>> {
+fn connects<'a>(
+    kind: &'a Described<'a>,
+    subresource: &'static crate::Subresource,
+) -> Vec<Operation<'a>> {
     let methods = subresource.verbs.iter().filter_map(|verb| match verb {
         Verb::Get => Some("get"),
         Verb::Create => Some("post"),
@@ -345,18 +590,14 @@ fn connects<'a>(kind: &'a Kind, subresource: &'static crate::Subresource) -> Vec
             } else {
                 "connect"
             },
-            id: operation_id(
-                kind,
-                &format!("connect{}", method.to_uppercase()),
-                subresource.name,
-            ),
+            id: connect_id(kind, method, subresource.name),
             description: format!(
                 "connect {} requests to {} of {}",
                 method.to_uppercase(),
                 subresource.name,
                 kind.kind
             ),
-            parameters: &[],
+            parameters: connect_parameters(subresource.name),
             body: Body::None,
             answer: None,
             codes: &["200"],
@@ -364,8 +605,73 @@ fn connects<'a>(kind: &'a Kind, subresource: &'static crate::Subresource) -> Vec
         .collect()
 }
 
+fn connect_id(kind: &Described<'_>, method: &str, name: &str) -> String {
+    if name == "log" {
+        return operation_id(kind, "read", name);
+    }
+    let id = operation_id(kind, "connect", name);
+    // The method comes after the version.
+    let head = format!(
+        "connect{}{}",
+        capital(&group_name(kind.group)),
+        capital(kind.version)
+    );
+    let rest = id.strip_prefix(&head).unwrap_or_default();
+    format!("{head}{}{rest}", capital(method))
+}
+
+const CONTAINER: Parameter = ("container", "string", "Which container of the pod.");
+const STREAMS: [Parameter; 4] = [
+    ("stderr", "boolean", "Whether stderr is streamed."),
+    ("stdin", "boolean", "Whether stdin is streamed."),
+    ("stdout", "boolean", "Whether stdout is streamed."),
+    ("tty", "boolean", "Whether there is a terminal."),
+];
+const ATTACH: &[Parameter] = &[CONTAINER, STREAMS[0], STREAMS[1], STREAMS[2], STREAMS[3]];
+const EXEC: &[Parameter] = &[
+    ("command", "string", "What is run, a word each."),
+    CONTAINER,
+    STREAMS[0],
+    STREAMS[1],
+    STREAMS[2],
+    STREAMS[3],
+];
+const LOG_STREAM: Parameter = ("stream", "string", "All, Stdout or Stderr.");
+const LOG: &[Parameter] = &[
+    PRETTY,
+    CONTAINER,
+    ("follow", "boolean", "What comes later is sent, too."),
+    (
+        "insecureSkipTLSVerifyBackend",
+        "boolean",
+        "The kubelet's certificate is not checked.",
+    ),
+    ("limitBytes", "integer", "How many bytes are sent at most."),
+    ("previous", "boolean", "The log of the run before."),
+    ("sinceSeconds", "integer", "Only lines of the last seconds."),
+    LOG_STREAM,
+    (
+        "tailLines",
+        "integer",
+        "How many of the last lines are sent.",
+    ),
+    ("timestamps", "boolean", "Each line begins with its time."),
+];
+
+fn connect_parameters(name: &str) -> &'static [Parameter] {
+    match name {
+        "attach" => ATTACH,
+        "exec" => EXEC,
+        "log" => LOG,
+        "portforward" => &[("ports", "integer", "The ports of the pod.")],
+        "proxy" => &[("path", "string", "The path at the other end.")],
+        _ => &[],
+    }
+}
+
 fn path_item(
     path: &str,
+    tag: &str,
     gvk: (&str, &str, &str),
     operations: &[Operation<'_>],
     dialect: Dialect,
@@ -376,6 +682,7 @@ fn path_item(
             Dialect::V2 => v2(operation),
             Dialect::V3 => v3(operation),
         };
+        value["tags"] = json!([tag]);
         value["x-kubernetes-action"] = operation.action.into();
         value["x-kubernetes-group-version-kind"] =
             json!({"group": gvk.0, "version": gvk.1, "kind": gvk.2});
@@ -384,6 +691,7 @@ fn path_item(
     let in_path = [
         ("{namespace}", "namespace", "The namespace."),
         ("{name}", "name", "The name of the object."),
+        ("{path}", "path", "The path at the other end."),
     ];
     let parameters: Vec<Value> = in_path
         .iter()
@@ -430,6 +738,25 @@ fn body_schema(body: Body<'_>, dialect: Dialect) -> Option<Value> {
     Some(json!({"$ref": dialect.reference(&name)}))
 }
 
+/// The media types of the answers.
+fn produces(operation: &Operation<'_>) -> Vec<&'static str> {
+    match operation.action {
+        "connect" => vec!["*/*"],
+        "list" | "watch" | "watchlist" => MEDIA_TYPES
+            .iter()
+            .copied()
+            .chain([
+                "application/json;stream=watch",
+                "application/vnd.kubernetes.protobuf;stream=watch",
+            ])
+            .collect(),
+        _ if operation.parameters.contains(&LOG_STREAM) => {
+            MEDIA_TYPES.iter().copied().chain(["text/plain"]).collect()
+        }
+        _ => MEDIA_TYPES.to_vec(),
+    }
+}
+
 fn v2(operation: &Operation<'_>) -> Value {
     let mut parameters = Vec::new();
     if let Some(schema) = body_schema(operation.body, Dialect::V2) {
@@ -454,7 +781,7 @@ fn v2(operation: &Operation<'_>) -> Value {
     };
     json!({
         "operationId": operation.id, "description": operation.description, "schemes": ["https"],
-        "consumes": consumes, "produces": MEDIA_TYPES, "parameters": parameters, "responses": responses,
+        "consumes": consumes, "produces": produces(operation), "parameters": parameters, "responses": responses,
     })
 }
 
@@ -469,8 +796,11 @@ fn v3(operation: &Operation<'_>) -> Value {
     for code in operation.codes {
         let mut response = json!({"description": "OK"});
         if let Some(name) = &operation.answer {
-            response["content"] =
-                content(&MEDIA_TYPES, &json!({"$ref": Dialect::V3.reference(name)})).into();
+            response["content"] = content(
+                &produces(operation),
+                &json!({"$ref": Dialect::V3.reference(name)}),
+            )
+            .into();
         }
         responses.insert((*code).to_owned(), response);
     }

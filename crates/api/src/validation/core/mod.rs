@@ -43,3 +43,9 @@ pub use replication_controller::{
 pub use service::{
     validate_service, validate_service_status_update, validate_service_update, warnings_service,
 };
+
+/// Whether a resource is someone else's, for example `vendor.example/gpu`.
+#[must_use]
+pub fn is_extended_resource(name: &str) -> bool {
+    resources::is_extended(name)
+}

@@ -1,0 +1,804 @@
+//! Claims of devices and what drivers offer. CEL expressions are compiled elsewhere; here only their length counts.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::resource::v1::{
+    Device, DeviceClaim, DeviceClass, DeviceConstraint, DeviceRequest, DeviceSelector,
+    DeviceToleration, OpaqueDeviceConfiguration, ResourceClaim, ResourceClaimTemplate,
+    ResourceSlice, ResourceSliceSpec,
+};
+use serde_json::Value;
+
+use super::absent::{count, items, text};
+use super::core::is_extended_resource;
+use super::core::pod::volumes::csi_driver_name;
+use super::names;
+use super::values::{Bare, all_invalid, immutable, json, one_of, required, required_one_of};
+use crate::field::{ErrorList, FieldError, Path};
+
+const REQUESTS: usize = 32;
+const CONSTRAINTS: usize = 32;
+const CONFIGS: usize = 32;
+const SELECTORS: usize = 32;
+const SUB_REQUESTS: usize = 8;
+const EXPRESSION_LENGTH: usize = 10 * 1024;
+const PARAMETERS_LENGTH: usize = 10 * 1024;
+const RESERVED_FOR: usize = 256;
+const POOL_NAME_LENGTH: usize = 253;
+const ID_LENGTH: usize = 32;
+const DEVICES: usize = 128;
+const DEVICES_WITH_MORE: usize = 64;
+const ATTRIBUTES: usize = 32;
+const COUNTER_SETS: usize = 8;
+
+/// Each element by a rule; too many are not looked at. `key` of an element must be its own.
+fn set<T>(
+    errors: &mut ErrorList,
+    list: &[T],
+    most: usize,
+    path: &Path,
+    key: impl Fn(&T) -> Option<&str>,
+    mut rule: impl FnMut(&mut ErrorList, &T, &Path),
+) {
+    if list.len() > most {
+        errors.push(FieldError::too_many(path, list.len(), most));
+        return;
+    }
+    let mut seen = BTreeSet::new();
+    let mut twice = Vec::new();
+    for (index, one) in list.iter().enumerate() {
+        let path = path.index(index);
+        rule(errors, one, &path);
+        if let Some(key) = key(one)
+            && !seen.insert(key.to_owned())
+        {
+            twice.push(FieldError::duplicate(&path, key));
+        }
+    }
+    errors.extend(twice);
+}
+
+/// The names of a claim's requests, each with those of its alternatives.
+type Requests<'a> = BTreeMap<&'a str, BTreeSet<&'a str>>;
+
+fn claim_spec(errors: &mut ErrorList, claim: &DeviceClaim, path: &Path) {
+    let requests: Requests<'_> = items(&claim.requests)
+        .iter()
+        .map(|request| {
+            let alternatives = items(&request.first_available).iter();
+            let names = alternatives.map(|one| one.name.as_str()).collect();
+            (request.name.as_str(), names)
+        })
+        .collect();
+    let list = items(&claim.requests);
+    set(
+        errors,
+        list,
+        REQUESTS,
+        &path.child("requests"),
+        |one| Some(&one.name),
+        request,
+    );
+    let list = items(&claim.constraints);
+    let constraints = path.child("constraints");
+    set(
+        errors,
+        list,
+        CONSTRAINTS,
+        &constraints,
+        |_| None,
+        |errors, one, path| {
+            constraint(errors, one, &requests, path);
+        },
+    );
+    let list = items(&claim.config);
+    set(
+        errors,
+        list,
+        CONFIGS,
+        &path.child("config"),
+        |_| None,
+        |errors, one, path| {
+            references(
+                errors,
+                items(&one.requests),
+                &requests,
+                &path.child("requests"),
+            );
+            opaque(errors, one.opaque.as_ref(), &path.child("opaque"));
+        },
+    );
+}
+
+fn request(errors: &mut ErrorList, request: &DeviceRequest, path: &Path) {
+    all_invalid(
+        errors,
+        &path.child("name"),
+        &request.name,
+        names::dns_label(&request.name),
+    );
+    const ONE: &str = "exactly one of `exactly` or `firstAvailable` is required";
+    match (&request.exactly, items(&request.first_available)) {
+        (None, []) => errors.push(FieldError::required(path, ONE)),
+        (Some(_), [_, ..]) => {
+            let detail = format!("{ONE}, but multiple fields are set");
+            errors.push(FieldError::invalid(path, Bare("null".into()), &detail));
+        }
+        (Some(one), []) => asked(
+            errors,
+            &path.child("exactly"),
+            &one.device_class_name,
+            items(&one.selectors),
+            (text(&one.allocation_mode), one.count.unwrap_or(0)),
+            items(&one.tolerations),
+        ),
+        (None, list) => {
+            let path = path.child("firstAvailable");
+            set(
+                errors,
+                list,
+                SUB_REQUESTS,
+                &path,
+                |one| Some(&one.name),
+                |errors, one, path| {
+                    all_invalid(
+                        errors,
+                        &path.child("name"),
+                        &one.name,
+                        names::dns_label(&one.name),
+                    );
+                    asked(
+                        errors,
+                        path,
+                        &one.device_class_name,
+                        items(&one.selectors),
+                        (text(&one.allocation_mode), one.count.unwrap_or(0)),
+                        items(&one.tolerations),
+                    );
+                },
+            );
+        }
+    }
+}
+
+/// What is asked for: a class, selectors, how many.
+fn asked(
+    errors: &mut ErrorList,
+    path: &Path,
+    class: &str,
+    selectors: &[DeviceSelector],
+    (mode, number): (&str, i64),
+    tolerations: &[DeviceToleration],
+) {
+    let class_path = path.child("deviceClassName");
+    required(errors, &class_path, class);
+    if !class.is_empty() {
+        all_invalid(errors, &class_path, class, names::dns_subdomain(class));
+    }
+    self::selectors(errors, selectors, &path.child("selectors"));
+    let count_path = path.child("count");
+    match mode {
+        "All" if number != 0 => {
+            let detail = "must not be specified when allocationMode is 'All'";
+            errors.push(FieldError::invalid(&count_path, number, detail));
+        }
+        "ExactCount" if number <= 0 => {
+            errors.push(FieldError::invalid(
+                &count_path,
+                number,
+                "must be greater than zero",
+            ));
+        }
+        _ => one_of(
+            errors,
+            &path.child("allocationMode"),
+            mode,
+            &["All", "ExactCount"],
+        ),
+    }
+    for (index, one) in tolerations.iter().enumerate() {
+        toleration(errors, one, &path.child("tolerations").index(index));
+    }
+}
+
+fn selectors(errors: &mut ErrorList, list: &[DeviceSelector], path: &Path) {
+    set(
+        errors,
+        list,
+        SELECTORS,
+        path,
+        |_| None,
+        |errors, one, path| match &one.cel {
+            None => errors.push(FieldError::required(&path.child("cel"), "")),
+            Some(cel) if cel.expression.len() > EXPRESSION_LENGTH => {
+                let path = path.child("cel").child("expression");
+                errors.push(FieldError::too_long(&path, EXPRESSION_LENGTH));
+            }
+            Some(_) => {}
+        },
+    );
+}
+
+fn toleration(errors: &mut ErrorList, one: &DeviceToleration, path: &Path) {
+    let (key, value) = (text(&one.key), text(&one.value));
+    if !key.is_empty() {
+        all_invalid(errors, &path.child("key"), key, names::qualified_name(key));
+    }
+    let value_path = path.child("value");
+    match text(&one.operator) {
+        "Exists" if !value.is_empty() => {
+            let detail = "must be empty for operator `Exists`";
+            errors.push(FieldError::invalid(&value_path, value, detail));
+        }
+        "Equal" => all_invalid(errors, &value_path, value, names::label_value(value)),
+        operator => {
+            required_one_of(
+                errors,
+                &path.child("operator"),
+                operator,
+                &["Equal", "Exists"],
+            );
+        }
+    }
+    let effect = text(&one.effect);
+    if !effect.is_empty() {
+        one_of(
+            errors,
+            &path.child("effect"),
+            effect,
+            &["NoExecute", "NoSchedule", "None"],
+        );
+    }
+}
+
+fn constraint(errors: &mut ErrorList, one: &DeviceConstraint, known: &Requests<'_>, path: &Path) {
+    references(errors, items(&one.requests), known, &path.child("requests"));
+    match (&one.match_attribute, &one.distinct_attribute) {
+        (Some(name), _) => full_name(errors, name, &path.child("matchAttribute")),
+        (None, Some(name)) => full_name(errors, name, &path.child("distinctAttribute")),
+        (None, None) => errors.push(FieldError::required(
+            path,
+            "exactly one of \"matchAttribute\" or \"distinctAttribute\" is required, but multiple fields are set",
+        )),
+    }
+}
+
+/// Names of requests, or of an alternative as `request/alternative`.
+fn references(errors: &mut ErrorList, list: &[String], known: &Requests<'_>, path: &Path) {
+    const WRONG: &str = "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'";
+    set(
+        errors,
+        list,
+        REQUESTS,
+        path,
+        |name| Some(name),
+        |errors, name, path| {
+            let segments: Vec<&str> = name.split('/').collect();
+            let is_known = match segments.as_slice() {
+                [request] => known.contains_key(request),
+                [request, alternative] => known
+                    .get(request)
+                    .is_some_and(|names| names.contains(alternative)),
+                _ => false,
+            };
+            if segments.len() <= 2 {
+                for segment in segments {
+                    all_invalid(errors, path, segment, names::dns_label(segment));
+                }
+            }
+            if !is_known {
+                errors.push(FieldError::invalid(path, name, WRONG));
+            }
+        },
+    );
+}
+
+fn opaque(errors: &mut ErrorList, opaque: Option<&OpaqueDeviceConfiguration>, path: &Path) {
+    let Some(opaque) = opaque else {
+        errors.push(FieldError::required(path, ""));
+        return;
+    };
+    csi_driver_name(errors, &opaque.driver, &path.child("driver"));
+    let path = path.child("parameters");
+    match &opaque.parameters.0 {
+        Value::Null => errors.push(FieldError::required(&path, "")),
+        object @ Value::Object(_) => {
+            if object.to_string().len() > PARAMETERS_LENGTH {
+                errors.push(FieldError::too_long(&path, PARAMETERS_LENGTH));
+            }
+        }
+        _ => {
+            let detail = "must be a valid JSON object";
+            errors.push(FieldError::invalid(&path, "<value omitted>", detail));
+        }
+    }
+}
+
+/// A name within a domain or without: `example.com/model`.
+fn qualified(errors: &mut ErrorList, name: &str, path: &Path) {
+    let identifier = |errors: &mut ErrorList, id: &str| {
+        if id.len() > ID_LENGTH {
+            errors.push(FieldError::too_long(path, ID_LENGTH));
+        }
+        all_invalid(errors, path, id, names::c_identifier(id));
+    };
+    let parts: Vec<&str> = name.split('/').collect();
+    match parts.as_slice() {
+        [id] => identifier(errors, id),
+        [domain, id] => {
+            match *domain {
+                "" => errors.push(FieldError::invalid(
+                    path,
+                    "",
+                    "the domain must not be empty",
+                )),
+                domain => csi_driver_name(errors, domain, path),
+            }
+            match *id {
+                "" => errors.push(FieldError::invalid(path, "", "the name must not be empty")),
+                id => identifier(errors, id),
+            }
+        }
+        _ => {}
+    }
+}
+
+fn full_name(errors: &mut ErrorList, name: &str, path: &Path) {
+    qualified(errors, name, path);
+    if !name.contains('/') {
+        let detail = "a fully qualified name must be a domain and a name separated by a slash";
+        errors.push(FieldError::invalid(path, name, detail));
+    }
+}
+
+/// What is wrong with a ResourceClaim, its metadata aside.
+#[must_use]
+pub fn validate_resource_claim(claim: &ResourceClaim) -> ErrorList {
+    let mut errors = ErrorList::new();
+    if let Some(devices) = &claim.spec.devices {
+        claim_spec(&mut errors, devices, &Path::new("spec").child("devices"));
+    }
+    errors
+}
+
+/// What is wrong with a changed ResourceClaim: what is asked for stays.
+#[must_use]
+pub fn validate_resource_claim_update(new: &ResourceClaim, old: &ResourceClaim) -> ErrorList {
+    let mut errors = ErrorList::new();
+    immutable(
+        &mut errors,
+        &Path::new("spec"),
+        &new.spec,
+        &old.spec,
+        json(&new.spec),
+    );
+    errors
+}
+
+/// What is wrong with the new status of a ResourceClaim.
+#[must_use]
+pub fn validate_resource_claim_status_update(
+    new: &ResourceClaim,
+    old: &ResourceClaim,
+) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let path = Path::new("status");
+    let (status, old_status) = (
+        new.status.clone().unwrap_or_default(),
+        old.status.clone().unwrap_or_default(),
+    );
+    let reserved = path.child("reservedFor");
+    let list = items(&status.reserved_for);
+    set(
+        &mut errors,
+        list,
+        RESERVED_FOR,
+        &reserved,
+        |one| Some(&one.uid),
+        |errors, one, path| {
+            for (field, value) in [
+                ("resource", &one.resource),
+                ("name", &one.name),
+                ("uid", &one.uid),
+            ] {
+                required(errors, &path.child(field), value);
+            }
+        },
+    );
+    if !list.is_empty() && status.allocation.is_none() {
+        let detail = "may not be specified when `allocated` is not set";
+        errors.push(FieldError::forbidden(&reserved, detail));
+    } else if new.metadata.deletion_timestamp.is_some() {
+        let had = items(&old_status.reserved_for);
+        if list.iter().any(|one| !had.contains(one)) {
+            let detail = "new entries may not be added while `deallocationRequested` or `deletionTimestamp` are set";
+            errors.push(FieldError::forbidden(&reserved, detail));
+        }
+    }
+    if let (Some(now), Some(then)) = (&status.allocation, &old_status.allocation) {
+        immutable(&mut errors, &path.child("allocation"), now, then, json(now));
+    }
+    errors
+}
+
+/// What is wrong with a ResourceClaimTemplate, its metadata aside.
+#[must_use]
+pub fn validate_resource_claim_template(template: &ResourceClaimTemplate) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let path = Path::new("spec");
+    if let Some(meta) = &template.spec.metadata {
+        let path = path.child("metadata");
+        super::meta::labels(&mut errors, &meta.labels, &path.child("labels"));
+        super::meta::annotations(&mut errors, &meta.annotations, &path.child("annotations"));
+    }
+    if let Some(devices) = &template.spec.spec.devices {
+        claim_spec(&mut errors, devices, &path.child("spec").child("devices"));
+    }
+    errors
+}
+
+/// What is wrong with a changed ResourceClaimTemplate: nothing may change.
+#[must_use]
+pub fn validate_resource_claim_template_update(
+    new: &ResourceClaimTemplate,
+    old: &ResourceClaimTemplate,
+) -> ErrorList {
+    let mut errors = ErrorList::new();
+    immutable(
+        &mut errors,
+        &Path::new("spec"),
+        &new.spec,
+        &old.spec,
+        json(&new.spec),
+    );
+    errors
+}
+
+/// What is wrong with a DeviceClass, its metadata aside.
+#[must_use]
+pub fn validate_device_class(class: &DeviceClass) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let path = Path::new("spec");
+    let spec = &class.spec;
+    selectors(
+        &mut errors,
+        items(&spec.selectors),
+        &path.child("selectors"),
+    );
+    let list = items(&spec.config);
+    set(
+        &mut errors,
+        list,
+        CONFIGS,
+        &path.child("config"),
+        |_| None,
+        |errors, one, path| {
+            opaque(errors, one.opaque.as_ref(), &path.child("opaque"));
+        },
+    );
+    if let Some(name) = spec
+        .extended_resource_name
+        .as_ref()
+        .filter(|name| !is_extended_resource(name))
+    {
+        let path = path.child("extendedResourceName");
+        errors.push(FieldError::invalid(
+            &path,
+            name,
+            "must be a valid extended resource name",
+        ));
+    }
+    errors
+}
+
+/// What is wrong with a ResourceSlice, its metadata aside.
+#[must_use]
+pub fn validate_resource_slice(slice: &ResourceSlice) -> ErrorList {
+    let mut errors = ErrorList::new();
+    slice_spec(&mut errors, &slice.spec, None);
+    errors
+}
+
+/// What is wrong with a changed ResourceSlice: driver, pool and node stay.
+#[must_use]
+pub fn validate_resource_slice_update(new: &ResourceSlice, old: &ResourceSlice) -> ErrorList {
+    let mut errors = ErrorList::new();
+    slice_spec(&mut errors, &new.spec, Some(&old.spec));
+    errors
+}
+
+fn pool_name(errors: &mut ErrorList, name: &str, path: &Path) {
+    required(errors, path, name);
+    if name.len() > POOL_NAME_LENGTH {
+        errors.push(FieldError::too_long(path, POOL_NAME_LENGTH));
+    }
+    for part in name.split('/').filter(|_| !name.is_empty()) {
+        all_invalid(errors, path, part, names::dns_subdomain(part));
+    }
+}
+
+const UNSET_OR_TRUE: &str = "must be either unset or set to true";
+
+fn slice_spec(errors: &mut ErrorList, spec: &ResourceSliceSpec, old: Option<&ResourceSliceSpec>) {
+    let path = Path::new("spec");
+    csi_driver_name(errors, &spec.driver, &path.child("driver"));
+    let pool = path.child("pool");
+    pool_name(errors, &spec.pool.name, &pool.child("name"));
+    if spec.pool.resource_slice_count <= 0 {
+        let path = pool.child("resourceSliceCount");
+        let number = spec.pool.resource_slice_count;
+        errors.push(FieldError::invalid(
+            &path,
+            number,
+            "must be greater than zero",
+        ));
+    }
+    if spec.pool.generation < 0 {
+        let path = pool.child("generation");
+        let detail = "must be greater than or equal to zero";
+        errors.push(FieldError::invalid(&path, spec.pool.generation, detail));
+    }
+    if let Some(old) = old {
+        let name = &spec.pool.name;
+        immutable(errors, &pool.child("name"), name, &old.pool.name, name);
+        immutable(
+            errors,
+            &path.child("driver"),
+            &spec.driver,
+            &old.driver,
+            &spec.driver,
+        );
+        let node = json(&spec.node_name);
+        immutable(
+            errors,
+            &path.child("nodeName"),
+            &spec.node_name,
+            &old.node_name,
+            node,
+        );
+    }
+    where_from(errors, spec, &path);
+    if spec.shared_counters.is_some() && spec.devices.is_some() {
+        let detail = "only one of `sharedCounters` or `devices` is allowed";
+        errors.push(FieldError::invalid(&path, "", detail));
+    }
+    let devices = items(&spec.devices);
+    let has_more = |device: &Device| {
+        !items(&device.taints).is_empty() || !items(&device.consumes_counters).is_empty()
+    };
+    let most = if devices.iter().any(has_more) {
+        DEVICES_WITH_MORE
+    } else {
+        DEVICES
+    };
+    let per_device = spec.per_device_node_selection == Some(true);
+    set(
+        errors,
+        devices,
+        most,
+        &path.child("devices"),
+        |one| Some(&one.name),
+        |errors, one, path| {
+            device(errors, one, per_device, path);
+        },
+    );
+    let counters = items(&spec.shared_counters);
+    let path = path.child("sharedCounters");
+    set(
+        errors,
+        counters,
+        COUNTER_SETS,
+        &path,
+        |one| Some(&one.name),
+        |errors, one, path| {
+            all_invalid(
+                errors,
+                &path.child("name"),
+                &one.name,
+                names::dns_label(&one.name),
+            );
+        },
+    );
+}
+
+/// For which nodes a slice is: exactly one way of saying it.
+fn where_from(errors: &mut ErrorList, spec: &ResourceSliceSpec, path: &Path) {
+    let mut said = Vec::new();
+    match spec.node_name.as_deref() {
+        None => {}
+        Some("") => {
+            let detail = "must be either unset or set to a non-empty string";
+            errors.push(FieldError::invalid(&path.child("nodeName"), "", detail));
+        }
+        Some(name) => {
+            said.push("`nodeName`");
+            all_invalid(
+                errors,
+                &path.child("nodeName"),
+                name,
+                names::dns_subdomain(name),
+            );
+        }
+    }
+    if let Some(selector) = &spec.node_selector {
+        said.push("`nodeSelector`");
+        let terms = &selector.node_selector_terms;
+        if terms.len() != 1 {
+            let path = path.child("nodeSelector").child("nodeSelectorTerms");
+            let detail = "must have exactly one node selector term";
+            errors.push(FieldError::invalid(&path, json(terms), detail));
+        }
+    }
+    for (field, shown, value) in [
+        ("allNodes", "`allNodes`", spec.all_nodes),
+        (
+            "perDeviceNodeSelection",
+            "`perDeviceNodeSelection`",
+            spec.per_device_node_selection,
+        ),
+    ] {
+        match value {
+            None => {}
+            Some(true) => said.push(shown),
+            Some(false) => errors.push(FieldError::invalid(
+                &path.child(field),
+                false,
+                UNSET_OR_TRUE,
+            )),
+        }
+    }
+    const ONE: &str = "exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required";
+    match said.len() {
+        0 => errors.push(FieldError::required(path, ONE)),
+        1 => {}
+        _ => {
+            let shown = format!("{{{}}}", said.join(", "));
+            let detail = format!("{ONE}, but multiple fields are set");
+            errors.push(FieldError::invalid(path, shown, &detail));
+        }
+    }
+}
+
+fn device(errors: &mut ErrorList, device: &Device, per_device: bool, path: &Path) {
+    all_invalid(
+        errors,
+        &path.child("name"),
+        &device.name,
+        names::dns_label(&device.name),
+    );
+    let number = count(&device.attributes) + count(&device.capacity);
+    if number > ATTRIBUTES {
+        let detail =
+            format!("the total number of attributes and capacities must not exceed {ATTRIBUTES}");
+        errors.push(FieldError::invalid(path, number, &detail));
+    }
+    let attributes = device.attributes.iter().flat_map(|all| all.keys());
+    for name in attributes {
+        qualified(errors, name, &path.child("attributes").key(name));
+    }
+    for name in device.capacity.iter().flat_map(|all| all.keys()) {
+        qualified(errors, name, &path.child("capacity").key(name));
+    }
+    for (index, taint) in items(&device.taints).iter().enumerate() {
+        let path = path.child("taints").index(index);
+        all_invalid(
+            errors,
+            &path.child("key"),
+            &taint.key,
+            names::qualified_name(&taint.key),
+        );
+        let value = text(&taint.value);
+        all_invalid(
+            errors,
+            &path.child("value"),
+            value,
+            names::label_value(value),
+        );
+        let effects = ["NoExecute", "NoSchedule", "None"];
+        required_one_of(errors, &path.child("effect"), &taint.effect, &effects);
+    }
+    let said = [
+        device.node_name.is_some(),
+        device.node_selector.is_some(),
+        device.all_nodes.is_some(),
+    ];
+    let said = said.iter().filter(|said| **said).count();
+    const ONE: &str = "exactly one of `nodeName`, `nodeSelector`, or `allNodes` is required when `perDeviceNodeSelection` is set to true in the ResourceSlice spec";
+    match (per_device, said) {
+        (true, 0) => errors.push(FieldError::required(path, ONE)),
+        (true, 1) | (false, 0) => {}
+        (true, _) => errors.push(FieldError::invalid(path, Bare("null".into()), ONE)),
+        (false, _) => errors.push(FieldError::invalid(
+            path,
+            Bare("null".into()),
+            "`nodeName`, `nodeSelector` and `allNodes` can only be set if `perDeviceNodeSelection` is set to true in the ResourceSlice spec",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn texts(errors: ErrorList) -> Vec<String> {
+        errors.iter().map(ToString::to_string).collect()
+    }
+
+    fn claim(devices: Value) -> ResourceClaim {
+        serde_json::from_value(json!({"metadata": {}, "spec": {"devices": devices}})).unwrap()
+    }
+
+    #[test]
+    fn claims() {
+        let exactly = |class: &str| json!({"deviceClassName": class, "allocationMode": "ExactCount", "count": 1});
+        let good = claim(
+            json!({"requests": [{"name": "gpu", "exactly": exactly("c")},
+            {"name": "any", "firstAvailable": [{"name": "big", "deviceClassName": "c", "allocationMode": "All"}]}],
+            "constraints": [{"requests": ["gpu", "any/big"], "matchAttribute": "example.com/numa"}],
+            "config": [{"requests": ["gpu"], "opaque": {"driver": "d.example.com", "parameters": {"a": 1}}}]}),
+        );
+        assert_eq!(texts(validate_resource_claim(&good)), [""; 0]);
+        let bad = claim(
+            json!({"requests": [{"name": "gpu", "exactly": exactly("")}, {"name": "gpu"}],
+            "constraints": [{"requests": ["other"], "matchAttribute": "numa"}], "config": [{}]}),
+        );
+        assert_eq!(
+            texts(validate_resource_claim(&bad)),
+            [
+                "spec.devices.requests[0].exactly.deviceClassName: Required value",
+                "spec.devices.requests[1]: Required value: exactly one of `exactly` or `firstAvailable` is required",
+                "spec.devices.requests[1]: Duplicate value: \"gpu\"",
+                "spec.devices.constraints[0].requests[0]: Invalid value: \"other\": must be the name of a request in the claim or the name of a request and a subrequest separated by '/'",
+                "spec.devices.constraints[0].matchAttribute: Invalid value: \"numa\": a fully qualified name must be a domain and a name separated by a slash",
+                "spec.devices.config[0].opaque: Required value",
+            ]
+        );
+        assert_eq!(validate_resource_claim_update(&bad, &good).len(), 1);
+        let mut reserved = good.clone();
+        reserved.status = serde_json::from_value(
+            json!({"reservedFor": [{"resource": "pods", "name": "p", "uid": "u"}]}),
+        )
+        .unwrap();
+        assert_eq!(
+            texts(validate_resource_claim_status_update(&reserved, &good)),
+            ["status.reservedFor: Forbidden: may not be specified when `allocated` is not set"]
+        );
+    }
+
+    #[test]
+    fn slices_and_classes() {
+        let slice = |more: Value| -> Vec<String> {
+            let mut spec = json!({"driver": "d.example.com", "pool": {"name": "p", "resourceSliceCount": 1, "generation": 1}});
+            spec.as_object_mut()
+                .unwrap()
+                .extend(more.as_object().unwrap().clone());
+            texts(validate_resource_slice(
+                &serde_json::from_value(json!({"metadata": {}, "spec": spec})).unwrap(),
+            ))
+        };
+        let devices = json!([{"name": "d0", "attributes": {"model": {"string": "x"}}}]);
+        assert_eq!(slice(json!({"nodeName": "n", "devices": devices})), [""; 0]);
+        assert_eq!(
+            slice(json!({"nodeName": "n", "allNodes": true})),
+            [
+                "spec: Invalid value: \"{`nodeName`, `allNodes`}\": exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required, but multiple fields are set"
+            ]
+        );
+        assert_eq!(
+            slice(json!({"allNodes": true, "devices": [{"name": "d", "nodeName": "n"}, {"name": "d"}]})).len(),
+            2
+        );
+        let class: DeviceClass = serde_json::from_value(
+            json!({"metadata": {}, "spec": {"selectors": [{}], "extendedResourceName": "cpu"}}),
+        )
+        .unwrap();
+        assert_eq!(
+            texts(validate_device_class(&class)),
+            [
+                "spec.selectors[0].cel: Required value",
+                "spec.extendedResourceName: Invalid value: \"cpu\": must be a valid extended resource name",
+            ]
+        );
+    }
+}

@@ -1,0 +1,6 @@
+//! What is written, and what is refused: pod security, admission plugins that are off by default, old versions.
+
+mod admission_plugins;
+mod legacy;
+mod pod_security;
+mod requests;
