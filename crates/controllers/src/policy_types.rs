@@ -17,8 +17,8 @@ use crate::discovery::ApiResource;
 
 /// No more types are checked for one rule.
 const MAX_TYPES: usize = 10;
-/// Types that go deeper, or around in a circle, are not known from here on.
-const MAX_DEPTH: usize = 16;
+/// References that go deeper, or around in a circle, are not followed from here on.
+const MAX_DEPTH: usize = 32;
 
 /// A kind in a version.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -143,9 +143,7 @@ impl BuiltIn {
                 Schema::any()
             }
             ApiType::Object(id) => self.object(*id, name),
-            ApiType::List(element) => {
-                Schema::list(self.schema(element, &format!("{name}.@idx")))
-            }
+            ApiType::List(element) => Schema::list(self.schema(element, &format!("{name}.@idx"))),
             ApiType::Map(element) => Schema::map(self.schema(element, &format!("{name}.@elem"))),
         }
     }
@@ -171,7 +169,7 @@ pub(crate) fn published(document: &Value, gvk: &Gvk) -> Option<Arc<Schema>> {
 
 /// A schema with what it refers to put in its place.
 fn resolve(schema: &Value, all: &serde_json::Map<String, Value>, depth: usize) -> Value {
-    if depth > 2 * MAX_DEPTH {
+    if depth > MAX_DEPTH {
         return Value::Null;
     }
     match schema {
@@ -347,7 +345,7 @@ mod tests {
     fn published_types_are_found_behind_references() {
         let document = json!({"components": {"schemas": {
             "com.example.v1.CronTab": {"type": "object", "x-kubernetes-group-version-kind": [{"group": "example.com", "version": "v1", "kind": "CronTab"}],
-                "properties": {"metadata": {"allOf": [{"$ref": "#/components/schemas/Meta"}]}, "spec": {"type": "object", "properties": {"replicas": {"type": "integer"}}}}},
+                "properties": {"apiVersion": {"type": "string"}, "kind": {"type": "string"}, "metadata": {"allOf": [{"$ref": "#/components/schemas/Meta"}]}, "spec": {"type": "object", "properties": {"replicas": {"type": "integer"}}}}},
             "Meta": {"type": "object", "properties": {"name": {"type": "string"}, "generateName": {"type": "string"}, "labels": {"type": "object", "additionalProperties": {"type": "string"}}}},
         }}});
         let gvk = Gvk::of("example.com/v1", "CronTab");

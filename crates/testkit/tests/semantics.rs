@@ -1,7 +1,7 @@
 //! The API's fine print: preconditions, collections, kinds of patches, dry runs, field validation, old versions, bookmarks.
 
 use futures::{StreamExt, TryStreamExt};
-use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod};
 use kube::api::{
     Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions, WatchEvent,
     WatchParams,
@@ -236,6 +236,10 @@ async fn a_watch_from_too_long_ago_is_gone_and_bookmarks_end_the_first_state() {
 async fn binding_is_no_new_generation_and_parts_of_a_pod_are_checked() {
     let cluster = TestCluster::start().await.unwrap();
     let pods: Api<Pod> = Api::default_namespaced(cluster.client());
+    let nodes: Api<Node> = Api::all(cluster.client());
+    let node: Node = make(json!({"metadata": {"name": "n"},
+        "status": {"allocatable": {"cpu": "4", "memory": "4Gi"}}}));
+    nodes.create(&PostParams::default(), &node).await.unwrap();
     let pod: Pod = make(json!({"metadata": {"name": "p"}, "spec": {"containers": [
         {"name": "c", "image": "i", "resources": {"requests": {"cpu": "1"}}}]}}));
     pods.create(&PostParams::default(), &pod).await.unwrap();

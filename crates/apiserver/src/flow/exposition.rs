@@ -1,12 +1,48 @@
 //! What can be seen of priority and fairness: metrics and debug endpoints under upstream's names.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::level::{BUCKETS, Histogram};
+use super::level::{BUCKETS, Histogram, SchemaCounters};
 use super::{Digest, Flow};
 
 const PREFIX: &str = "apiserver_flowcontrol";
+
+/// A metric of each flow schema: name, type, help, and the value.
+type OfSchema = (
+    &'static str,
+    &'static str,
+    &'static str,
+    fn(&SchemaCounters) -> u64,
+);
+
+const OF_SCHEMAS: [OfSchema; 4] = [
+    (
+        "dispatched_requests_total",
+        "counter",
+        "Number of requests executed by API Priority and Fairness subsystem",
+        |counters| counters.dispatched(),
+    ),
+    (
+        "current_inqueue_requests",
+        "gauge",
+        "Number of requests currently pending in queues of the API Priority and Fairness subsystem",
+        |counters| counters.waiting.load(Ordering::Relaxed) as u64,
+    ),
+    (
+        "current_executing_requests",
+        "gauge",
+        "Number of requests in initial (for a WATCH) or any (for a non-WATCH) execution stage in the API Priority and Fairness subsystem",
+        |counters| counters.executing.load(Ordering::Relaxed) as u64,
+    ),
+    (
+        "current_executing_seats",
+        "gauge",
+        "Concurrency (number of seats) occupied by the currently executing (initial stage for a WATCH, any stage otherwise) requests in the API Priority and Fairness subsystem",
+        |counters| counters.executing_seats.load(Ordering::Relaxed) as u64,
+    ),
+];
 
 fn head(text: &mut String, name: &str, kind: &str, help: &str) {
     let _ = writeln!(
@@ -33,6 +69,31 @@ fn histogram(text: &mut String, name: &str, labels: &str, histogram: &Histogram)
     let _ = writeln!(text, "{PREFIX}_{name}_count{{{labels}}} {count}");
 }
 
+fn rejections(schemas: &[(String, &Arc<SchemaCounters>)], text: &mut String) {
+    head(
+        text,
+        "rejected_requests_total",
+        "counter",
+        "Number of requests rejected by API Priority and Fairness subsystem",
+    );
+    for (labels, counters) in schemas {
+        for (reason, counter) in [
+            ("cancelled", &counters.cancelled),
+            ("concurrency-limit", &counters.concurrency_limit),
+            ("queue-full", &counters.queue_full),
+            ("time-out", &counters.time_out),
+        ] {
+            let count = counter.load(Ordering::Relaxed);
+            if count > 0 {
+                let _ = writeln!(
+                    text,
+                    "{PREFIX}_rejected_requests_total{{{labels},reason=\"{reason}\"}} {count}"
+                );
+            }
+        }
+    }
+}
+
 impl Flow {
     /// The metrics in Prometheus' text form.
     pub fn metrics(&self, text: &mut String) {
@@ -49,80 +110,13 @@ impl Flow {
                 (labels, &schema.counters)
             })
             .collect();
-        head(
-            text,
-            "dispatched_requests_total",
-            "counter",
-            "Number of requests executed by API Priority and Fairness subsystem",
-        );
-        for (labels, counters) in &schemas {
-            let _ = writeln!(
-                text,
-                "{PREFIX}_dispatched_requests_total{{{labels}}} {}",
-                counters.dispatched()
-            );
-        }
-        head(
-            text,
-            "rejected_requests_total",
-            "counter",
-            "Number of requests rejected by API Priority and Fairness subsystem",
-        );
-        for (labels, counters) in &schemas {
-            for (reason, counter) in [
-                ("cancelled", &counters.cancelled),
-                ("concurrency-limit", &counters.concurrency_limit),
-                ("queue-full", &counters.queue_full),
-                ("time-out", &counters.time_out),
-            ] {
-                let count = counter.load(Ordering::Relaxed);
-                if count > 0 {
-                    let _ = writeln!(
-                        text,
-                        "{PREFIX}_rejected_requests_total{{{labels},reason=\"{reason}\"}} {count}"
-                    );
-                }
+        for (name, kind, help, value) in OF_SCHEMAS {
+            head(text, name, kind, help);
+            for (labels, counters) in &schemas {
+                let _ = writeln!(text, "{PREFIX}_{name}{{{labels}}} {}", value(counters));
             }
         }
-        head(
-            text,
-            "current_inqueue_requests",
-            "gauge",
-            "Number of requests currently pending in queues of the API Priority and Fairness subsystem",
-        );
-        for (labels, counters) in &schemas {
-            let _ = writeln!(
-                text,
-                "{PREFIX}_current_inqueue_requests{{{labels}}} {}",
-                counters.waiting.load(Ordering::Relaxed)
-            );
-        }
-        head(
-            text,
-            "current_executing_requests",
-            "gauge",
-            "Number of requests in initial (for a WATCH) or any (for a non-WATCH) execution stage in the API Priority and Fairness subsystem",
-        );
-        for (labels, counters) in &schemas {
-            let _ = writeln!(
-                text,
-                "{PREFIX}_current_executing_requests{{{labels}}} {}",
-                counters.executing.load(Ordering::Relaxed)
-            );
-        }
-        head(
-            text,
-            "current_executing_seats",
-            "gauge",
-            "Concurrency (number of seats) occupied by the currently executing (initial stage for a WATCH, any stage otherwise) requests in the API Priority and Fairness subsystem",
-        );
-        for (labels, counters) in &schemas {
-            let _ = writeln!(
-                text,
-                "{PREFIX}_current_executing_seats{{{labels}}} {}",
-                counters.executing_seats.load(Ordering::Relaxed)
-            );
-        }
+        rejections(&schemas, text);
         head(
             text,
             "request_wait_duration_seconds",

@@ -1,11 +1,14 @@
 //! The paths in OpenAPI documents: what requests a kind takes.
 
+mod parameters;
+
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
 use super::Dialect;
 use crate::kind::{Kind, Scope, Verb};
+use parameters::*;
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
 const PATCH_TYPES: [&str; 4] = [
@@ -19,118 +22,6 @@ const MEDIA_TYPES: [&str; 3] = [
     "application/yaml",
     "application/vnd.kubernetes.protobuf",
 ];
-
-/// A query parameter: name, type, description.
-type Parameter = (&'static str, &'static str, &'static str);
-
-const PRETTY: Parameter = ("pretty", "string", "Whether the answer is indented.");
-const DRY_RUN: Parameter = (
-    "dryRun",
-    "string",
-    "All: everything but the change itself is done.",
-);
-const FIELD_MANAGER: Parameter = (
-    "fieldManager",
-    "string",
-    "The name under which the changed fields are owned.",
-);
-const FIELD_VALIDATION: Parameter = (
-    "fieldValidation",
-    "string",
-    "What is done about unknown and duplicate fields: Ignore, Warn or Strict.",
-);
-const FORCE: Parameter = (
-    "force",
-    "boolean",
-    "Apply takes over fields that others own.",
-);
-const CHANGE: &[Parameter] = &[PRETTY, DRY_RUN, FIELD_MANAGER, FIELD_VALIDATION];
-const PATCH: &[Parameter] = &[PRETTY, DRY_RUN, FIELD_MANAGER, FIELD_VALIDATION, FORCE];
-const GRACE: Parameter = (
-    "gracePeriodSeconds",
-    "integer",
-    "How long the object has to end.",
-);
-const IGNORE_BROKEN: Parameter = (
-    "ignoreStoreReadErrorWithClusterBreakingPotential",
-    "boolean",
-    "An object that cannot be read is deleted all the same.",
-);
-const ORPHAN: Parameter = (
-    "orphanDependents",
-    "boolean",
-    "Deprecated: use propagationPolicy.",
-);
-const PROPAGATION: Parameter = (
-    "propagationPolicy",
-    "string",
-    "What becomes of dependents: Orphan, Background or Foreground.",
-);
-const DELETE: &[Parameter] = &[PRETTY, DRY_RUN, GRACE, IGNORE_BROKEN, ORPHAN, PROPAGATION];
-/// What a list takes, and nothing else does.
-const SHARD: Parameter = (
-    "shardSelector",
-    "string",
-    "Only the objects of one part of all.",
-);
-const BOOKMARKS: Parameter = (
-    "allowWatchBookmarks",
-    "boolean",
-    "A watch may send bookmarks.",
-);
-const CONTINUE: Parameter = (
-    "continue",
-    "string",
-    "Where the last part of the list ended.",
-);
-const FIELDS: Parameter = ("fieldSelector", "string", "Only objects with these fields.");
-const LABELS: Parameter = ("labelSelector", "string", "Only objects with these labels.");
-const LIMIT: Parameter = ("limit", "integer", "How many objects are listed at most.");
-const VERSION: Parameter = ("resourceVersion", "string", "From which version on.");
-const VERSION_MATCH: Parameter = (
-    "resourceVersionMatch",
-    "string",
-    "How the resource version is meant.",
-);
-const INITIAL: Parameter = (
-    "sendInitialEvents",
-    "boolean",
-    "A watch begins with the objects there are.",
-);
-const TIMEOUT: Parameter = ("timeoutSeconds", "integer", "When the request ends.");
-const WATCH: Parameter = ("watch", "boolean", "Changes are streamed.");
-const LIST: &[Parameter] = &[
-    PRETTY,
-    BOOKMARKS,
-    CONTINUE,
-    FIELDS,
-    LABELS,
-    LIMIT,
-    VERSION,
-    VERSION_MATCH,
-    INITIAL,
-    SHARD,
-    TIMEOUT,
-    WATCH,
-];
-const DELETE_COLLECTION: &[Parameter] = &[
-    PRETTY,
-    CONTINUE,
-    DRY_RUN,
-    FIELDS,
-    GRACE,
-    IGNORE_BROKEN,
-    LABELS,
-    LIMIT,
-    ORPHAN,
-    PROPAGATION,
-    VERSION,
-    VERSION_MATCH,
-    INITIAL,
-    SHARD,
-    TIMEOUT,
-];
-
 /// What a request brings and an answer holds.
 #[derive(Clone, Copy)]
 enum Body<'a> {
@@ -618,55 +509,6 @@ fn connect_id(kind: &Described<'_>, method: &str, name: &str) -> String {
     );
     let rest = id.strip_prefix(&head).unwrap_or_default();
     format!("{head}{}{rest}", capital(method))
-}
-
-const CONTAINER: Parameter = ("container", "string", "Which container of the pod.");
-const STREAMS: [Parameter; 4] = [
-    ("stderr", "boolean", "Whether stderr is streamed."),
-    ("stdin", "boolean", "Whether stdin is streamed."),
-    ("stdout", "boolean", "Whether stdout is streamed."),
-    ("tty", "boolean", "Whether there is a terminal."),
-];
-const ATTACH: &[Parameter] = &[CONTAINER, STREAMS[0], STREAMS[1], STREAMS[2], STREAMS[3]];
-const EXEC: &[Parameter] = &[
-    ("command", "string", "What is run, a word each."),
-    CONTAINER,
-    STREAMS[0],
-    STREAMS[1],
-    STREAMS[2],
-    STREAMS[3],
-];
-const LOG_STREAM: Parameter = ("stream", "string", "All, Stdout or Stderr.");
-const LOG: &[Parameter] = &[
-    PRETTY,
-    CONTAINER,
-    ("follow", "boolean", "What comes later is sent, too."),
-    (
-        "insecureSkipTLSVerifyBackend",
-        "boolean",
-        "The kubelet's certificate is not checked.",
-    ),
-    ("limitBytes", "integer", "How many bytes are sent at most."),
-    ("previous", "boolean", "The log of the run before."),
-    ("sinceSeconds", "integer", "Only lines of the last seconds."),
-    LOG_STREAM,
-    (
-        "tailLines",
-        "integer",
-        "How many of the last lines are sent.",
-    ),
-    ("timestamps", "boolean", "Each line begins with its time."),
-];
-
-fn connect_parameters(name: &str) -> &'static [Parameter] {
-    match name {
-        "attach" => ATTACH,
-        "exec" => EXEC,
-        "log" => LOG,
-        "portforward" => &[("ports", "integer", "The ports of the pod.")],
-        "proxy" => &[("path", "string", "The path at the other end.")],
-        _ => &[],
-    }
 }
 
 fn path_item(
