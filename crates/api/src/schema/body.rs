@@ -323,6 +323,7 @@ pub fn parse_yaml(text: &[u8]) -> Result<Yaml, String> {
         std::str::from_utf8(text).map_err(|_| "yaml: invalid leading UTF-8 octet".to_owned())?;
     let mut text = Cow::Borrowed(text);
     let mut again = REINDENTED / text.len().max(1);
+    let mut mended = 0;
     loop {
         let message = |error| yaml_message(&error, &text);
         let error = match serde_saphyr::from_str_with_options::<Value>(
@@ -335,9 +336,14 @@ pub fn parse_yaml(text: &[u8]) -> Result<Yaml, String> {
             }
             Err(error) => error,
         };
-        if let Some(indented) = reindented(&text, &error).filter(|_| again > 0) {
+        if again > 0
+            && let Some((line, indented)) = reindented(&text, &error)
+            // A line for which that did not help is wrong in another way.
+            && line > mended
+        {
             text = Cow::Owned(indented);
             again -= 1;
+            mended = line;
             continue;
         }
         let value = serde_saphyr::from_str_with_options::<Value>(
@@ -356,21 +362,29 @@ pub fn parse_yaml(text: &[u8]) -> Result<Yaml, String> {
 /// How many bytes may be read anew because a line of a quoted scalar had to be indented.
 const REINDENTED: usize = 8 << 20;
 
-/// The text with the offending line indented, if that is what is wrong with it.
+/// The text with the offending line (and its number) indented, if that is what is wrong with it.
 ///
 /// Upstream's parser takes a quoted scalar's further lines however little they are indented; ours is strict. The
 /// blanks before such a line are no part of the value.
-fn reindented(text: &str, error: &serde_saphyr::Error) -> Option<String> {
+fn reindented(text: &str, error: &serde_saphyr::Error) -> Option<(usize, String)> {
     if !error.to_string().contains(UNDERINDENTED) {
         return None;
     }
     let line = usize::try_from(error.location()?.line()).ok()?;
     let start = match line.checked_sub(1)? {
         0 => 0,
-        before => text.match_indices('\n').nth(before - 1)?.0 + 1,
+        before => line_ends(text).nth(before - 1)?,
     };
     let (head, tail) = text.split_at(start);
-    Some(format!("{head}{INDENT}{tail}"))
+    Some((line, format!("{head}{INDENT}{tail}")))
+}
+
+/// Where lines end, as YAML has it: after a line feed, and after a carriage return that none follows.
+fn line_ends(text: &str) -> impl Iterator<Item = usize> {
+    let bytes = text.as_bytes();
+    text.match_indices(['\n', '\r'])
+        .filter(|(at, found)| *found == "\n" || bytes.get(at + 1) != Some(&b'\n'))
+        .map(|(at, _)| at + 1)
 }
 
 const UNDERINDENTED: &str = "invalid indentation in multiline quoted scalar";

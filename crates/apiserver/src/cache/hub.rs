@@ -72,7 +72,8 @@ impl CacheHub {
                 () = shutdown.triggered() => break,
             }
         }
-        self.caches.read().values().for_each(|cache| cache.close());
+        // Watches end by the shutdown itself. The caches stay open: those who follow them would take a closed one for a broken
+        // one, and ask for the next again and again.
     }
 
     async fn feed(&self, backoff: &mut Backoff) -> Result<(), StoreError> {
