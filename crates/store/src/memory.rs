@@ -11,7 +11,7 @@ use skiff_base::SharedClock;
 use crate::history::Found;
 use crate::lease::{Deadlines, Revoke};
 use crate::plan::{Answer, Applied, Plan, Request, State};
-use crate::watch::{CATCH_UP_CHANGES, CatchUp, Hub, Source, watch};
+use crate::watch::{CATCH_UP_CHANGES, CatchUp, Hub, Pace, Source, watch};
 use crate::{
     Event, KeyValue, LeaseId, Range, Result, Revision, Store, StoreError, WatchLimits, WatchStream,
 };
@@ -140,6 +140,16 @@ fn event(applied: Applied<Bytes>) -> Event {
     }
 }
 
+impl Pace for Shared {
+    fn current(&self) -> Revision {
+        self.state.read().history.revision
+    }
+
+    fn clock(&self) -> &SharedClock {
+        &self.clock
+    }
+}
+
 #[async_trait]
 impl Source for Shared {
     async fn catch_up(&self, prefix: &Arc<str>, after: Revision) -> Result<CatchUp> {
@@ -165,14 +175,6 @@ impl Source for Shared {
             })
             .collect();
         Ok(CatchUp::Events { events, through })
-    }
-
-    fn current(&self) -> Revision {
-        self.state.read().history.revision
-    }
-
-    fn clock(&self) -> &SharedClock {
-        &self.clock
     }
 }
 

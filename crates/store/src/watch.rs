@@ -171,6 +171,13 @@ impl Hub {
         }
     }
 
+    /// Ends all watches for a reason; new ones may begin. Call this while the history cannot change.
+    pub(crate) fn end(&self, why: &StoreError) {
+        for watcher in self.watchers.lock().drain(..) {
+            *watcher.load.end.lock() = Some(why.clone());
+        }
+    }
+
     /// Ends all watches.
     pub(crate) fn close(&self) {
         let mut watchers = self.watchers.lock();
@@ -196,14 +203,18 @@ fn size(event: &Event) -> usize {
     }
 }
 
-/// Where a watch reads from.
-#[async_trait]
-pub(crate) trait Source: Send + Sync + 'static {
-    /// Some of the changes after `after`, or, when there are none, the live line.
-    async fn catch_up(&self, prefix: &Arc<str>, after: Revision) -> Result<CatchUp>;
+/// What a watch on the live line needs to know.
+pub(crate) trait Pace: Send + Sync + 'static {
     /// The current revision.
     fn current(&self) -> Revision;
     fn clock(&self) -> &SharedClock;
+}
+
+/// Where a watch reads from.
+#[async_trait]
+pub(crate) trait Source: Pace {
+    /// Some of the changes after `after`, or, when there are none, the live line.
+    async fn catch_up(&self, prefix: &Arc<str>, after: Revision) -> Result<CatchUp>;
 }
 
 pub(crate) enum CatchUp {
@@ -275,7 +286,8 @@ impl Watch {
     }
 }
 
-async fn live(subscription: &mut Subscription, source: &dyn Source) -> Result<WatchItem> {
+/// What comes over the line next.
+pub(crate) async fn live(subscription: &mut Subscription, source: &dyn Pace) -> Result<WatchItem> {
     if let Ok(message) = subscription.receiver.try_recv() {
         return Ok(subscription.take(message));
     }

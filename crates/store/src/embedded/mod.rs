@@ -28,7 +28,7 @@ use self::writer::{Job, Writer, cost};
 use crate::history::{Found, FoundChange};
 use crate::lease::{Deadlines, Revoke};
 use crate::plan::{Answer, Request, State};
-use crate::watch::{CATCH_UP_CHANGES, CatchUp, Hub, Source, watch};
+use crate::watch::{CATCH_UP_CHANGES, CatchUp, Hub, Pace, Source, watch};
 use crate::{
     Event, KeyValue, LeaseId, Range, Result, Revision, Store, StoreError, WatchLimits, WatchStream,
 };
@@ -315,6 +315,16 @@ impl Revoke for Inner {
     }
 }
 
+impl Pace for Shared {
+    fn current(&self) -> Revision {
+        self.state.read().history.revision
+    }
+
+    fn clock(&self) -> &SharedClock {
+        &self.clock
+    }
+}
+
 #[async_trait]
 impl Source for Shared {
     async fn catch_up(&self, prefix: &Arc<str>, after: Revision) -> Result<CatchUp> {
@@ -331,14 +341,6 @@ impl Source for Shared {
         };
         let events = blocking(read).await?;
         Ok(CatchUp::Events { events, through })
-    }
-
-    fn current(&self) -> Revision {
-        self.state.read().history.revision
-    }
-
-    fn clock(&self) -> &SharedClock {
-        &self.clock
     }
 }
 
