@@ -367,6 +367,10 @@ pub trait Strategy: Send + Sync + 'static {
     fn warnings(_new: &Self::Object, _old: Option<&Self::Object>) -> Vec<String> {
         Vec::new()
     }
+    /// Warnings for the client on updates of the status.
+    fn status_warnings(_new: &Self::Object) -> Vec<String> {
+        Vec::new()
+    }
     /// The cells of the object's row in a table, one per column of the kind.
     fn row(object: &Self::Object, now: Timestamp) -> Vec<Value>;
 }
@@ -403,6 +407,9 @@ pub trait KindOps: Send + Sync + 'static {
     fn prepare_status_update(&self, new: &mut dyn Object, old: &dyn Object, context: &WriteContext);
     fn validate_status_update(&self, new: &dyn Object, old: &dyn Object) -> ErrorList;
     fn warnings(&self, new: &dyn Object, old: Option<&dyn Object>) -> Vec<String>;
+    fn status_warnings(&self, _new: &dyn Object) -> Vec<String> {
+        Vec::new()
+    }
     fn row(&self, object: &dyn Object, now: Timestamp) -> Vec<Value>;
     /// Adds the schemas of the kind and of all that it consists of to the generator's definitions.
     fn add_schema(&self, _generator: &mut schemars::SchemaGenerator) {}
@@ -527,6 +534,9 @@ impl<S: Strategy> KindOps for Typed<S> {
     }
     fn warnings(&self, new: &dyn Object, old: Option<&dyn Object>) -> Vec<String> {
         typed(new).map_or_else(Vec::new, |new| S::warnings(new, old.and_then(typed)))
+    }
+    fn status_warnings(&self, new: &dyn Object) -> Vec<String> {
+        typed(new).map_or_else(Vec::new, S::status_warnings)
     }
     fn row(&self, object: &dyn Object, now: Timestamp) -> Vec<Value> {
         typed(object).map_or_else(Vec::new, |object| S::row(object, now))

@@ -386,6 +386,7 @@ fn paths(call: &Call) -> Vec<String> {
         "/api",
         "/api/v1",
         "/apis",
+        "/apis/",
         "/version",
         "/openapi/v2",
         "/openapi/v3",

@@ -470,10 +470,13 @@ fn before_update(
     if !errors.is_empty() {
         return Err(target.invalid(&errors));
     }
-    if part == Part::Main {
-        for warning in ops.warnings(new, Some(old)) {
-            target.call.warn(warning);
-        }
+    let warnings = match part {
+        Part::Main => ops.warnings(new, Some(old)),
+        Part::Status => ops.status_warnings(new),
+        Part::Own => Vec::new(),
+    };
+    for warning in warnings {
+        target.call.warn(warning);
     }
     Ok(())
 }

@@ -182,6 +182,14 @@ async fn reviews_of_access_answer_as_requests_would_be() {
         refused["message"],
         "pods is forbidden: User \"jane\" cannot list resource \"pods\" in API group \"\" in the namespace \"default\""
     );
+    // Rules are those of the roles alone; that this group may do everything is none.
+    let path = "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews";
+    let review = json!({"spec": {"namespace": "default"}});
+    for (group, expected) in [("system:authenticated", 2), ("system:masters", 1)] {
+        let (_, seen) = ask_as(&cluster, "jane", group, "POST", path, &review, JSON).await;
+        let rules = seen["status"]["resourceRules"].as_array().map(Vec::len);
+        assert_eq!(rules, Some(expected), "{seen}");
+    }
 }
 
 #[tokio::test]

@@ -151,6 +151,7 @@ async fn a_dry_run_answers_and_stores_nothing() {
     };
     let made = maps.create(&dry, &map("m", "x")).await.unwrap();
     assert!(made.metadata.uid.is_some());
+    assert_eq!(made.metadata.resource_version, None);
     assert_eq!(refusal(maps.get("m").await).0, 404);
     maps.create(&PostParams::default(), &map("m", "x"))
         .await

@@ -62,6 +62,10 @@ impl Strategy for PodTemplateStrategy {
         crate::validation::core::pod::validate_pod_template_update(new, old)
     }
 
+    fn warnings(new: &PodTemplate, old: Option<&PodTemplate>) -> Vec<String> {
+        crate::validation::warnings::warnings_pod_template(new, old)
+    }
+
     fn row(object: &PodTemplate, _: Timestamp) -> Vec<Value> {
         let template = object.template.as_ref();
         let containers = template

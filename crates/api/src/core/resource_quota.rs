@@ -66,6 +66,10 @@ impl Strategy for ResourceQuotaStrategy {
         crate::validation::core::validate_resource_quota_status_update(new, old)
     }
 
+    fn warnings(new: &ResourceQuota, old: Option<&ResourceQuota>) -> Vec<String> {
+        crate::validation::warnings::warnings_resource_quota(new, old)
+    }
+
     fn row(object: &ResourceQuota, now: Timestamp) -> Vec<Value> {
         let none = BTreeMap::new();
         let status = object.status.as_ref();

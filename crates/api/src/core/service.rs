@@ -105,6 +105,10 @@ impl Strategy for ServiceStrategy {
         crate::validation::names::label_name(name, prefix)
     }
 
+    fn status_warnings(new: &Service) -> Vec<String> {
+        crate::validation::warnings::warnings_service_status(new)
+    }
+
     fn row(object: &Service, now: Timestamp) -> Vec<Value> {
         let Some(spec) = &object.spec else {
             return vec![

@@ -137,6 +137,9 @@ impl KindOps for Old {
     fn warnings(&self, new: &dyn Object, old: Option<&dyn Object>) -> Vec<String> {
         self.stored.warnings(new, old)
     }
+    fn status_warnings(&self, new: &dyn Object) -> Vec<String> {
+        self.stored.status_warnings(new)
+    }
     fn row(&self, object: &dyn Object, now: Timestamp) -> Vec<Value> {
         let stored = self.stored.decode((self.to_storage)(object.to_value()));
         stored

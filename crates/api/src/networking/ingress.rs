@@ -74,6 +74,10 @@ impl Strategy for IngressStrategy {
         crate::validation::networking::warnings_ingress(new, old)
     }
 
+    fn status_warnings(new: &Ingress) -> Vec<String> {
+        crate::validation::warnings::warnings_ingress_status(new)
+    }
+
     fn row(object: &Ingress, now: Timestamp) -> Vec<Value> {
         let spec = object.spec.as_ref();
         let rules = spec

@@ -54,6 +54,10 @@ impl Strategy for RuntimeClassStrategy {
         crate::validation::runtime_class::validate_runtime_class_update(new, old)
     }
 
+    fn warnings(new: &RuntimeClass, _: Option<&RuntimeClass>) -> Vec<String> {
+        crate::validation::warnings::warnings_runtime_class(new)
+    }
+
     fn row(object: &RuntimeClass, now: Timestamp) -> Vec<Value> {
         vec![
             object.metadata.name.clone().into(),

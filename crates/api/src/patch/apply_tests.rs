@@ -338,6 +338,10 @@ fn kubectl_takes_over_what_its_client_side_apply_set() {
     assert_eq!(error.code, 409);
 }
 
+fn any_first() -> Value {
+    pod(json!({"a": "1"}), json!([{"name": "a", "image": "i"}]))
+}
+
 proptest! {
     #[test]
     fn owners_converge(configs in proptest::collection::vec(any_pod(), 1..4)) {
@@ -366,6 +370,46 @@ proptest! {
         later.now = "2027-01-01T00:00:00Z".parse().unwrap();
         let twice = apply(&target, Some(&once), &second, &later, false).unwrap();
         prop_assert_eq!(once, twice);
+    }
+
+    #[test]
+    fn nothing_that_somebody_applied_is_without_an_owner(
+        history in proptest::collection::vec((any_pod(), 0..3_usize, any::<bool>()), 1..7)
+    ) {
+        let target = target();
+        let fields = Fields::new(target.schema, target.root);
+        let mut live = apply(&target, None, &any_first(), &manager("a"), true).unwrap();
+        let mut said = fields.of(&any_first());
+        for (config, who, updates) in history {
+            let name = ["a", "b", "c"][who];
+            said = said.union(&fields.of(&config));
+            if updates {
+                let mut new = config;
+                new["metadata"]["managedFields"] = live["metadata"]["managedFields"].clone();
+                record_update(&target, Some(&live), &mut new, &manager(name));
+                live = new;
+            } else {
+                live = apply(&target, Some(&live), &config, &manager(name), true).unwrap();
+            }
+            let mut owned = FieldSet::default();
+            for entry in live["metadata"]["managedFields"].as_array().into_iter().flatten() {
+                owned = owned.union(&FieldSet::from_fields_v1(&entry["fieldsV1"]));
+            }
+            let mut there = live.clone();
+            there["metadata"]["managedFields"] = Value::Null;
+            // What was emptied is no longer what somebody asked for.
+            for (part, list) in [("metadata", "labels"), ("metadata", "finalizers"), ("spec", "containers")] {
+                let part = there[part].as_object_mut().unwrap();
+                part.retain(|name, value| name != list || (*value != json!({}) && *value != json!([])));
+            }
+            let there = fields.of(&there).intersection(&said);
+            // Nobody owns these.
+            let named = FieldSet::of_paths(&[
+                &["apiVersion"], &["kind"], &["metadata", "name"], &["metadata", "managedFields"],
+            ]);
+            let lost = there.difference(&owned).difference(&named);
+            prop_assert!(lost.is_empty(), "{:?} of {live}", lost.paths());
+        }
     }
 
     #[test]

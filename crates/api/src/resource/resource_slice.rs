@@ -58,6 +58,10 @@ impl Strategy for ResourceSliceStrategy {
         crate::validation::resource::validate_resource_slice_update(new, old)
     }
 
+    fn warnings(new: &ResourceSlice, _: Option<&ResourceSlice>) -> Vec<String> {
+        crate::validation::warnings::warnings_resource_slice(new)
+    }
+
     fn row(object: &ResourceSlice, now: Timestamp) -> Vec<Value> {
         let spec = &object.spec;
         vec![

@@ -79,6 +79,10 @@ impl Strategy for CSIDriverStrategy {
         crate::validation::storage::validate_csi_driver_update(new, old)
     }
 
+    fn warnings(new: &CSIDriver, old: Option<&CSIDriver>) -> Vec<String> {
+        crate::validation::warnings::warnings_csi_driver(new, old)
+    }
+
     fn row(object: &CSIDriver, now: Timestamp) -> Vec<Value> {
         let spec = &object.spec;
         let modes = spec

@@ -49,6 +49,10 @@ impl Strategy for CSIStorageCapacityStrategy {
         crate::validation::attachments::validate_csi_storage_capacity_update(new, old)
     }
 
+    fn warnings(new: &CSIStorageCapacity, _: Option<&CSIStorageCapacity>) -> Vec<String> {
+        crate::validation::warnings::warnings_csi_storage_capacity(new)
+    }
+
     fn row(object: &CSIStorageCapacity, _: Timestamp) -> Vec<Value> {
         vec![
             object.metadata.name.clone().into(),

@@ -63,6 +63,10 @@ impl Strategy for StorageClassStrategy {
         crate::validation::storage::validate_storage_class_update(new, old)
     }
 
+    fn warnings(new: &StorageClass, _: Option<&StorageClass>) -> Vec<String> {
+        crate::validation::warnings::warnings_storage_class(new)
+    }
+
     fn row(object: &StorageClass, now: Timestamp) -> Vec<Value> {
         let default = [
             "storageclass.kubernetes.io/is-default-class",

@@ -30,4 +30,5 @@ pub mod runtime_class;
 pub mod service_ranges;
 pub mod storage;
 pub(crate) mod values;
+pub mod warnings;
 pub(crate) mod workload;

@@ -122,6 +122,10 @@ pub fn splice_revision(stored: &[u8], revision: u64) -> Option<Bytes> {
 
 fn splice(stored: &[u8], revision: u64) -> Option<(Bytes, (u32, u32))> {
     let at = metadata_start(stored)?;
+    if revision == 0 {
+        // Never written: what a dry run would have made.
+        return Some((Bytes::copy_from_slice(stored), (0, 0)));
+    }
     let empty = stored[at..].iter().find(|c| !c.is_ascii_whitespace()) == Some(&b'}');
     let digits = revision.to_string();
     let mut bytes = Vec::with_capacity(stored.len() + digits.len() + 24);
@@ -236,6 +240,8 @@ mod tests {
         ];
         for (stored, served) in table {
             assert_eq!(splice_revision(stored.as_bytes(), 7).unwrap(), served);
+            // A dry run has no version.
+            assert_eq!(splice_revision(stored.as_bytes(), 0).unwrap(), stored);
         }
         for bad in [
             "",

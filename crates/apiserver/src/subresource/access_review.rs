@@ -313,7 +313,7 @@ fn label_selector(resource: &ResourceAttributes, wrong: &mut Vec<String>) -> Str
 async fn rules(call: &Call, namespace: &str) -> SubjectRulesReviewStatus {
     let rules = call.server.authorizer().rules(&call.user, namespace).await;
     let some = |list: Vec<String>| Some(list).filter(|list| !list.is_empty());
-    let mut resource_rules: Vec<ResourceRule> = rules
+    let resource_rules: Vec<ResourceRule> = rules
         .resources
         .into_iter()
         .map(|rule| ResourceRule {
@@ -323,7 +323,7 @@ async fn rules(call: &Call, namespace: &str) -> SubjectRulesReviewStatus {
             verbs: rule.verbs,
         })
         .collect();
-    let mut non_resource_rules: Vec<NonResourceRule> = rules
+    let non_resource_rules: Vec<NonResourceRule> = rules
         .non_resources
         .into_iter()
         .map(|rule| NonResourceRule {
@@ -331,24 +331,9 @@ async fn rules(call: &Call, namespace: &str) -> SubjectRulesReviewStatus {
             verbs: rule.verbs,
         })
         .collect();
-    let mut incomplete = rules.incomplete;
-    if call.user.in_group("system:masters") {
-        let all = || vec!["*".to_owned()];
-        resource_rules = vec![ResourceRule {
-            api_groups: Some(all()),
-            resource_names: None,
-            resources: Some(all()),
-            verbs: all(),
-        }];
-        non_resource_rules = vec![NonResourceRule {
-            non_resource_urls: Some(all()),
-            verbs: all(),
-        }];
-        incomplete = false;
-    }
     SubjectRulesReviewStatus {
         evaluation_error: Some(rules.error).filter(|error| !error.is_empty()),
-        incomplete,
+        incomplete: rules.incomplete,
         non_resource_rules,
         resource_rules,
     }

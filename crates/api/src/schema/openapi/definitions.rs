@@ -70,6 +70,13 @@ impl Definitions {
                     served.push(gvk);
                 }
             }
+            for (group, version) in NOT_SERVED {
+                let gvk = gvk(group, version, name);
+                if !served.contains(&gvk) {
+                    served.push(gvk);
+                }
+            }
+            served.sort_by_cached_key(|gvk| (gvk["group"].to_string(), gvk["version"].to_string()));
             gvks.insert(format!("{META}{name}"), served);
         }
         for kind in kinds {
@@ -231,9 +238,9 @@ impl Definitions {
 
     fn add_flags(&self, property: &mut Value, flags: &[(&str, &str)]) {
         let Value::Object(map) = property else { return };
-        // A plus sign stands for a blank, which ends a flag in the table.
+        // A tilde stands for a blank, which ends a flag in the table.
         let list = |text: &str| {
-            let words = text.split(',').map(|word| word.replace('+', " "));
+            let words = text.split(',').map(|word| word.replace('~', " "));
             json!(words.collect::<Vec<_>>())
         };
         for (key, value) in flags {
@@ -295,6 +302,49 @@ impl Definitions {
 }
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
+
+/// Group-versions that are known to upstream's server though it serves no kind of them: options and watch events
+/// are kinds of them as well, and generated clients look for that.
+const NOT_SERVED: &[(&str, &str)] = &[
+    ("admission.k8s.io", "v1"),
+    ("admission.k8s.io", "v1beta1"),
+    ("admissionregistration.k8s.io", "v1alpha1"),
+    ("admissionregistration.k8s.io", "v1beta1"),
+    ("apiextensions.k8s.io", "v1beta1"),
+    ("apiregistration.k8s.io", "v1beta1"),
+    ("apps", "v1beta1"),
+    ("apps", "v1beta2"),
+    ("authentication.k8s.io", "v1alpha1"),
+    ("authentication.k8s.io", "v1beta1"),
+    ("authorization.k8s.io", "v1beta1"),
+    ("batch", "v1beta1"),
+    ("certificates.k8s.io", "v1alpha1"),
+    ("certificates.k8s.io", "v1beta1"),
+    ("coordination.k8s.io", "v1alpha2"),
+    ("coordination.k8s.io", "v1beta1"),
+    ("discovery.k8s.io", "v1beta1"),
+    ("events.k8s.io", "v1beta1"),
+    ("extensions", "v1beta1"),
+    ("flowcontrol.apiserver.k8s.io", "v1beta1"),
+    ("flowcontrol.apiserver.k8s.io", "v1beta2"),
+    ("flowcontrol.apiserver.k8s.io", "v1beta3"),
+    ("imagepolicy.k8s.io", "v1alpha1"),
+    ("internal.apiserver.k8s.io", "v1alpha1"),
+    ("networking.k8s.io", "v1beta1"),
+    ("node.k8s.io", "v1alpha1"),
+    ("node.k8s.io", "v1beta1"),
+    ("policy", "v1beta1"),
+    ("rbac.authorization.k8s.io", "v1alpha1"),
+    ("rbac.authorization.k8s.io", "v1beta1"),
+    ("resource.k8s.io", "v1alpha3"),
+    ("resource.k8s.io", "v1beta1"),
+    ("resource.k8s.io", "v1beta2"),
+    ("scheduling.k8s.io", "v1alpha2"),
+    ("scheduling.k8s.io", "v1beta1"),
+    ("storage.k8s.io", "v1alpha1"),
+    ("storage.k8s.io", "v1beta1"),
+    ("storagemigration.k8s.io", "v1beta1"),
+];
 
 fn gvk(group: &str, version: &str, kind: &str) -> Value {
     json!({"group": group, "version": version, "kind": kind})

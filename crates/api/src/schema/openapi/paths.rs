@@ -473,7 +473,13 @@ fn connects<'a>(
         Verb::Delete => Some("delete"),
         _ => None,
     });
+    // What a proxy is asked goes through whatever the method is; these have no verb.
+    let others: &[&str] = match subresource.name {
+        "proxy" => &["head", "options"],
+        _ => &[],
+    };
     methods
+        .chain(others.iter().copied())
         .map(|method| Operation {
             method,
             action: if subresource.name == "log" {

@@ -11,8 +11,8 @@ use crate::validation::meta::{
 };
 use crate::validation::values::{Bare, immutable, json, non_negative};
 use crate::validation::workload::{
-    amount, at_most_all, count_or_percent, counts, is_usable, labels_match, name_warnings,
-    not_decremented, runs_forever, shown_value,
+    amount, at_most_all, count_or_percent, counts, is_usable, labels_match, not_decremented,
+    runs_forever, shown_value,
 };
 
 /// What is wrong with a new DaemonSet, its metadata aside.
@@ -170,12 +170,11 @@ pub fn validate_daemon_set_status_update(new: &DaemonSet, old: &DaemonSet) -> Er
 pub fn warnings_daemon_set(new: &DaemonSet, old: Option<&DaemonSet>) -> Vec<String> {
     let path = Path::new("spec").child("template");
     let template = new.spec.as_ref().map(|spec| &spec.template);
-    let own = template
-        .map(|t| template_warnings(t, &path))
-        .unwrap_or_default();
-    match old {
-        None => [name_warnings(&new.metadata.name), own].concat(),
-        Some(old) if old.metadata.generation == new.metadata.generation => Vec::new(),
-        Some(_) => own,
+    let before = old.and_then(|old| old.spec.as_ref().map(|spec| &spec.template));
+    if old.is_some() && template == before {
+        return Vec::new();
     }
+    template
+        .map(|t| template_warnings(t, &path))
+        .unwrap_or_default()
 }

@@ -259,16 +259,17 @@ pub fn validate_stateful_set_status_update(new: &StatefulSet, old: &StatefulSet)
 /// What the client is told about a StatefulSet.
 #[must_use]
 pub fn warnings_stateful_set(new: &StatefulSet, old: Option<&StatefulSet>) -> Vec<String> {
-    if old.is_some_and(|old| old.metadata.generation == new.metadata.generation) {
-        return Vec::new();
-    }
     let (spec, path) = (spec_of(new), Path::new("spec"));
-    let mut warnings = template_warnings(&spec.template, &path.child("template"));
+    let mut warnings = Vec::new();
+    if old.is_none_or(|old| old.metadata.generation != new.metadata.generation) {
+        warnings = template_warnings(&spec.template, &path.child("template"));
+    }
     for (index, claim) in items(&spec.volume_claim_templates).iter().enumerate() {
-        let path = path
-            .child("volumeClaimTemplates")
-            .index(index)
-            .child("Spec");
+        let mut path = path.child("volumeClaimTemplates").index(index);
+        // Upstream's paths differ so, the capital letter included.
+        if old.is_some() {
+            path = path.child("Spec");
+        }
         let claim = claim.spec.clone().unwrap_or_default();
         warnings.extend(crate::validation::core::pod::claim_spec_warnings(
             &claim, &path,

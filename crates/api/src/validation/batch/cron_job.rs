@@ -151,11 +151,16 @@ pub fn warnings_cron_job(new: &CronJob, old: Option<&CronJob>) -> Vec<String> {
     let own = template
         .map(|spec| spec_warnings(spec, &path))
         .unwrap_or_default();
-    match old {
-        None => [name_warnings(&new.metadata.name), own].concat(),
+    let mut warnings = match old {
+        None => return [name_warnings(&new.metadata.name), own].concat(),
         Some(old) if old.metadata.generation == new.metadata.generation => Vec::new(),
         Some(_) => own,
+    };
+    if new.spec.schedule.contains("TZ") {
+        // The path is upstream's, "spec" twice.
+        warnings.push("cannot use TZ or CRON_TZ in spec.spec.schedule, use timeZone instead, see https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details".to_owned());
     }
+    warnings
 }
 
 #[cfg(test)]
@@ -176,6 +181,17 @@ mod tests {
             .iter()
             .map(ToString::to_string)
             .collect()
+    }
+
+    #[test]
+    fn a_time_zone_in_the_schedule_is_warned_of_on_updates() {
+        let job: CronJob = serde_json::from_value(json!({"metadata": {"name": "j"},
+            "spec": {"schedule": "TZ=UTC * * * * *", "jobTemplate": {}}}))
+        .unwrap_or_default();
+        assert!(warnings_cron_job(&job, None).is_empty());
+        let warnings = warnings_cron_job(&job, Some(&job));
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(warnings[0].starts_with("cannot use TZ or CRON_TZ in spec.spec.schedule,"));
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub use status::validate_pod_status_update;
 pub use update::{validate_pod_ephemeral_containers_update, validate_pod_update};
 
 pub use warnings::warnings_pod;
-pub(crate) use warnings::{claim_spec_warnings, template_warnings};
+pub(crate) use warnings::{claim_spec_warnings, deprecated_node_label, template_warnings};
 
 use crate::field::{ErrorList, FieldError, Path};
 use crate::validation::absent::{items, text};

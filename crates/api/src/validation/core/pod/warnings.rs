@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{
-    Container, ContainerPort, NodeSelectorTerm, Pod, PodAffinityTerm, PodSpec, PodTemplateSpec,
-    Volume, VolumeProjection, WeightedPodAffinityTerm,
+    AppArmorProfile, Container, ContainerPort, NodeSelectorTerm, Pod, PodAffinityTerm, PodSpec,
+    PodTemplateSpec, Volume, VolumeProjection, WeightedPodAffinityTerm,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -339,7 +339,7 @@ impl Report<'_> {
         {
             self.say(&path.key(SECCOMP_POD), seccomp);
         }
-        let pod_profile = context.is_some_and(|context| context.app_armor_profile.is_some());
+        let pod_profile = context.and_then(|context| context.app_armor_profile.as_ref());
         let (spec, spec_path) = (self.spec, self.path("spec"));
         visit(spec, &spec_path, |container, place| {
             let own = container.security_context.as_ref();
@@ -356,8 +356,8 @@ impl Report<'_> {
             let own_profile = own.is_some_and(|own| own.app_armor_profile.is_some());
             if self.root.is_some()
                 && !own_profile
-                && !pod_profile
-                && entry(&self.meta.annotations, &key).is_some()
+                && let Some(annotation) = entry(&self.meta.annotations, &key)
+                && pod_profile.is_none_or(|profile| !says_the_same(annotation, profile))
             {
                 let message = "deprecated since v1.30; use the \"appArmorProfile\" field instead";
                 self.say(&path.key(&key), message);
@@ -502,6 +502,17 @@ impl Report<'_> {
                 );
             }
         }
+    }
+}
+
+/// Whether an annotation of AppArmor asks for what the profile does.
+fn says_the_same(annotation: &str, profile: &AppArmorProfile) -> bool {
+    let local = profile.localhost_profile.as_deref();
+    match profile.type_.as_str() {
+        "Unconfined" => annotation == "unconfined" && local.is_none(),
+        "RuntimeDefault" => annotation == "runtime/default" && local.is_none(),
+        "Localhost" => local.is_some() && annotation.strip_prefix("localhost/") == local,
+        _ => false,
     }
 }
 
@@ -686,9 +697,9 @@ fn overlapping_paths(volumes: &[Volume]) -> Vec<String> {
                 .iter()
                 .filter(|source| **source == VolumeProjection::default())
             {
-                let name = &volume.name;
                 warnings.push(format!(
-                    "volume {name:?} (Projected) has no sources provided"
+                    "volume {:?} (Projected) has no sources provided",
+                    volume.name
                 ));
             }
         }
