@@ -187,10 +187,10 @@ impl Shared {
             Ok(now) => now,
             Err(error) => return End::Lost(error.to_string()),
         };
-        let reached = self.current();
-        if now < reached {
+        let known = self.known.load(Ordering::SeqCst).max(self.current());
+        if now < known {
             let why =
-                format!("etcd's revision went back from {reached} to {now}: it holds other data");
+                format!("etcd's revision went back from {known} to {now}: it holds other data");
             tracing::warn!("{why}");
             self.restart(now, StoreError::Failed(why));
         }
