@@ -2,10 +2,12 @@
 
 mod certificates;
 mod cluster;
+mod etcd;
 mod https;
 mod registry;
 
 pub use certificates::TestCertificates;
 pub use cluster::{TestCluster, TestOptions};
+pub use etcd::TestEtcd;
 pub use https::HttpsServer;
 pub use registry::{FakeRegistry, Fault};

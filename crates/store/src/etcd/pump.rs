@@ -2,6 +2,7 @@
 //! each other.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -33,6 +34,8 @@ pub(super) struct Shared {
     /// How far the watch has come. What is published up to there is on every watcher's line.
     reached: Mutex<Revision>,
     moved: watch::Sender<Revision>,
+    /// The highest revision that etcd is known to have had.
+    known: AtomicU64,
     asked: Notify,
     turns: Turns,
 }
@@ -63,6 +66,7 @@ impl Shared {
             random,
             reached: Mutex::new(0),
             moved: watch::Sender::new(0),
+            known: AtomicU64::new(0),
             asked: Notify::new(),
             turns: Turns::default(),
         }
@@ -100,8 +104,9 @@ impl Shared {
                 let request = request.clone();
                 async move { KvClient::new(channel).range(request).await }
             })
-            .await
-            .map(drop)
+            .await?;
+        self.known.fetch_max(at, Ordering::SeqCst);
+        Ok(())
     }
 
     /// Joins the line, and tells from which revision on it brings everything.
@@ -136,6 +141,7 @@ impl Shared {
         let mut reached = self.reached.lock();
         self.hub.end(&why);
         *reached = revision;
+        self.known.store(revision, Ordering::SeqCst);
         self.moved.send_replace(revision);
     }
 
@@ -181,10 +187,10 @@ impl Shared {
             Ok(now) => now,
             Err(error) => return End::Lost(error.to_string()),
         };
-        let reached = self.current();
-        if now < reached {
+        let known = self.known.load(Ordering::SeqCst).max(self.current());
+        if now < known {
             let why =
-                format!("etcd's revision went back from {reached} to {now}: it holds other data");
+                format!("etcd's revision went back from {known} to {now}: it holds other data");
             tracing::warn!("{why}");
             self.restart(now, StoreError::Failed(why));
         }

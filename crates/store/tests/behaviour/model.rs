@@ -35,7 +35,7 @@ impl<T> Outcome<T> {
 pub struct Model {
     pub revision: Revision,
     pub compacted: Revision,
-    history: BTreeMap<Revision, BTreeMap<String, KeyValue>>,
+    pub history: BTreeMap<Revision, BTreeMap<String, KeyValue>>,
     pub leases: Vec<LeaseId>,
 }
 

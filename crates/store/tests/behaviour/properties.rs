@@ -1,6 +1,7 @@
 //! Random operations: the store and the model answer the same.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,11 +9,13 @@ use futures::StreamExt;
 use proptest::prelude::*;
 use skiff_base::{SharedClock, SystemClock};
 use skiff_store::{
-    EmbeddedOptions, EmbeddedStore, Event, MemoryStore, Revision, Store, StoreError, WatchItem,
+    EmbeddedOptions, EmbeddedStore, EtcdStore, Event, MemoryStore, Revision, Store, StoreError,
+    WatchItem,
 };
 
+use crate::etcd_server::TestEtcd;
 use crate::model::{Model, Outcome, compare_all};
-use crate::scratch;
+use crate::{etcd_options, scratch};
 
 const KEYS: [&str; 6] = ["/a/1", "/a/2", "/a/3", "/ab/1", "/b/1", "/b/2"];
 const PREFIXES: [&str; 5] = ["/", "/a", "/a/", "/b/", "/none/"];
@@ -158,10 +161,12 @@ async fn live_watch(store: &dyn Store, after: Revision) -> tokio::task::JoinHand
     })
 }
 
-async fn run(mut open: impl FnMut() -> Arc<dyn Store>, reopens: bool, ops: Vec<Op>) {
-    let mut model = Model::default();
-    let mut store = open();
-    let mut since = 0;
+async fn run<F>(mut model: Model, mut open: impl FnMut() -> F, reopens: bool, ops: Vec<Op>)
+where
+    F: Future<Output = Arc<dyn Store>>,
+{
+    let mut store = open().await;
+    let mut since = model.revision;
     let mut live = live_watch(&*store, since).await;
     tokio::task::yield_now().await;
     for op in ops {
@@ -171,7 +176,7 @@ async fn run(mut open: impl FnMut() -> Arc<dyn Store>, reopens: bool, ops: Vec<O
             // What it did see is a prefix of what happened, without a gap.
             let expected = uncompacted(&model, since);
             assert_eq!(seen, expected[..seen.len()]);
-            store = open();
+            store = open().await;
             since = model.revision;
             live = live_watch(&*store, since).await;
             compare_all(&*store, &model, &KEYS).await;
@@ -198,6 +203,7 @@ fn uncompacted(model: &Model, since: Revision) -> Vec<Event> {
 /// A watch that starts now and is told how far it is: by then the one before it has been told too.
 async fn settle(store: &dyn Store) {
     let now = store.revision().await.unwrap();
+    store.request_progress().await.unwrap();
     assert_eq!(watched(store, "/", now).await, Outcome::Ok(vec![]));
     for _ in 0..4 {
         tokio::task::yield_now().await;
@@ -221,7 +227,10 @@ proptest! {
 
     #[test]
     fn memory_answers_as_the_model(ops in proptest::collection::vec(op(), 1..80)) {
-        block_on(async { run(|| Arc::new(MemoryStore::new(clock())), false, ops).await });
+        block_on(async {
+            let open = || async { Arc::new(MemoryStore::new(clock())) as Arc<dyn Store> };
+            run(Model::default(), open, false, ops).await;
+        });
     }
 
     #[test]
@@ -231,11 +240,40 @@ proptest! {
     ) {
         let directory = scratch::directory();
         block_on(async {
-            let open = || -> Arc<dyn Store> {
+            let open = || async {
                 let options = EmbeddedOptions { slack, ..EmbeddedOptions::new(clock()) };
-                Arc::new(EmbeddedStore::open(directory.path(), options).unwrap())
+                Arc::new(EmbeddedStore::open(directory.path(), options).unwrap()) as Arc<dyn Store>
             };
-            run(open, true, ops).await;
+            run(Model::default(), open, true, ops).await;
         });
     }
+}
+
+#[test]
+fn etcd_answers_as_the_model() {
+    let Some(etcd) = TestEtcd::start() else {
+        return;
+    };
+    let cases = AtomicUsize::new(0);
+    let config = ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(12)
+    };
+    proptest!(config, |(ops in proptest::collection::vec(op(), 1..60))| {
+        // Each case has a tree of its own, and begins where the last one ended.
+        let prefix = format!("/case{}", cases.fetch_add(1, Ordering::Relaxed));
+        block_on(async {
+            let open = || async {
+                let options = etcd_options(&etcd, &prefix);
+                Arc::new(EtcdStore::connect(options).await.unwrap()) as Arc<dyn Store>
+            };
+            let store = open().await;
+            let first = store.create("/before", Bytes::new(), 0).await.unwrap();
+            let revision = store.delete("/before", Some(first)).await.unwrap();
+            store.compact(revision).await.unwrap();
+            drop(store);
+            let model = Model { revision, compacted: revision, ..Model::default() };
+            run(model, open, true, ops).await;
+        });
+    });
 }
