@@ -89,6 +89,15 @@ async fn discovery_and_openapi_follow_definitions() {
             .get("/apis/stable.example.com/v1/namespaces/{namespace}/foos/{name}/scale")
             .is_some()
     );
+    // `kubectl apply` sends a strategic merge patch where this says that one is taken.
+    let one = "/apis/stable.example.com/v1/namespaces/{namespace}/foos/{name}";
+    let patches = &after["paths"][one]["patch"]["requestBody"]["content"];
+    assert!(patches.get("application/merge-patch+json").is_some());
+    assert!(
+        patches
+            .get("application/strategic-merge-patch+json")
+            .is_none()
+    );
     // A change shows at once.
     let one = format!("{CRDS}/foos.stable.example.com");
     let mut changed = get(&cluster, &one).await.ok();

@@ -88,6 +88,12 @@ fn slow() -> (
     (request, sender)
 }
 
+/// Whether a request of bob's is being answered.
+async fn executing(server: &std::sync::Arc<skiff_apiserver::ApiServer>) -> bool {
+    let metrics = ask(server, "GET", "/metrics", &Value::Null).await.text;
+    metrics.contains("current_executing_requests{flow_schema=\"bobs\",priority_level=\"narrow\"} 1")
+}
+
 #[tokio::test]
 async fn a_level_that_is_full_refuses_and_others_go_on() {
     let cluster = cluster(Limits {
@@ -140,6 +146,10 @@ async fn a_level_that_is_full_refuses_and_others_go_on() {
     // One seat: a request that takes its time has it.
     let (request, sender) = slow();
     let holding = tokio::spawn(server.in_process(bob()).oneshot(request));
+    eventually("the slow request has the seat", async || {
+        executing(server).await
+    })
+    .await;
     eventually("the level is full", async || {
         send(server, bob(), get()).await.code == 429
     })
@@ -202,6 +212,10 @@ async fn a_level_that_is_full_refuses_and_others_go_on() {
     );
     let (request, sender) = slow();
     let holding = tokio::spawn(server.in_process(bob()).oneshot(request));
+    eventually("the slow request has the seat", async || {
+        executing(server).await
+    })
+    .await;
     eventually("requests wait", async || {
         let waiting = tokio::time::timeout(Duration::from_millis(50), send(server, bob(), get()));
         waiting.await.is_err()

@@ -61,6 +61,7 @@ fn extra(custom: &Custom<'_>, dialect: Dialect) -> Extra {
         list_schema: list_name.clone(),
         scope: custom.scope,
         verbs: ALL_VERBS,
+        strategic: false,
         subresources: custom.subresources,
     };
     let mut extra = Extra {

@@ -17,6 +17,7 @@ const PATCH_TYPES: [&str; 4] = [
     "application/strategic-merge-patch+json",
     "application/apply-patch+yaml",
 ];
+const CUSTOM_PATCH_TYPES: [&str; 3] = [PATCH_TYPES[0], PATCH_TYPES[1], PATCH_TYPES[3]];
 const MEDIA_TYPES: [&str; 3] = [
     "application/json",
     "application/yaml",
@@ -27,7 +28,8 @@ const MEDIA_TYPES: [&str; 3] = [
 enum Body<'a> {
     None,
     Schema(&'a str),
-    Patch,
+    /// A patch of one of these types.
+    Patch(&'static [&'static str]),
     DeleteOptions,
 }
 
@@ -52,7 +54,18 @@ pub(super) struct Described<'a> {
     pub list_schema: String,
     pub scope: Scope,
     pub verbs: &'a [Verb],
+    /// Whether strategic merge patches are taken: those of custom resources are not, and `kubectl apply` looks here.
+    pub strategic: bool,
     pub subresources: &'static [crate::Subresource],
+}
+
+impl Described<'_> {
+    fn patches(&self) -> &'static [&'static str] {
+        match self.strategic {
+            true => &PATCH_TYPES,
+            false => &CUSTOM_PATCH_TYPES,
+        }
+    }
 }
 
 impl<'a> From<&'a Kind> for Described<'a> {
@@ -66,6 +79,7 @@ impl<'a> From<&'a Kind> for Described<'a> {
             list_schema: format!("{}List", kind.schema),
             scope: kind.scope,
             verbs: kind.verbs,
+            strategic: true,
             subresources: kind.subresources,
         }
     }
@@ -420,7 +434,7 @@ fn changes<'a>(
                 id: operation_id(kind, "patch", suffix),
                 description: format!("partially update {what}the specified {}", kind.kind),
                 parameters: PATCH,
-                body: Body::Patch,
+                body: Body::Patch(kind.patches()),
                 answer: answer(),
                 codes: &["200", "201"],
             },
@@ -580,13 +594,20 @@ fn body_schema(body: Body<'_>, dialect: Dialect) -> Option<Value> {
     let name = match body {
         Body::None => return None,
         Body::Schema(name) => name.to_owned(),
-        Body::Patch => format!("{META}Patch"),
+        Body::Patch(_) => format!("{META}Patch"),
         Body::DeleteOptions => format!("{META}DeleteOptions"),
     };
     Some(json!({"$ref": dialect.reference(&name)}))
 }
 
 /// The media types of the answers.
+fn consumes(body: Body<'_>) -> &'static [&'static str] {
+    match body {
+        Body::Patch(types) => types,
+        _ => &["*/*"],
+    }
+}
+
 fn produces(operation: &Operation<'_>) -> Vec<&'static str> {
     match operation.action {
         "connect" => vec!["*/*"],
@@ -622,11 +643,7 @@ fn v2(operation: &Operation<'_>) -> Value {
         responses.insert((*code).to_owned(), response);
     }
     responses.insert("401".to_owned(), json!({"description": "Unauthorized"}));
-    let consumes: &[&str] = if matches!(operation.body, Body::Patch) {
-        &PATCH_TYPES
-    } else {
-        &["*/*"]
-    };
+    let consumes = consumes(operation.body);
     json!({
         "operationId": operation.id, "description": operation.description, "schemes": ["https"],
         "consumes": consumes, "produces": produces(operation), "parameters": parameters, "responses": responses,
@@ -658,12 +675,7 @@ fn v3(operation: &Operation<'_>) -> Value {
         "parameters": query(operation, Dialect::V3), "responses": responses,
     });
     if let Some(schema) = body_schema(operation.body, Dialect::V3) {
-        let types: &[&str] = if matches!(operation.body, Body::Patch) {
-            &PATCH_TYPES
-        } else {
-            &["*/*"]
-        };
-        value["requestBody"] = json!({"content": content(types, &schema)});
+        value["requestBody"] = json!({"content": content(consumes(operation.body), &schema)});
     }
     value
 }
