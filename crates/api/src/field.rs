@@ -13,6 +13,12 @@ impl Path {
         Self(name.to_owned())
     }
 
+    /// A path without a name, which is shown as `[]`: what upstream says of an object as a whole.
+    #[must_use]
+    pub fn nameless() -> Self {
+        Self("[]".to_owned())
+    }
+
     /// The field `name` of this field.
     #[must_use]
     pub fn child(&self, name: &str) -> Self {

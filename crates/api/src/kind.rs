@@ -367,6 +367,10 @@ pub trait Strategy: Send + Sync + 'static {
     fn warnings(_new: &Self::Object, _old: Option<&Self::Object>) -> Vec<String> {
         Vec::new()
     }
+    /// Whether an update makes a new generation, where that does not hang on everything but metadata and status.
+    fn is_new_generation(_new: &Self::Object, _old: &Self::Object) -> Option<bool> {
+        None
+    }
     /// Warnings for the client on updates of the status.
     fn status_warnings(_new: &Self::Object) -> Vec<String> {
         Vec::new()
@@ -407,6 +411,9 @@ pub trait KindOps: Send + Sync + 'static {
     fn prepare_status_update(&self, new: &mut dyn Object, old: &dyn Object, context: &WriteContext);
     fn validate_status_update(&self, new: &dyn Object, old: &dyn Object) -> ErrorList;
     fn warnings(&self, new: &dyn Object, old: Option<&dyn Object>) -> Vec<String>;
+    fn is_new_generation(&self, _new: &dyn Object, _old: &dyn Object) -> Option<bool> {
+        None
+    }
     fn status_warnings(&self, _new: &dyn Object) -> Vec<String> {
         Vec::new()
     }
@@ -534,6 +541,9 @@ impl<S: Strategy> KindOps for Typed<S> {
     }
     fn warnings(&self, new: &dyn Object, old: Option<&dyn Object>) -> Vec<String> {
         typed(new).map_or_else(Vec::new, |new| S::warnings(new, old.and_then(typed)))
+    }
+    fn is_new_generation(&self, new: &dyn Object, old: &dyn Object) -> Option<bool> {
+        S::is_new_generation(typed(new)?, typed(old)?)
     }
     fn status_warnings(&self, new: &dyn Object) -> Vec<String> {
         typed(new).map_or_else(Vec::new, S::status_warnings)

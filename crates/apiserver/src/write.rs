@@ -444,7 +444,10 @@ fn before_update(
         // Which node a pod runs on is no change of what was asked for.
         Part::Own if target.subresource == "binding" => generation,
         Part::Main | Part::Own
-            if ops.has_generation() && changes_generation(new, old, ops.has_status()) =>
+            if ops.has_generation()
+                && ops
+                    .is_new_generation(new, old)
+                    .unwrap_or_else(|| changes_generation(new, old, ops.has_status())) =>
         {
             Some(generation.unwrap_or(0) + 1)
         }

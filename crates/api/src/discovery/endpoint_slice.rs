@@ -59,6 +59,11 @@ impl Strategy for EndpointSliceStrategy {
         crate::validation::discovery::warnings_endpoint_slice(new, old)
     }
 
+    fn is_new_generation(new: &EndpointSlice, old: &EndpointSlice) -> Option<bool> {
+        // Whose endpoints they are is a label.
+        (new.metadata.labels != old.metadata.labels).then_some(true)
+    }
+
     fn row(object: &EndpointSlice, now: Timestamp) -> Vec<Value> {
         let ports = object
             .ports

@@ -137,6 +137,9 @@ impl KindOps for Old {
     fn warnings(&self, new: &dyn Object, old: Option<&dyn Object>) -> Vec<String> {
         self.stored.warnings(new, old)
     }
+    fn is_new_generation(&self, new: &dyn Object, old: &dyn Object) -> Option<bool> {
+        self.stored.is_new_generation(new, old)
+    }
     fn status_warnings(&self, new: &dyn Object) -> Vec<String> {
         self.stored.status_warnings(new)
     }

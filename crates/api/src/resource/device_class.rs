@@ -41,6 +41,10 @@ impl Strategy for DeviceClassStrategy {
         crate::validation::resource::validate_device_class(object)
     }
 
+    fn validate_update(new: &DeviceClass, old: &DeviceClass) -> ErrorList {
+        crate::validation::resource::validate_device_class_update(new, old)
+    }
+
     fn row(object: &DeviceClass, now: Timestamp) -> Vec<Value> {
         vec![
             object.metadata.name.clone().into(),

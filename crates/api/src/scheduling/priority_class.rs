@@ -63,6 +63,11 @@ impl Strategy for PriorityClassStrategy {
         crate::validation::policy::validate_priority_class_update(new, old)
     }
 
+    fn is_new_generation(_: &PriorityClass, _: &PriorityClass) -> Option<bool> {
+        // Upstream never counts on, though a description may change.
+        Some(false)
+    }
+
     fn row(object: &PriorityClass, now: Timestamp) -> Vec<Value> {
         vec![
             object.metadata.name.clone().into(),

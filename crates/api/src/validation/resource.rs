@@ -3,18 +3,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::resource::v1::{
-    Device, DeviceClaim, DeviceClass, DeviceConstraint, DeviceRequest, DeviceSelector,
-    DeviceToleration, OpaqueDeviceConfiguration, ResourceClaim, ResourceClaimTemplate,
-    ResourceSlice, ResourceSliceSpec,
+    DeviceClaim, DeviceClass, DeviceConstraint, DeviceRequest, DeviceSelector, DeviceToleration,
+    OpaqueDeviceConfiguration, ResourceClaim, ResourceClaimTemplate, ResourceSlice,
 };
 use serde_json::Value;
 
-use super::absent::{count, items, text};
+use super::absent::{items, text};
 use super::core::is_extended_resource;
 use super::core::pod::volumes::csi_driver_name;
 use super::names;
 use super::values::{Bare, all_invalid, immutable, json, one_of, required, required_one_of};
 use crate::field::{ErrorList, FieldError, Path};
+
+mod allocation;
+mod capacity;
+mod slices;
 
 const REQUESTS: usize = 32;
 const CONSTRAINTS: usize = 32;
@@ -26,10 +29,6 @@ const PARAMETERS_LENGTH: usize = 10 * 1024;
 const RESERVED_FOR: usize = 256;
 const POOL_NAME_LENGTH: usize = 253;
 const ID_LENGTH: usize = 32;
-const DEVICES: usize = 128;
-const DEVICES_WITH_MORE: usize = 64;
-const ATTRIBUTES: usize = 32;
-const COUNTER_SETS: usize = 8;
 
 /// Each element by a rule; too many are not looked at. `key` of an element must be its own.
 fn set<T>(
@@ -61,15 +60,20 @@ fn set<T>(
 /// The names of a claim's requests, each with those of its alternatives.
 type Requests<'a> = BTreeMap<&'a str, BTreeSet<&'a str>>;
 
-fn claim_spec(errors: &mut ErrorList, claim: &DeviceClaim, path: &Path) {
-    let requests: Requests<'_> = items(&claim.requests)
+/// The claim's requests and their alternatives.
+fn requests_of(claim: &DeviceClaim) -> Requests<'_> {
+    items(&claim.requests)
         .iter()
         .map(|request| {
             let alternatives = items(&request.first_available).iter();
             let names = alternatives.map(|one| one.name.as_str()).collect();
             (request.name.as_str(), names)
         })
-        .collect();
+        .collect()
+}
+
+fn claim_spec(errors: &mut ErrorList, claim: &DeviceClaim, path: &Path) {
+    let requests = requests_of(claim);
     let list = items(&claim.requests);
     set(
         errors,
@@ -105,7 +109,7 @@ fn claim_spec(errors: &mut ErrorList, claim: &DeviceClaim, path: &Path) {
                 &requests,
                 &path.child("requests"),
             );
-            opaque(errors, one.opaque.as_ref(), &path.child("opaque"));
+            opaque(errors, one.opaque.as_ref(), false, &path.child("opaque"));
         },
     );
 }
@@ -265,52 +269,60 @@ fn constraint(errors: &mut ErrorList, one: &DeviceConstraint, known: &Requests<'
 
 /// Names of requests, or of an alternative as `request/alternative`.
 fn references(errors: &mut ErrorList, list: &[String], known: &Requests<'_>, path: &Path) {
-    const WRONG: &str = "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'";
     set(
         errors,
         list,
         REQUESTS,
         path,
         |name| Some(name),
-        |errors, name, path| {
-            let segments: Vec<&str> = name.split('/').collect();
-            let is_known = match segments.as_slice() {
-                [request] => known.contains_key(request),
-                [request, alternative] => known
-                    .get(request)
-                    .is_some_and(|names| names.contains(alternative)),
-                _ => false,
-            };
-            if segments.len() <= 2 {
-                for segment in segments {
-                    all_invalid(errors, path, segment, names::dns_label(segment));
-                }
-            }
-            if !is_known {
-                errors.push(FieldError::invalid(path, name, WRONG));
-            }
-        },
+        |errors, name, path| reference(errors, name, known, path),
     );
 }
 
-fn opaque(errors: &mut ErrorList, opaque: Option<&OpaqueDeviceConfiguration>, path: &Path) {
+fn reference(errors: &mut ErrorList, name: &str, known: &Requests<'_>, path: &Path) {
+    const WRONG: &str = "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'";
+    let segments: Vec<&str> = name.split('/').collect();
+    let is_known = match segments.as_slice() {
+        [request] => known.contains_key(request),
+        [request, alternative] => known
+            .get(request)
+            .is_some_and(|names| names.contains(alternative)),
+        _ => false,
+    };
+    if segments.len() <= 2 {
+        for segment in segments {
+            all_invalid(errors, path, segment, names::dns_label(segment));
+        }
+    }
+    if !is_known {
+        errors.push(FieldError::invalid(path, name, WRONG));
+    }
+}
+
+fn opaque(
+    errors: &mut ErrorList,
+    opaque: Option<&OpaqueDeviceConfiguration>,
+    stored: bool,
+    path: &Path,
+) {
     let Some(opaque) = opaque else {
         errors.push(FieldError::required(path, ""));
         return;
     };
     csi_driver_name(errors, &opaque.driver, &path.child("driver"));
-    let path = path.child("parameters");
-    match &opaque.parameters.0 {
-        Value::Null => errors.push(FieldError::required(&path, "")),
-        object @ Value::Object(_) => {
-            if object.to_string().len() > PARAMETERS_LENGTH {
-                errors.push(FieldError::too_long(&path, PARAMETERS_LENGTH));
-            }
-        }
-        _ => {
-            let detail = "must be a valid JSON object";
-            errors.push(FieldError::invalid(&path, "<value omitted>", detail));
-        }
+    let parameters = &opaque.parameters.0;
+    raw_object(errors, parameters, stored, &path.child("parameters"));
+}
+
+/// A JSON object of a driver's own, not too large if it is new.
+fn raw_object(errors: &mut ErrorList, value: &Value, stored: bool, path: &Path) {
+    if *value == Value::Null {
+        errors.push(FieldError::required(path, ""));
+    } else if !stored && value.to_string().len() > PARAMETERS_LENGTH {
+        errors.push(FieldError::too_long(path, PARAMETERS_LENGTH));
+    } else if !value.is_object() {
+        let detail = "must be a valid JSON object";
+        errors.push(FieldError::invalid(path, "<value omitted>", detail));
     }
 }
 
@@ -405,6 +417,7 @@ pub fn validate_resource_claim_status_update(
             }
         },
     );
+    allocation::devices(&mut errors, &status, &path.child("devices"));
     if !list.is_empty() && status.allocation.is_none() {
         let detail = "may not be specified when `allocated` is not set";
         errors.push(FieldError::forbidden(&reserved, detail));
@@ -415,8 +428,16 @@ pub fn validate_resource_claim_status_update(
             errors.push(FieldError::forbidden(&reserved, detail));
         }
     }
-    if let (Some(now), Some(then)) = (&status.allocation, &old_status.allocation) {
-        immutable(&mut errors, &path.child("allocation"), now, then, json(now));
+    match (&status.allocation, &old_status.allocation) {
+        (Some(now), Some(then)) => {
+            immutable(&mut errors, &path.child("allocation"), now, then, json(now));
+        }
+        (Some(now), None) => {
+            let none = DeviceClaim::default();
+            let requests = requests_of(new.spec.devices.as_ref().unwrap_or(&none));
+            allocation::result(&mut errors, now, &requests, &path.child("allocation"));
+        }
+        (None, _) => {}
     }
     errors
 }
@@ -457,7 +478,18 @@ pub fn validate_resource_claim_template_update(
 /// What is wrong with a DeviceClass, its metadata aside.
 #[must_use]
 pub fn validate_device_class(class: &DeviceClass) -> ErrorList {
+    device_class(class, None)
+}
+
+/// What is wrong with a changed DeviceClass: drivers' objects that stay may be as large as they were.
+#[must_use]
+pub fn validate_device_class_update(new: &DeviceClass, old: &DeviceClass) -> ErrorList {
+    device_class(new, Some(old))
+}
+
+fn device_class(class: &DeviceClass, old: Option<&DeviceClass>) -> ErrorList {
     let mut errors = ErrorList::new();
+    let stored = old.is_some_and(|old| old.spec.config == class.spec.config);
     let path = Path::new("spec");
     let spec = &class.spec;
     selectors(
@@ -473,7 +505,7 @@ pub fn validate_device_class(class: &DeviceClass) -> ErrorList {
         &path.child("config"),
         |_| None,
         |errors, one, path| {
-            opaque(errors, one.opaque.as_ref(), &path.child("opaque"));
+            opaque(errors, one.opaque.as_ref(), stored, &path.child("opaque"));
         },
     );
     if let Some(name) = spec
@@ -495,7 +527,7 @@ pub fn validate_device_class(class: &DeviceClass) -> ErrorList {
 #[must_use]
 pub fn validate_resource_slice(slice: &ResourceSlice) -> ErrorList {
     let mut errors = ErrorList::new();
-    slice_spec(&mut errors, &slice.spec, None);
+    slices::slice_spec(&mut errors, &slice.spec, None);
     errors
 }
 
@@ -503,7 +535,7 @@ pub fn validate_resource_slice(slice: &ResourceSlice) -> ErrorList {
 #[must_use]
 pub fn validate_resource_slice_update(new: &ResourceSlice, old: &ResourceSlice) -> ErrorList {
     let mut errors = ErrorList::new();
-    slice_spec(&mut errors, &new.spec, Some(&old.spec));
+    slices::slice_spec(&mut errors, &new.spec, Some(&old.spec));
     errors
 }
 
@@ -514,205 +546,6 @@ fn pool_name(errors: &mut ErrorList, name: &str, path: &Path) {
     }
     for part in name.split('/').filter(|_| !name.is_empty()) {
         all_invalid(errors, path, part, names::dns_subdomain(part));
-    }
-}
-
-const UNSET_OR_TRUE: &str = "must be either unset or set to true";
-
-fn slice_spec(errors: &mut ErrorList, spec: &ResourceSliceSpec, old: Option<&ResourceSliceSpec>) {
-    let path = Path::new("spec");
-    csi_driver_name(errors, &spec.driver, &path.child("driver"));
-    let pool = path.child("pool");
-    pool_name(errors, &spec.pool.name, &pool.child("name"));
-    if spec.pool.resource_slice_count <= 0 {
-        let path = pool.child("resourceSliceCount");
-        let number = spec.pool.resource_slice_count;
-        errors.push(FieldError::invalid(
-            &path,
-            number,
-            "must be greater than zero",
-        ));
-    }
-    if spec.pool.generation < 0 {
-        let path = pool.child("generation");
-        let detail = "must be greater than or equal to zero";
-        errors.push(FieldError::invalid(&path, spec.pool.generation, detail));
-    }
-    if let Some(old) = old {
-        let name = &spec.pool.name;
-        immutable(errors, &pool.child("name"), name, &old.pool.name, name);
-        immutable(
-            errors,
-            &path.child("driver"),
-            &spec.driver,
-            &old.driver,
-            &spec.driver,
-        );
-        let node = json(&spec.node_name);
-        immutable(
-            errors,
-            &path.child("nodeName"),
-            &spec.node_name,
-            &old.node_name,
-            node,
-        );
-    }
-    where_from(errors, spec, &path);
-    if spec.shared_counters.is_some() && spec.devices.is_some() {
-        let detail = "only one of `sharedCounters` or `devices` is allowed";
-        errors.push(FieldError::invalid(&path, "", detail));
-    }
-    let devices = items(&spec.devices);
-    let has_more = |device: &Device| {
-        !items(&device.taints).is_empty() || !items(&device.consumes_counters).is_empty()
-    };
-    let most = if devices.iter().any(has_more) {
-        DEVICES_WITH_MORE
-    } else {
-        DEVICES
-    };
-    let per_device = spec.per_device_node_selection == Some(true);
-    set(
-        errors,
-        devices,
-        most,
-        &path.child("devices"),
-        |one| Some(&one.name),
-        |errors, one, path| {
-            device(errors, one, per_device, path);
-        },
-    );
-    let counters = items(&spec.shared_counters);
-    let path = path.child("sharedCounters");
-    set(
-        errors,
-        counters,
-        COUNTER_SETS,
-        &path,
-        |one| Some(&one.name),
-        |errors, one, path| {
-            all_invalid(
-                errors,
-                &path.child("name"),
-                &one.name,
-                names::dns_label(&one.name),
-            );
-        },
-    );
-}
-
-/// For which nodes a slice is: exactly one way of saying it.
-fn where_from(errors: &mut ErrorList, spec: &ResourceSliceSpec, path: &Path) {
-    let mut said = Vec::new();
-    match spec.node_name.as_deref() {
-        None => {}
-        Some("") => {
-            let detail = "must be either unset or set to a non-empty string";
-            errors.push(FieldError::invalid(&path.child("nodeName"), "", detail));
-        }
-        Some(name) => {
-            said.push("`nodeName`");
-            all_invalid(
-                errors,
-                &path.child("nodeName"),
-                name,
-                names::dns_subdomain(name),
-            );
-        }
-    }
-    if let Some(selector) = &spec.node_selector {
-        said.push("`nodeSelector`");
-        let terms = &selector.node_selector_terms;
-        if terms.len() != 1 {
-            let path = path.child("nodeSelector").child("nodeSelectorTerms");
-            let detail = "must have exactly one node selector term";
-            errors.push(FieldError::invalid(&path, json(terms), detail));
-        }
-    }
-    for (field, shown, value) in [
-        ("allNodes", "`allNodes`", spec.all_nodes),
-        (
-            "perDeviceNodeSelection",
-            "`perDeviceNodeSelection`",
-            spec.per_device_node_selection,
-        ),
-    ] {
-        match value {
-            None => {}
-            Some(true) => said.push(shown),
-            Some(false) => errors.push(FieldError::invalid(
-                &path.child(field),
-                false,
-                UNSET_OR_TRUE,
-            )),
-        }
-    }
-    const ONE: &str = "exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required";
-    match said.len() {
-        0 => errors.push(FieldError::required(path, ONE)),
-        1 => {}
-        _ => {
-            let shown = format!("{{{}}}", said.join(", "));
-            let detail = format!("{ONE}, but multiple fields are set");
-            errors.push(FieldError::invalid(path, shown, &detail));
-        }
-    }
-}
-
-fn device(errors: &mut ErrorList, device: &Device, per_device: bool, path: &Path) {
-    all_invalid(
-        errors,
-        &path.child("name"),
-        &device.name,
-        names::dns_label(&device.name),
-    );
-    let number = count(&device.attributes) + count(&device.capacity);
-    if number > ATTRIBUTES {
-        let detail =
-            format!("the total number of attributes and capacities must not exceed {ATTRIBUTES}");
-        errors.push(FieldError::invalid(path, number, &detail));
-    }
-    let attributes = device.attributes.iter().flat_map(|all| all.keys());
-    for name in attributes {
-        qualified(errors, name, &path.child("attributes").key(name));
-    }
-    for name in device.capacity.iter().flat_map(|all| all.keys()) {
-        qualified(errors, name, &path.child("capacity").key(name));
-    }
-    for (index, taint) in items(&device.taints).iter().enumerate() {
-        let path = path.child("taints").index(index);
-        all_invalid(
-            errors,
-            &path.child("key"),
-            &taint.key,
-            names::qualified_name(&taint.key),
-        );
-        let value = text(&taint.value);
-        all_invalid(
-            errors,
-            &path.child("value"),
-            value,
-            names::label_value(value),
-        );
-        let effects = ["NoExecute", "NoSchedule", "None"];
-        required_one_of(errors, &path.child("effect"), &taint.effect, &effects);
-    }
-    let said = [
-        device.node_name.is_some(),
-        device.node_selector.is_some(),
-        device.all_nodes.is_some(),
-    ];
-    let said = said.iter().filter(|said| **said).count();
-    const ONE: &str = "exactly one of `nodeName`, `nodeSelector`, or `allNodes` is required when `perDeviceNodeSelection` is set to true in the ResourceSlice spec";
-    match (per_device, said) {
-        (true, 0) => errors.push(FieldError::required(path, ONE)),
-        (true, 1) | (false, 0) => {}
-        (true, _) => errors.push(FieldError::invalid(path, Bare("null".into()), ONE)),
-        (false, _) => errors.push(FieldError::invalid(
-            path,
-            Bare("null".into()),
-            "`nodeName`, `nodeSelector` and `allNodes` can only be set if `perDeviceNodeSelection` is set to true in the ResourceSlice spec",
-        )),
     }
 }
 
@@ -789,6 +622,17 @@ mod tests {
             slice(json!({"allNodes": true, "devices": [{"name": "d", "nodeName": "n"}, {"name": "d"}]})).len(),
             2
         );
+        let large: DeviceClass = serde_json::from_value(json!({"metadata": {}, "spec": {"config": [
+            {"opaque": {"driver": "d.example.com", "parameters": {"a": "x".repeat(PARAMETERS_LENGTH)}}}]}}))
+        .unwrap();
+        assert_eq!(
+            texts(validate_device_class_update(
+                &large,
+                &DeviceClass::default()
+            )),
+            ["spec.config[0].opaque.parameters: Too long: may not be more than 10240 bytes"]
+        );
+        assert_eq!(texts(validate_device_class_update(&large, &large)), [""; 0]);
         let class: DeviceClass = serde_json::from_value(
             json!({"metadata": {}, "spec": {"selectors": [{}], "extendedResourceName": "cpu"}}),
         )

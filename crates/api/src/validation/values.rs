@@ -1,6 +1,8 @@
 //! Small checks of single values, and how structured values are printed in messages.
 
+use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm};
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::names;
 use crate::field::{ErrorList, FieldError, Path, Shown};
@@ -17,6 +19,26 @@ impl Shown for Bare {
 /// A structured value, printed as JSON.
 pub(crate) fn json<T: Serialize + ?Sized>(value: &T) -> Bare {
     Bare(serde_json::to_string(value).unwrap_or_default())
+}
+
+/// A term as upstream's own types print it: with capitals, and with what is absent.
+pub(crate) fn internal_term(term: &NodeSelectorTerm) -> Value {
+    let list = |expressions: &Option<Vec<NodeSelectorRequirement>>| match expressions {
+        None => Value::Null,
+        Some(list) => list
+            .iter()
+            .map(|one| json!({"Key": one.key, "Operator": one.operator, "Values": one.values}))
+            .collect(),
+    };
+    json!({"MatchExpressions": list(&term.match_expressions), "MatchFields": list(&term.match_fields)})
+}
+
+/// Terms as upstream's own types print them.
+pub(crate) fn internal_terms(terms: &[NodeSelectorTerm]) -> Value {
+    match terms {
+        [] => Value::Null,
+        terms => terms.iter().map(internal_term).collect(),
+    }
 }
 
 /// What upstream says of a field that must not change.

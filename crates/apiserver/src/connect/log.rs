@@ -98,7 +98,7 @@ fn check(query: &Query) -> ApiResult<Vec<FieldError>> {
     let since = query.number("sinceSeconds")?;
     if since.is_some() && !query.get("sinceTime").is_empty() {
         errors.push(FieldError::forbidden(
-            &Path::default(),
+            &Path::nameless(),
             "at most one of `sinceTime` or `sinceSeconds` may be specified",
         ));
     } else if let Some(seconds) = since.filter(|seconds| *seconds < 1) {
@@ -117,7 +117,7 @@ fn check(query: &Query) -> ApiResult<Vec<FieldError>> {
         ));
     } else if !matches!(stream, "" | "All") && query.has("tailLines") {
         errors.push(FieldError::forbidden(
-            &Path::default(),
+            &Path::nameless(),
             "`tailLines` and specific `stream` are mutually exclusive for now",
         ));
     }

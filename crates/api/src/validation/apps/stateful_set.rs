@@ -100,13 +100,29 @@ fn template(
     old: Option<&StatefulSetSpec>,
     path: &Path,
 ) {
-    let path = path.child("template");
-    let judged = with_claims(spec);
+    let (selector_path, path) = (path.child("selector"), path.child("template"));
     if is_usable(&spec.selector) {
-        labels_match(errors, &judged, &spec.selector, &path);
+        // What was wrong before may stay so.
+        if old.is_none_or(|old| template_errors(old, Some(old), &path).is_empty()) {
+            errors.extend(template_errors(spec, old, &path));
+        }
+    } else {
+        let shown = json(&spec.selector);
+        errors.push(FieldError::invalid(&selector_path, shown, ""));
     }
-    validate_template(errors, &judged, old.map(|old| &old.template), &path);
     runs_forever(errors, &spec.template, "StatefulSet", &path);
+}
+
+fn template_errors(
+    spec: &StatefulSetSpec,
+    old: Option<&StatefulSetSpec>,
+    path: &Path,
+) -> ErrorList {
+    let mut errors = ErrorList::new();
+    let judged = with_claims(spec);
+    labels_match(&mut errors, &judged, &spec.selector, path);
+    validate_template(&mut errors, &judged, old.map(|old| &old.template), path);
+    errors
 }
 
 /// The template as pods will have it: the claims are volumes, host name and subdomain the controller's.

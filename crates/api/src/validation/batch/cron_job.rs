@@ -138,6 +138,9 @@ fn time_zone(errors: &mut ErrorList, zone: &str, path: &Path) {
             zone,
             "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones",
         ));
+        if zone != "Local" {
+            errors.push(FieldError::invalid(path, zone, &unknown));
+        }
     } else if !is_zone(zone) {
         errors.push(FieldError::invalid(path, zone, &unknown));
     }

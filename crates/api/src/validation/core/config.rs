@@ -38,7 +38,7 @@ pub fn validate_config_map(map: &ConfigMap) -> ErrorList {
         size += value.0.len();
     }
     if size > SIZE_MAX {
-        errors.push(FieldError::too_long(&Path::new(""), SIZE_MAX));
+        errors.push(FieldError::too_long(&Path::nameless(), SIZE_MAX));
     }
     errors
 }

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::{
     CSIPersistentVolumeSource, GlusterfsPersistentVolumeSource, ISCSIPersistentVolumeSource,
-    LocalVolumeSource, PersistentVolume, PersistentVolumeSpec, SecretReference,
+    LocalVolumeSource, PersistentVolume, PersistentVolumeSpec, SecretReference, VolumeNodeAffinity,
 };
 use serde_json::Value;
 
@@ -14,7 +14,9 @@ use crate::validation::absent::{count, entries, items, set, text};
 use crate::validation::changes::changes;
 use crate::validation::names;
 use crate::validation::quantity::Amount;
-use crate::validation::values::{all_invalid, immutable, json, one_of, required};
+use crate::validation::values::{
+    Bare, all_invalid, immutable, internal_terms, json, one_of, required,
+};
 
 const MODES: [&str; 4] = [
     "ReadOnlyMany",
@@ -158,7 +160,7 @@ pub fn validate_persistent_volume_update(
     {
         errors.push(FieldError::invalid(
             &Path::new("nodeAffinity"),
-            json(&spec.node_affinity),
+            internal_affinity(spec.node_affinity.as_ref()),
             "field is immutable, except for updating from beta label to GA",
         ));
     }
@@ -312,6 +314,15 @@ fn access_modes(errors: &mut ErrorList, spec: &PersistentVolumeSpec, path: &Path
     }
 }
 
+/// The affinity as upstream's own types print it.
+fn internal_affinity(affinity: Option<&VolumeNodeAffinity>) -> Bare {
+    let selector = |affinity: &VolumeNodeAffinity| {
+        let terms = affinity.required.as_ref()?.node_selector_terms.as_slice();
+        Some(serde_json::json!({"NodeSelectorTerms": internal_terms(terms)}))
+    };
+    json(&affinity.map(|affinity| serde_json::json!({"Required": selector(affinity)})))
+}
+
 fn capacity(errors: &mut ErrorList, spec: &PersistentVolumeSpec, path: &Path) {
     let path = path.child("capacity");
     if count(&spec.capacity) == 0 {
@@ -321,7 +332,7 @@ fn capacity(errors: &mut ErrorList, spec: &PersistentVolumeSpec, path: &Path) {
         .map(|(name, _)| name.as_str())
         .eq(["storage"])
     {
-        let shown = json(&spec.capacity.clone().unwrap_or_default());
+        let shown = json(&spec.capacity);
         errors.push(FieldError::not_supported(&path, shown, &["storage"]));
     }
     for (name, quantity) in entries(&spec.capacity) {
@@ -591,7 +602,7 @@ mod tests {
                 vec![
                     "spec.accessModes: Required value",
                     "spec.capacity: Required value",
-                    "spec.capacity: Unsupported value: {}: supported values: \"storage\"",
+                    "spec.capacity: Unsupported value: null: supported values: \"storage\"",
                     "spec: Required value: must specify a volume type",
                 ],
             ),

@@ -130,7 +130,8 @@ pub(super) fn kept_cluster_ips(errors: &mut ErrorList, new: &ServiceSpec, old: &
     let (ips, old_ips) = (items(&new.cluster_ips), items(&old.cluster_ips));
     let path = Path::new("spec").child("clusterIPs");
     let mut changed = |index: usize, detail: &str| {
-        errors.push(FieldError::invalid(&path.index(index), json(ips), detail));
+        let shown = json(&Some(ips).filter(|ips| !ips.is_empty()));
+        errors.push(FieldError::invalid(&path.index(index), shown, detail));
     };
     if ips.len() == old_ips.len() {
         for (index, _) in old_ips

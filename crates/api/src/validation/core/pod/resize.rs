@@ -67,7 +67,7 @@ fn sum(total: &mut BTreeMap<String, Amount>, list: &List) -> BTreeSet<String> {
 #[must_use]
 pub fn validate_pod_resize(new: &Pod, old: &Pod) -> ErrorList {
     let (spec, old_spec) = (spec_of(new), spec_of(old));
-    let refused = |detail: &str| vec![FieldError::forbidden(&Path::new(""), detail)];
+    let refused = |detail: &str| vec![FieldError::forbidden(&Path::nameless(), detail)];
     if entry(&old.metadata.annotations, MIRROR).is_some() {
         return refused("static pods cannot be resized");
     }

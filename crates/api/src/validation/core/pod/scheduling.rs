@@ -130,7 +130,7 @@ pub(super) fn claims(
     for (index, claim) in claims.iter().enumerate() {
         if mirror {
             let detail = "static pods do not support resource claims";
-            errors.push(FieldError::forbidden(&Path::new(""), detail));
+            errors.push(FieldError::forbidden(&Path::nameless(), detail));
             continue;
         }
         let path = path.index(index);

@@ -11,7 +11,7 @@ use crate::field::{ErrorList, FieldError, Path};
 use crate::validation::absent::{entries, entry, items, text};
 use crate::validation::changes::changes;
 use crate::validation::names;
-use crate::validation::values::{Bare, json};
+use crate::validation::values::{Bare, internal_term, internal_terms, json};
 
 const UPDATABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
 
@@ -263,7 +263,7 @@ fn node_affinity(
     if !old.is_empty() && old.len() != new.len() {
         errors.push(FieldError::invalid(
             &path,
-            json(&new),
+            json(&internal_terms(&new)),
             "no additions/deletions to non-empty NodeSelectorTerms list are allowed",
         ));
         return;
@@ -272,7 +272,7 @@ fn node_affinity(
         if !only_adds(new, old) {
             errors.push(FieldError::invalid(
                 &path.index(index),
-                json(new),
+                json(&internal_term(new)),
                 "only additions are allowed (no mutations or deletions)",
             ));
         }
@@ -293,7 +293,7 @@ fn only_adds(new: &NodeSelectorTerm, old: &NodeSelectorTerm) -> bool {
 pub fn validate_pod_ephemeral_containers_update(new: &Pod, old: &Pod) -> ErrorList {
     if entry(&old.metadata.annotations, annotations::MIRROR).is_some() {
         let detail = "static pods do not support ephemeral containers";
-        return vec![FieldError::forbidden(&Path::new(""), detail)];
+        return vec![FieldError::forbidden(&Path::nameless(), detail)];
     }
     let mut errors = ErrorList::new();
     let (spec, old_spec) = (spec_of(new), spec_of(old));

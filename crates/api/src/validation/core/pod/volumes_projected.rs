@@ -11,7 +11,7 @@ use super::rules::PodRules;
 use super::{paths, volumes};
 use crate::field::{ErrorList, FieldError, Path};
 use crate::validation::absent::{entries, items, text};
-use crate::validation::meta::{self, SelectorRules};
+use crate::validation::meta::{self, ANNOTATIONS_MAX, SelectorRules};
 use crate::validation::names;
 use crate::validation::values::{Bare, all_invalid, json, one_of, required};
 
@@ -252,6 +252,11 @@ fn certificate<'a>(
             key,
             names::qualified_name(&key.to_lowercase()),
         );
+    }
+    let lengths = entries(&source.user_annotations).map(|(key, value)| key.len() + value.len());
+    if lengths.sum::<usize>() > ANNOTATIONS_MAX {
+        let path = item.child("userAnnotations");
+        errors.push(FieldError::too_long(&path, ANNOTATIONS_MAX));
     }
     one_of(
         errors,
