@@ -23,6 +23,7 @@ mod deny_service_external_ips;
 mod event_rate_limit;
 pub(crate) mod expressions;
 mod extended_resource_toleration;
+mod image_policy_webhook;
 mod limit_pod_hard_anti_affinity;
 mod limit_ranger;
 pub(crate) mod matching;

@@ -235,11 +235,13 @@ pub(crate) async fn delete_collection(
     server.wait_fresh(query::Freshness::Newest).await?;
     let revision = server.hub.progress().max(cache.revision());
     let (entries, _) = cache.list(&resource.prefix(&call.info.namespace), None, 0);
-    let entries: Vec<_> = entries
-        .into_iter()
-        .filter(|entry| filter.matches(entry))
-        .collect();
-    let entries = crate::crd::served(server, &resource.kind, entries).await?;
+    // A converted object has its fields where the version asked for has them.
+    let entries = match filter.has_own_fields() {
+        true => crate::crd::served(server, &resource.kind, entries).await?,
+        false => entries,
+    };
+    let selected = entries.into_iter().filter(|entry| filter.matches(entry));
+    let entries = crate::crd::served(server, &resource.kind, selected.collect()).await?;
     for entry in &entries {
         match delete_object(call, resource, entry.namespace(), entry.name(), &options).await {
             Err(error) if error.reason != "NotFound" => return Err(error),

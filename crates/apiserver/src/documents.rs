@@ -10,6 +10,7 @@ use skiff_api::schema::openapi;
 use skiff_api::{ApiError, ApiResult, discovery_documents};
 
 use crate::aggregation::discovery as aggregation;
+use crate::aggregation::openapi_v2;
 use crate::content::{self, Accepted};
 use crate::crd::discovery::Discovery;
 use crate::dispatch::method_not_allowed;
@@ -229,8 +230,14 @@ fn custom_parts(
 
 async fn openapi(call: &Call, which: OpenApi) -> ApiResult<Response<Body>> {
     let told = discovery(call);
+    let aggregated = match &which {
+        OpenApi::V2 | OpenApi::V2Protobuf => call.server.aggregation.openapi_v2(),
+        OpenApi::V3(..) => Vec::new(),
+    };
     let custom = match &which {
-        OpenApi::V2 | OpenApi::V2Protobuf => told.all(),
+        OpenApi::V2 | OpenApi::V2Protobuf => aggregated
+            .iter()
+            .fold(told.all(), |hash, part| hash.rotate_left(1) ^ part.hash()),
         OpenApi::V3(group, version) => told.document(group, version),
     };
     let kept = call.server.openapi.lock().get(&which).cloned();
@@ -241,11 +248,14 @@ async fn openapi(call: &Call, which: OpenApi) -> ApiResult<Response<Body>> {
             let registry = call.server.registry.load_full();
             let kinds = call.server.config.kinds;
             // Making a document takes a while; other requests go on meanwhile.
+            let whole = move |registry: &Registry| {
+                let mut extra = custom_parts(registry, kinds, None);
+                openapi_v2::merge(&mut extra, aggregated.iter().map(|part| &**part));
+                extra
+            };
             let made = tokio::task::spawn_blocking(move || match wanted {
-                OpenApi::V2 => Some(openapi::v2_json(&custom_parts(&registry, kinds, None))),
-                OpenApi::V2Protobuf => {
-                    Some(openapi::v2_protobuf(&custom_parts(&registry, kinds, None)))
-                }
+                OpenApi::V2 => Some(openapi::v2_json(&whole(&registry))),
+                OpenApi::V2Protobuf => Some(openapi::v2_protobuf(&whole(&registry))),
                 OpenApi::V3(group, version) => {
                     let extra = match custom {
                         0 => openapi::Extra {

@@ -243,15 +243,21 @@ pub(crate) async fn list(call: &Call, resource: &Resource) -> ApiResult<Response
         call.query.get("labelSelector"),
         call.query.get("fieldSelector"),
     )?;
-    let page = match page(call, resource, &options, &filter).await {
+    // What is stored in another version has its fields where it says: they are looked at after it was converted.
+    let later = filter.has_own_fields() && crate::crd::definition_of(&resource.kind).is_some();
+    let first = match later {
+        true => &Filter::new(resource, call.query.get("labelSelector"), "")?,
+        false => &filter,
+    };
+    let mut page = match page(call, resource, &options, first).await {
         Err(Paging::Error(error)) => return Err(error),
         Err(Paging::Expired(token)) => return Ok(expired_continue(&token)),
         Ok(page) => page,
     };
-    let page = Page {
-        items: crate::crd::served(&call.server, &resource.kind, page.items).await?,
-        ..page
-    };
+    page.items = crate::crd::served(&call.server, &resource.kind, page.items).await?;
+    if later {
+        page.items.retain(|entry| filter.matches(entry));
+    }
     let mut metadata = json!({"resourceVersion": page.revision.to_string()});
     if let Some(next) = &page.next {
         let start = next.strip_prefix(&resource.prefix("")).unwrap_or(next);

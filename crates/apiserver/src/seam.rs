@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use rustls::pki_types::CertificateDer;
 use skiff_api::ApiResult;
 
+use crate::authn::request_header::Standing;
 use crate::authn::x509::{self, Identity};
 use crate::request::{Attributes, UserInfo};
 
@@ -21,20 +22,32 @@ pub struct PeerCertificates(Arc<Peer>);
 struct Peer {
     chain: Vec<CertificateDer<'static>>,
     identity: OnceLock<Result<Option<Identity>, AuthnError>>,
+    standing: OnceLock<Standing>,
 }
 
 impl PeerCertificates {
     /// Of a verified chain, leaf first.
     #[must_use]
     pub fn new(chain: Vec<CertificateDer<'static>>) -> Self {
-        let identity = OnceLock::new();
-        Self(Arc::new(Peer { chain, identity }))
+        Self(Arc::new(Peer {
+            chain,
+            identity: OnceLock::new(),
+            standing: OnceLock::new(),
+        }))
     }
 
     /// The chain, leaf first.
     #[must_use]
     pub fn chain(&self) -> &[CertificateDer<'static>] {
         &self.0.chain
+    }
+
+    /// What the chain is good for; found out, by the function given, for the first request that asks.
+    pub(crate) fn standing(
+        &self,
+        find: impl FnOnce(&[CertificateDer<'static>]) -> Standing,
+    ) -> Standing {
+        *self.0.standing.get_or_init(|| find(&self.0.chain))
     }
 
     /// Whom the leaf names; found out by the first request that asks.

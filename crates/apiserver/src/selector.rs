@@ -400,6 +400,15 @@ impl Filter {
         self.labels.is_empty() && self.fields.is_empty()
     }
 
+    /// Whether a field is selected on that another version may have elsewhere, or not at all.
+    #[must_use]
+    pub fn has_own_fields(&self) -> bool {
+        let plain = ["metadata.name", "metadata.namespace"];
+        self.fields
+            .iter()
+            .any(|term| !plain.contains(&term.field.as_str()))
+    }
+
     /// The value that a field must have, if the selector says so.
     #[must_use]
     pub fn exact(&self, field: &str) -> Option<&str> {

@@ -218,6 +218,7 @@ impl ApiServer {
         tokio::spawn(crate::crd::run(server.clone()));
         if let Some(advertise) = server.config.advertise {
             tokio::spawn(crate::kubernetes_service::keep(server.clone(), advertise));
+            tokio::spawn(crate::authn::legacy_tracking::keep(server.clone()));
         }
         server
     }

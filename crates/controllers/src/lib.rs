@@ -22,6 +22,7 @@ pub mod garbage_collector;
 mod garbage_graph;
 mod garbage_watch;
 pub mod gate;
+pub mod legacy_token_cleaner;
 pub mod namespace;
 mod node_health;
 pub mod node_ipam;
@@ -84,6 +85,9 @@ const CONTROLLERS: &[(&str, Start)] = &[
     (node_ipam::NAME, |c| Box::pin(node_ipam::run(c))),
     (node_ttl::NAME, |c| Box::pin(node_ttl::run(c))),
     (token_secrets::NAME, |c| Box::pin(token_secrets::run(c))),
+    (legacy_token_cleaner::NAME, |c| {
+        Box::pin(legacy_token_cleaner::run(c))
+    }),
     (cluster_role_aggregation::NAME, |c| {
         Box::pin(cluster_role_aggregation::run(c))
     }),

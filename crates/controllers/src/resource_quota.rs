@@ -30,6 +30,9 @@ pub const NAME: &str = "resourcequota-controller";
 
 /// After this time all is counted again: who was charged and then not made is found out only so.
 const AGAIN: Duration = Duration::from_secs(300);
+/// So it is while a kind is counted that nobody serves: it may come with a definition. Its objects are charged for at once
+/// then, but what they used is given back only by counting.
+const UNKNOWN_AGAIN: Duration = Duration::from_secs(30);
 /// What quotas count under names of their own.
 const NAMED: [&str; 4] = [
     "configmaps",
@@ -159,13 +162,13 @@ fn agree(a: &ResourceQuotaStatus, b: &ResourceQuotaStatus) -> bool {
 }
 
 impl Quotas {
-    /// What all objects of the namespace use up of what the quota limits.
+    /// What all objects of the namespace use up of what the quota limits, and whether all kinds that it counts are served.
     async fn usage(
         &self,
         namespace: &str,
         spec: &ResourceQuotaSpec,
-    ) -> Result<Amounts, ReconcileError> {
-        let mut sum = Amounts::new();
+    ) -> Result<(Amounts, bool), ReconcileError> {
+        let (mut sum, mut all_served) = (Amounts::new(), true);
         let names = || spec.hard.iter().flatten().map(|(name, _)| name.as_str());
         let of = |plural: &str| names().any(|name| tracks("", plural, name));
         if of("pods") {
@@ -177,7 +180,7 @@ impl Quotas {
             }
         }
         if !in_scope(spec, None) {
-            return Ok(sum);
+            return Ok((sum, true));
         }
         if of("services") {
             for service in self.services.list_in(namespace) {
@@ -197,9 +200,11 @@ impl Quotas {
                 let count = counted.objects.list_in(namespace).len();
                 let count = i64::try_from(count).unwrap_or(i64::MAX);
                 sum.insert(name.to_owned(), Amount::whole(count));
+            } else {
+                all_served = false;
             }
         }
-        Ok(sum)
+        Ok((sum, all_served))
     }
 
     /// The objects of a kind; none where the server knows no such kind.
@@ -240,9 +245,11 @@ impl Reconciler for Quotas {
         let Some(quota) = self.quotas.get(key) else {
             return Ok(Outcome::Done);
         };
-        self.queue.add_after(key.clone(), AGAIN);
         let spec = quota.spec.clone().unwrap_or_default();
-        let wanted = status(&spec, &self.usage(key.namespace(), &spec).await?);
+        let (used, all_served) = self.usage(key.namespace(), &spec).await?;
+        let again = if all_served { AGAIN } else { UNKNOWN_AGAIN };
+        self.queue.add_after(key.clone(), again);
+        let wanted = status(&spec, &used);
         if quota
             .status
             .as_ref()

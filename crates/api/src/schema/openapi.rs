@@ -168,6 +168,19 @@ pub fn v2_json(extra: &Extra) -> Document {
     output.finish()
 }
 
+/// Definitions of built-in kinds in `/openapi/v2`, by name: those that are wanted.
+#[must_use]
+pub fn v2_definitions(extra: &Extra, wanted: &dyn Fn(&str) -> bool) -> BTreeMap<String, Value> {
+    let mut found = BTreeMap::new();
+    let mut definitions = Definitions::new(Dialect::V2);
+    definitions.for_each(extra.kinds(), &mut |name, schema| {
+        if wanted(name) {
+            found.insert(name.to_owned(), schema);
+        }
+    });
+    found
+}
+
 /// `/openapi/v2` as protobuf, which `kubectl` asks for.
 #[must_use]
 pub fn v2_protobuf(extra: &Extra) -> Document {

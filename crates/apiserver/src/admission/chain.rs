@@ -11,10 +11,10 @@ use serde_json::Value;
 use super::{
     Admission, always_pull_images, always_tell, certificates, claim_resize, default_class,
     default_toleration_seconds, deny_service_external_ips, event_rate_limit,
-    extended_resource_toleration, limit_pod_hard_anti_affinity, limit_ranger, namespace_lifecycle,
-    namespace_presence, node_restriction, owner_references, pod_node_selector, pod_preset,
-    pod_resize, pod_security, pod_toleration_restriction, pod_topology_labels, policy, priority,
-    resource_quota, runtime_class, service_account, storage_object_in_use_protection,
+    extended_resource_toleration, image_policy_webhook, limit_pod_hard_anti_affinity, limit_ranger,
+    namespace_lifecycle, namespace_presence, node_restriction, owner_references, pod_node_selector,
+    pod_preset, pod_resize, pod_security, pod_toleration_restriction, pod_topology_labels, policy,
+    priority, resource_quota, runtime_class, service_account, storage_object_in_use_protection,
     taint_nodes_by_condition, webhooks,
 };
 
@@ -89,6 +89,7 @@ const PLUGINS: &[Plugin] = &[
         false,
         always_pull_images::AlwaysPullImages
     ),
+    plugin!("ImagePolicyWebhook", false, configured image_policy_webhook::ImagePolicyWebhook::new),
     plugin!("PodSecurity", true, configured pod_security::PodSecurity::new),
     plugin!("PodNodeSelector", false, configured pod_node_selector::PodNodeSelector::new),
     plugin!("Priority", true, priority::Priority),

@@ -8,7 +8,7 @@ use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use skiff_store::WatchItem;
 
-use super::{FRONT_PROXY_NAME, FrontProxy};
+use super::FrontProxy;
 use crate::kubernetes_service::call;
 use crate::request::UserInfo;
 use crate::server::ApiServer;
@@ -19,15 +19,16 @@ const KEY: &str = "/registry/configmaps/kube-system/extension-apiserver-authenti
 const RETRY: Duration = Duration::from_millis(200);
 
 fn data(proxy: &FrontProxy) -> Value {
-    let list = |name: &str| json!([name]).to_string();
+    let list = |names: &[String]| json!(names).to_string();
+    let headers = &proxy.headers;
     json!({
         "client-ca-file": proxy.client_authority_pem,
-        "requestheader-allowed-names": list(FRONT_PROXY_NAME),
+        "requestheader-allowed-names": list(&headers.allowed_names),
         "requestheader-client-ca-file": proxy.authority_pem,
-        "requestheader-extra-headers-prefix": list("X-Remote-Extra-"),
-        "requestheader-group-headers": list("X-Remote-Group"),
-        "requestheader-uid-headers": list("X-Remote-Uid"),
-        "requestheader-username-headers": list("X-Remote-User"),
+        "requestheader-extra-headers-prefix": list(&headers.extra_headers_prefix),
+        "requestheader-group-headers": list(&headers.group_headers),
+        "requestheader-uid-headers": list(&headers.uid_headers),
+        "requestheader-username-headers": list(&headers.username_headers),
     })
 }
 

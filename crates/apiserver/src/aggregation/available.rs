@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::{Value, json};
 
+use super::openapi_v2::Part;
 use super::proxy::set_identity;
 use super::{Api, Said};
 use crate::cache::{ResourceCache, Trigger};
@@ -241,11 +242,13 @@ async fn ask(server: &Arc<ApiServer>, api: &Api) -> Result<Said, String> {
                 let url =
                     index["paths"][path.trim_start_matches('/')]["serverRelativeURL"].as_str();
                 let wanted = format!("/openapi/v3{path}");
+                let openapi_v2 = openapi_v2(server, api).await;
                 return Ok(Said {
                     resources,
                     openapi: url
                         .filter(|url| url.starts_with(&wanted))
                         .map(str::to_owned),
+                    openapi_v2,
                 });
             }
             Err(error) => last = error,
@@ -261,8 +264,39 @@ async fn ask(server: &Arc<ApiServer>, api: &Api) -> Result<Said, String> {
     ))
 }
 
+/// What the API's server says in its document of version 2; as before where it says that nothing changed.
+async fn openapi_v2(server: &Arc<ApiServer>, api: &Api) -> Option<Arc<Part>> {
+    let before = server.aggregation.document(api);
+    let before = before.and_then(|said| said.openapi_v2.clone());
+    let etag = before.as_ref().map_or("", |part| part.etag.as_str());
+    let answer = fetch(server, api, "/openapi/v2", etag).await.ok()?;
+    if answer.status() == http::StatusCode::NOT_MODIFIED {
+        return before;
+    }
+    let etag = answer.headers().get(http::header::ETAG);
+    let etag = etag.and_then(|etag| etag.to_str().ok());
+    let etag = etag.unwrap_or_default().to_owned();
+    let document: Value = serde_json::from_slice(answer.body()).ok()?;
+    let part = Part::of(&document, etag, &api.group, &api.version);
+    Some(match before {
+        Some(before) if *before == part => before,
+        _ => Arc::new(part),
+    })
+}
+
 /// One document of the API's server, null where it is no JSON.
 async fn get(server: &Arc<ApiServer>, api: &Api, path: &str) -> Result<Value, String> {
+    let answer = fetch(server, api, path, "").await?;
+    Ok(serde_json::from_slice(answer.body()).unwrap_or_default())
+}
+
+/// An answer of the API's server: a success, or that the document is still the one with this tag (unless it is empty).
+async fn fetch(
+    server: &Arc<ApiServer>,
+    api: &Api,
+    path: &str,
+    etag: &str,
+) -> Result<http::Response<bytes::Bytes>, String> {
     let client = api.client.as_ref().map_err(Clone::clone)?;
     let url = format!("{}{path}", client.url());
     let mut request = Request::get(&url)
@@ -271,19 +305,26 @@ async fn get(server: &Arc<ApiServer>, api: &Api, path: &str) -> Result<Value, St
         .map_err(|error| error.to_string())?;
     let checker = UserInfo::new("system:kube-aggregator", &["system:masters"]);
     set_identity(request.headers_mut(), &checker);
+    if let (false, Ok(etag)) = (etag.is_empty(), etag.parse()) {
+        request
+            .headers_mut()
+            .insert(http::header::IF_NONE_MATCH, etag);
+    }
     let exchange = async {
         let response = client
             .send(request)
             .await
             .map_err(|error| format!("Get {url:?}: {error}"))?;
-        if !response.status().is_success() {
+        let unchanged = response.status() == http::StatusCode::NOT_MODIFIED && !etag.is_empty();
+        if !response.status().is_success() && !unchanged {
             return Err(format!(
                 "bad status from {url}: {}",
                 response.status().as_u16()
             ));
         }
-        let bytes = axum::body::to_bytes(Body::new(response.into_body()), DOCUMENT_LIMIT).await;
-        Ok(serde_json::from_slice(&bytes.unwrap_or_default()).unwrap_or_default())
+        let (parts, body) = response.into_parts();
+        let bytes = axum::body::to_bytes(Body::new(body), DOCUMENT_LIMIT).await;
+        Ok(http::Response::from_parts(parts, bytes.unwrap_or_default()))
     };
     tokio::select! {
         outcome = exchange => outcome,

@@ -1,15 +1,16 @@
 //! APIServices for what this server serves itself: built-in groups and those of custom resources.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use http::{Method, StatusCode};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::GROUP;
-use crate::cache::{Since, Trigger};
+use crate::cache::{Entry, Since, Trigger};
 use crate::kubernetes_service::call;
 use crate::request::UserInfo;
 use crate::server::ApiServer;
@@ -17,6 +18,8 @@ use crate::server::ApiServer;
 const COLLECTION: &str = "/apis/apiregistration.k8s.io/v1/apiservices";
 const MANAGED: &str = "kube-aggregator.kubernetes.io/automanaged";
 const RETRY: Duration = Duration::from_millis(500);
+/// Definitions come many at a time.
+const GATHER: Duration = Duration::from_millis(50);
 /// So many are made at a time after the first start.
 const AT_ONCE: usize = 8;
 
@@ -67,33 +70,76 @@ fn api_service(group: &str, version: &str, priorities: (i32, i32), managed: &str
     })
 }
 
-/// The group-versions of established definitions.
-fn custom<'a>(definitions: impl Iterator<Item = &'a Value>) -> BTreeSet<(String, String)> {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    definitions
-        .filter(|definition| {
-            let conditions = definition
-                .pointer("/status/conditions")
-                .and_then(Value::as_array);
-            let mut conditions = conditions.into_iter().flatten();
-            conditions.any(|condition| {
-                condition["type"] == "Established" && condition["status"] == "True"
-            })
-        })
-        .flat_map(|definition| {
-            let versions = definition
-                .pointer("/spec/versions")
-                .and_then(Value::as_array);
-            let served = versions
-                .into_iter()
-                .flatten()
-                .filter(|version| version["served"] == true);
-            let group = text(&definition["spec"]["group"]);
-            served
-                .map(move |version| (group.clone(), text(&version["name"])))
-                .collect::<Vec<_>>()
-        })
+/// What matters here of a definition; its schemas, most of it by far, are not even read.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Definition {
+    spec: DefinitionSpec,
+    status: DefinitionStatus,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct DefinitionSpec {
+    group: String,
+    versions: Vec<DefinedVersion>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct DefinedVersion {
+    name: String,
+    served: bool,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct DefinitionStatus {
+    conditions: Vec<DefinitionCondition>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct DefinitionCondition {
+    #[serde(rename = "type")]
+    kind: String,
+    status: String,
+}
+
+/// The groups and versions that a definition serves.
+fn served(definition: &Definition) -> Vec<(String, String)> {
+    let established = |condition: &DefinitionCondition| {
+        condition.kind == "Established" && condition.status == "True"
+    };
+    if !definition.status.conditions.iter().any(established) {
+        return Vec::new();
+    }
+    let versions = definition.spec.versions.iter();
+    let versions = versions.filter(|version| version.served);
+    versions
+        .map(|version| (definition.spec.group.clone(), version.name.clone()))
         .collect()
+}
+
+/// What definitions serve, by their key, with the revision for which that was found out.
+type Known = HashMap<String, (u64, Vec<(String, String)>)>;
+
+/// What all definitions serve; only those that changed are read again.
+fn custom(entries: &[Arc<Entry>], known: &mut Known) -> BTreeSet<(String, String)> {
+    let mut now = Known::with_capacity(entries.len());
+    for entry in entries {
+        let old = known
+            .remove(&*entry.key)
+            .filter(|(revision, _)| *revision == entry.revision);
+        let new = old.unwrap_or_else(|| {
+            let definition = entry.decode().unwrap_or_default();
+            (entry.revision, served(&definition))
+        });
+        now.insert(entry.key.to_string(), new);
+    }
+    *known = now;
+    let all = known.values().flat_map(|(_, served)| served);
+    all.cloned().collect()
 }
 
 /// One write that is due.
@@ -177,20 +223,25 @@ async fn follow(server: &Arc<ApiServer>, first: &mut bool) -> Option<()> {
         defining.subscribe(Trigger::Any),
     );
     let user = Arc::new(UserInfo::new("system:apiserver", &["system:masters"]));
+    let mut known = Known::new();
     loop {
         let (have, cursor) = own.snapshot(&resource.prefix(""));
         let (crds, crd_cursor) = defining.snapshot(&definitions.prefix(""));
         let values = |entries: &[Arc<crate::cache::Entry>]| -> Vec<Value> {
             entries.iter().filter_map(|entry| entry.decode()).collect()
         };
-        let crds = values(&crds);
         let built_in: Vec<(String, String)> = server
             .config
             .kinds
             .iter()
             .map(|kind| (kind.group.to_string(), kind.version.to_string()))
             .collect();
-        let steps = plan(&built_in, &custom(crds.iter()), &values(&have), *first);
+        let steps = plan(
+            &built_in,
+            &custom(&crds, &mut known),
+            &values(&have),
+            *first,
+        );
         let outcomes: Vec<bool> = futures::stream::iter(
             steps
                 .into_iter()
@@ -214,7 +265,10 @@ async fn follow(server: &Arc<ApiServer>, first: &mut bool) -> Option<()> {
             );
             match quiet {
                 (Some(true), Some(true)) => {}
-                (Some(_), Some(_)) => break,
+                (Some(_), Some(_)) => {
+                    server.clock.sleep(GATHER).await;
+                    break;
+                }
                 // A cache is built anew.
                 _ => return Some(()),
             }
@@ -262,17 +316,13 @@ mod tests {
             json!({"spec": {"group": "g.example", "versions": [{"name": "v1", "served": served}, {"name": "v2", "served": true}]},
                 "status": {"conditions": [{"type": "Established", "status": established}]}})
         };
-        let of = |definition: Value| {
-            custom(std::iter::once(&definition))
-                .into_iter()
-                .collect::<Vec<_>>()
-        };
+        let of = |definition: Value| served(&serde_json::from_value(definition).unwrap());
         assert_eq!(of(definition("False", true)), []);
         assert_eq!(
             of(definition("True", false)),
             [("g.example".to_owned(), "v2".to_owned())]
         );
-        let wanted = custom(std::iter::once(&definition("True", false)));
+        let wanted = of(definition("True", false)).into_iter().collect();
         let steps = plan(&[], &wanted, &[], true);
         let made = api_service("g.example", "v2", (1000, 100), "true");
         assert_eq!(steps, [Step::Create(made.clone())]);

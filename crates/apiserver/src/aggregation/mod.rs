@@ -22,7 +22,10 @@ mod authentication_config;
 mod available;
 pub(crate) mod discovery;
 mod local;
+pub(crate) mod openapi_v2;
 pub(crate) mod proxy;
+
+use crate::authn::RequestHeaderSettings;
 
 const GROUP: &str = "apiregistration.k8s.io";
 
@@ -37,6 +40,8 @@ pub struct FrontProxy {
     pub authority_pem: String,
     /// The authority of users' client certificates, PEM, for aggregated servers to know.
     pub client_authority_pem: String,
+    /// What front proxies are called, and the headers in which they name users, for aggregated servers to know.
+    pub headers: RequestHeaderSettings,
 }
 
 /// The common name that a front proxy's certificate must have.
@@ -68,6 +73,8 @@ struct Said {
     resources: Value,
     /// Where its OpenAPI document is, as its index says; `None`: it has none.
     openapi: Option<String>,
+    /// What it says in its OpenAPI document of version 2; `None`: it has none.
+    openapi_v2: Option<Arc<openapi_v2::Part>>,
 }
 
 /// What a change of makes a new client: service, authorities, whether anybody is trusted, our own certificate.
@@ -133,6 +140,14 @@ impl Aggregation {
         apis.iter()
             .find(|api| api.group == group && api.version == version)
             .cloned()
+    }
+
+    /// What the servers that answer say in their OpenAPI documents of version 2, by priority.
+    pub fn openapi_v2(&self) -> Vec<Arc<openapi_v2::Part>> {
+        let apis = self.apis();
+        let said = apis.iter().filter(|api| api.available);
+        said.filter_map(|api| self.document(api)?.openapi_v2.clone())
+            .collect()
     }
 
     /// The aggregated API that a request is for.

@@ -1,4 +1,4 @@
-//! Who makes a request: client certificates, bearer tokens of several kinds, else anonymous.
+//! Who makes a request: front proxies' headers, client certificates, bearer tokens of several kinds, else anonymous.
 
 pub mod bootstrap_token;
 pub mod claims;
@@ -7,8 +7,10 @@ pub(crate) mod expression;
 pub(crate) mod impersonation;
 mod issuer_keys;
 mod keys;
+pub(crate) mod legacy_tracking;
 pub mod oidc;
 pub mod reload;
+pub mod request_header;
 pub mod token_file;
 pub mod tokens;
 pub(crate) mod used_secret;
@@ -27,6 +29,7 @@ use skiff_store::Store;
 use crate::request::UserInfo;
 use crate::seam::{Authenticator, AuthnError, Notes, PeerCertificates};
 
+pub use request_header::{RequestHeader, RequestHeaderSettings};
 pub use token_file::TokenFile;
 pub use tokens::{TokenError, TokenSettings, Tokens};
 
@@ -72,10 +75,11 @@ struct Dynamic {
     further: Vec<Arc<dyn TokenAuthenticator>>,
 }
 
-/// Every authenticator, in upstream's order: certificate, tokens, anonymous.
+/// Every authenticator, in upstream's order: front proxies, certificate, tokens, anonymous.
 pub struct Authentication {
     tokens: Arc<Tokens>,
     token_file: Option<TokenFile>,
+    front_proxies: Option<RequestHeader>,
     store: Arc<dyn Store>,
     clock: SharedClock,
     dynamic: ArcSwap<Dynamic>,
@@ -101,6 +105,7 @@ impl Authentication {
         Self {
             tokens,
             token_file: None,
+            front_proxies: None,
             store,
             clock,
             dynamic: ArcSwap::from_pointee(dynamic),
@@ -112,6 +117,41 @@ impl Authentication {
     pub fn with_token_file(mut self, file: TokenFile) -> Self {
         self.token_file = Some(file);
         self
+    }
+
+    /// Believes front proxies about users, too.
+    #[must_use]
+    pub fn with_front_proxies(mut self, proxies: RequestHeader) -> Self {
+        self.front_proxies = Some(proxies);
+        self
+    }
+
+    /// The user of a connection's certificate: its own, or whom a front proxy speaks for.
+    fn certificate_user(
+        &self,
+        peer: &PeerCertificates,
+        headers: &http::HeaderMap,
+    ) -> Result<Option<Arc<UserInfo>>, AuthnError> {
+        let now = tokens::seconds(self.clock.now());
+        let mut refused = None;
+        if let Some(proxies) = &self.front_proxies {
+            let standing = proxies.standing(peer, now);
+            if standing.front_proxy {
+                match proxies.user(peer, headers, now) {
+                    Ok(Some(user)) => return Ok(Some(user)),
+                    Ok(None) => {}
+                    Err(error) => refused = Some(error),
+                }
+            }
+            if !standing.user {
+                // A front proxy is nobody itself, whatever its certificate says.
+                return refused.map_or(Ok(None), Err);
+            }
+        }
+        match peer.identity()?.map(|identity| identity.user(now)) {
+            Some(user) => user.map(Some),
+            None => refused.map_or(Ok(None), Err),
+        }
     }
 
     /// Replaces who may come without credentials, and the authenticators that are asked after the built-in ones.
@@ -232,9 +272,10 @@ impl Authenticator for Authentication {
         tls: Option<&PeerCertificates>,
     ) -> Result<Option<Arc<UserInfo>>, AuthnError> {
         let mut refused = None;
-        if let Some(identity) = tls.map(PeerCertificates::identity).transpose()?.flatten() {
-            match identity.user(tokens::seconds(self.clock.now())) {
-                Ok(user) => return Ok(Some(user)),
+        if let Some(peer) = tls {
+            match self.certificate_user(peer, &parts.headers) {
+                Ok(Some(user)) => return Ok(Some(user)),
+                Ok(None) => {}
                 Err(error) => refused = Some(error),
             }
         }

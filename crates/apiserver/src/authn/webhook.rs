@@ -119,7 +119,17 @@ pub(crate) async fn post(
     review: &Value,
     timeout: Duration,
 ) -> Result<Value, CallError> {
-    let mut pause = FIRST_PAUSE;
+    post_again_after(FIRST_PAUSE, client, clock, review, timeout).await
+}
+
+/// The same with the first pause.
+pub(crate) async fn post_again_after(
+    mut pause: Duration,
+    client: &Client,
+    clock: &SharedClock,
+    review: &Value,
+    timeout: Duration,
+) -> Result<Value, CallError> {
     for _ in 1..ATTEMPTS {
         match client.post(review, timeout, LIMIT).await {
             Err(error) if error.is_transient() => {

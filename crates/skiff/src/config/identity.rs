@@ -6,12 +6,31 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
-use skiff_apiserver::duration;
+use skiff_apiserver::authn::RequestHeaderSettings;
+use skiff_apiserver::{FRONT_PROXY_NAME, duration};
 
 /// Authentication and authorization as a user sets them: flags, and keys under `identity` in the configuration file.
 #[derive(Clone, Debug, Default, clap::Args, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct IdentityOptions {
+    /// Authorities, beside our own, of front proxies that say in headers who the user is [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub requestheader_client_ca_file: Option<PathBuf>,
+    /// Common names of such proxies' certificates, beside front-proxy-client; "" for any [default: none]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub requestheader_allowed_names: Option<Vec<String>>,
+    /// Headers in which they name the user [default: X-Remote-User]
+    #[arg(long, value_name = "HEADERS", value_delimiter = ',')]
+    pub requestheader_username_headers: Option<Vec<String>>,
+    /// Headers in which they give the user's uid [default: X-Remote-Uid]
+    #[arg(long, value_name = "HEADERS", value_delimiter = ',')]
+    pub requestheader_uid_headers: Option<Vec<String>>,
+    /// Headers in which they name groups [default: X-Remote-Group]
+    #[arg(long, value_name = "HEADERS", value_delimiter = ',')]
+    pub requestheader_group_headers: Option<Vec<String>>,
+    /// What headers with extras of the user begin with [default: X-Remote-Extra-]
+    #[arg(long, value_name = "PREFIXES", value_delimiter = ',')]
+    pub requestheader_extra_headers_prefix: Option<Vec<String>>,
     /// Whether requests without credentials are those of system:anonymous [default: true]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub anonymous_auth: Option<bool>,
@@ -105,6 +124,13 @@ pub struct IdentityOptions {
 #[allow(missing_docs, reason = "each field is the option of that name")]
 #[serde(default)]
 pub struct IdentitySettings {
+    pub front_proxy_authorities: Option<PathBuf>,
+    /// Empty: any.
+    pub front_proxy_names: Vec<String>,
+    pub username_headers: Vec<String>,
+    pub uid_headers: Vec<String>,
+    pub group_headers: Vec<String>,
+    pub extra_headers_prefix: Vec<String>,
     pub anonymous: bool,
     pub authentication_config: Option<PathBuf>,
     pub token_file: Option<PathBuf>,
@@ -145,7 +171,14 @@ pub struct OidcSettings {
 
 impl Default for IdentitySettings {
     fn default() -> Self {
+        let headers = RequestHeaderSettings::default();
         Self {
+            front_proxy_authorities: None,
+            front_proxy_names: headers.allowed_names,
+            username_headers: headers.username_headers,
+            uid_headers: headers.uid_headers,
+            group_headers: headers.group_headers,
+            extra_headers_prefix: headers.extra_headers_prefix,
             anonymous: true,
             authentication_config: None,
             token_file: None,
@@ -166,6 +199,30 @@ impl Default for IdentitySettings {
             webhook_version: "v1beta1".into(),
             authorized_ttl: String::new(),
             unauthorized_ttl: String::new(),
+        }
+    }
+}
+
+/// Names of front proxies with our own; empty for any.
+fn allowed_names(mut names: Vec<String>) -> Vec<String> {
+    names.retain(|name| !name.is_empty());
+    let own = FRONT_PROXY_NAME.to_owned();
+    if !names.is_empty() && !names.contains(&own) {
+        names.insert(0, own);
+    }
+    names
+}
+
+impl IdentitySettings {
+    /// Which front proxies are believed, and in which headers.
+    #[must_use]
+    pub fn request_header(&self) -> RequestHeaderSettings {
+        RequestHeaderSettings {
+            allowed_names: self.front_proxy_names.clone(),
+            username_headers: self.username_headers.clone(),
+            uid_headers: self.uid_headers.clone(),
+            group_headers: self.group_headers.clone(),
+            extra_headers_prefix: self.extra_headers_prefix.clone(),
         }
     }
 }
@@ -202,7 +259,22 @@ impl IdentityOptions {
                 "--authorization-mode Webhook and --authorization-webhook-config-file go together"
             );
         }
+        let front_proxy_names = self.requestheader_allowed_names.map(allowed_names);
         Ok(IdentitySettings {
+            front_proxy_authorities: self.requestheader_client_ca_file,
+            front_proxy_names: front_proxy_names.unwrap_or(defaults.front_proxy_names),
+            username_headers: self
+                .requestheader_username_headers
+                .unwrap_or(defaults.username_headers),
+            uid_headers: self
+                .requestheader_uid_headers
+                .unwrap_or(defaults.uid_headers),
+            group_headers: self
+                .requestheader_group_headers
+                .unwrap_or(defaults.group_headers),
+            extra_headers_prefix: self
+                .requestheader_extra_headers_prefix
+                .unwrap_or(defaults.extra_headers_prefix),
             anonymous: self.anonymous_auth.unwrap_or(defaults.anonymous),
             authentication_config: self.authentication_config,
             token_file: self.token_auth_file,
@@ -310,6 +382,9 @@ mod tests {
             ..IdentityOptions::default()
         };
         assert!(wrong(alone).contains("together"));
+        let names = |list: &[&str]| allowed_names(list.iter().map(ToString::to_string).collect());
+        assert_eq!(names(&["a"]), ["front-proxy-client", "a"]);
+        assert!(names(&[""]).is_empty());
         let modes = IdentityOptions {
             authorization_mode: Some(vec!["Webhook".into()]),
             ..IdentityOptions::default()

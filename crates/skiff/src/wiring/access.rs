@@ -10,7 +10,7 @@ use skiff_apiserver::authn::configuration::{
 use skiff_apiserver::authn::reload::Configured;
 use skiff_apiserver::authn::webhook::WebhookTokens;
 use skiff_apiserver::authn::{
-    Authentication, TokenAuthenticator, TokenFile, TokenSettings, Tokens,
+    Authentication, RequestHeader, TokenAuthenticator, TokenFile, TokenSettings, Tokens,
 };
 use skiff_apiserver::authz::Authorization;
 use skiff_apiserver::authz::configuration::{
@@ -20,6 +20,7 @@ use skiff_apiserver::follow::follow;
 use skiff_store::Store;
 
 use crate::config::identity::{IdentitySettings, OidcSettings};
+use crate::pki::Pki;
 
 use super::{Context, Running};
 
@@ -55,6 +56,23 @@ pub(super) fn tokens(context: &Context, store: &Arc<dyn Store>) -> Result<Arc<To
     ))
 }
 
+/// The keys of this cluster's own front proxy, which aggregated servers know. Their authority signs nothing else: whoever has a
+/// certificate of it may speak for any user.
+pub(super) fn front_proxy_pki(context: &Context) -> Result<Pki> {
+    let directory = context.config.data_dir.join("pki").join("front-proxy");
+    Pki::open(&directory, context.clock.now())
+}
+
+/// The authorities of front proxies, PEM: our own, and those of the settings.
+pub(super) fn front_proxy_authorities(context: &Context) -> Result<String> {
+    let mut authorities = front_proxy_pki(context)?.authority_pem;
+    if let Some(path) = &context.config.identity.front_proxy_authorities {
+        authorities.push('\n');
+        authorities.push_str(&read(path)?);
+    }
+    Ok(authorities)
+}
+
 /// Who finds out users.
 pub(super) fn authentication(
     context: &Context,
@@ -73,6 +91,13 @@ pub(super) fn authentication(
     if let Some(path) = &settings.token_file {
         authentication = authentication.with_token_file(TokenFile::read(path)?);
     }
+    let (proxies, users) = (
+        front_proxy_authorities(context)?,
+        &context.pki.authority_pem,
+    );
+    let proxies = RequestHeader::new(&settings.request_header(), &proxies, users);
+    let proxies = proxies.map_err(|why| anyhow!("the flags --requestheader-*: {why}"))?;
+    authentication = authentication.with_front_proxies(proxies);
     let mut further: Vec<Arc<dyn TokenAuthenticator>> = Vec::new();
     if let Some(path) = &settings.token_webhook {
         let (version, ttl) = (&settings.token_webhook_version, settings.token_webhook_ttl);

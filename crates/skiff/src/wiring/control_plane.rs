@@ -27,7 +27,7 @@ use tower::ServiceExt as _;
 
 use crate::config::{Config, StoreKind};
 use crate::kubeconfig;
-use crate::pki::{Leaf, Pki, Subject};
+use crate::pki::{Leaf, Subject};
 
 use super::{Context, Running, access, identity, tls};
 
@@ -170,22 +170,21 @@ async fn encrypt(
     Ok((encryption.over(store), Some(encryption)))
 }
 
-/// Gives the server the certificate that aggregated servers know it by. Its authority signs nothing else: whoever has a
-/// certificate of it may speak for any user there.
+/// Gives the server the certificate that aggregated servers know it by.
 fn show_front_proxy(
     context: &Context,
     server: &Arc<ApiServer>,
     running: &mut Running,
 ) -> Result<()> {
-    let directory = context.config.data_dir.join("pki").join("front-proxy");
-    let pki = Arc::new(Pki::open(&directory, context.clock.now())?);
+    let pki = Arc::new(access::front_proxy_pki(context)?);
     let subject = Subject {
         common_name: FRONT_PROXY_NAME.into(),
         client: true,
         ..Subject::default()
     };
     let leaf = pki.leaf(FRONT_PROXY_NAME, &subject, context.clock.now())?;
-    let authority_pem = pki.authority_pem.clone();
+    let authority_pem = access::front_proxy_authorities(context)?;
+    let headers = context.config.identity.request_header();
     let client_authority_pem = context.pki.authority_pem.clone();
     let server = server.clone();
     let show = move |leaf: &Leaf| {
@@ -194,6 +193,7 @@ fn show_front_proxy(
             key_pem: leaf.key.clone(),
             authority_pem: authority_pem.clone(),
             client_authority_pem: client_authority_pem.clone(),
+            headers: headers.clone(),
         });
         Ok(())
     };
@@ -223,7 +223,13 @@ async fn serve(context: &Context, server: &Arc<ApiServer>, running: &mut Running
     let leaf = context
         .pki
         .leaf("apiserver", &subject, context.clock.now())?;
-    let (config, shown) = tls::server(&leaf, &context.pki.authority_pem)?;
+    // Which of the two a client's certificate is of decides whether it is a user's or a front proxy's.
+    let clients = format!(
+        "{}\n{}",
+        context.pki.authority_pem,
+        access::front_proxy_authorities(context)?
+    );
+    let (config, shown) = tls::server(&leaf, &clients)?;
     let shared = Arc::new(ArcSwap::new(config));
     running.add(tls::renew(
         context.pki.clone(),

@@ -141,3 +141,14 @@ pub async fn until(cluster: &TestCluster, path: &str, wanted: impl Fn(&Value) ->
     }
     panic!("{path}: {}", get(cluster, path).await.text);
 }
+
+/// Waits until nothing is there.
+pub async fn gone(cluster: &TestCluster, path: &str) {
+    for _ in 0..500 {
+        if get(cluster, path).await.code == 404 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("still there: {path}");
+}

@@ -45,7 +45,7 @@ fn narrow(queuing: Option<Value>) -> Value {
     };
     json!({
         "metadata": {"name": "narrow"},
-        "spec": {"type": "Limited", "limited": {"nominalConcurrencyShares": 1, "limitResponse": response}},
+        "spec": {"type": "Limited", "limited": {"nominalConcurrencyShares": 1, "borrowingLimitPercent": 0, "limitResponse": response}},
     })
 }
 

@@ -24,11 +24,36 @@ async fn extension(
     uri: Uri,
     headers: HeaderMap,
 ) -> axum::response::Response {
-    seen.lock().unwrap().push((uri.to_string(), headers));
+    seen.lock()
+        .unwrap()
+        .push((uri.to_string(), headers.clone()));
     let body = match uri.path() {
         "/apis/wardle.example.com/v1alpha1" => json!({
             "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "wardle.example.com/v1alpha1",
             "resources": [{"name": "flunders", "singularName": "flunder", "namespaced": true, "kind": "Flunder", "verbs": ["get", "list"]}]}),
+        "/openapi/v2" => {
+            let tag = "\"1\"";
+            if headers
+                .get("if-none-match")
+                .is_some_and(|asked| asked == tag)
+            {
+                return StatusCode::NOT_MODIFIED.into_response();
+            }
+            let path = "/apis/wardle.example.com/v1alpha1/flunders";
+            let kinds =
+                json!([{"group": "wardle.example.com", "version": "v1alpha1", "kind": "Flunder"}]);
+            let document = json!({
+                "swagger": "2.0",
+                "paths": {(path): {"get": {"operationId": "listFlunder", "responses": {"200": {
+                    "description": "OK", "schema": {"$ref": "#/definitions/com.example.Flunder"}}}}}},
+                "definitions": {
+                    "com.example.Flunder": {"type": "object", "x-kubernetes-group-version-kind": kinds, "properties": {
+                        "metadata": {"$ref": "#/definitions/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"}}},
+                    "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta": {"type": "object", "description": "another one"},
+                },
+            });
+            return ([("etag", tag)], axum::Json(document)).into_response();
+        }
         "/openapi/v3" => json!({"paths": {"apis/wardle.example.com/v1alpha1":
             {"serverRelativeURL": "/openapi/v3/apis/wardle.example.com/v1alpha1?hash=1"}}}),
         "/apis/wardle.example.com/v1alpha1/namespaces/default/flunders/away" => {
@@ -93,6 +118,7 @@ async fn an_extension_server_is_reached_through_the_api_server() {
         key_pem,
         authority_pem: certificates.authority_pem().to_owned(),
         client_authority_pem: "users".to_owned(),
+        headers: Default::default(),
     });
     let seen = Seen::default();
     let routes = Router::new().fallback(extension).with_state(seen.clone());
@@ -210,6 +236,23 @@ async fn an_extension_server_is_reached_through_the_api_server() {
     );
     assert_eq!(all("x-remote-extra-example.com%2fscopes"), ["a"]);
     assert!(!headers.contains_key("authorization"));
+
+    // Its document of version 2 is part of ours; a definition that differs from ours has another name.
+    let request = http::Request::get("/openapi/v2").body(Vec::new()).unwrap();
+    let whole = cluster.client().request_text(request).await.unwrap();
+    let whole: serde_json::Value = serde_json::from_str(&whole).unwrap();
+    assert!(whole["paths"]["/apis/wardle.example.com/v1alpha1/flunders"]["get"].is_object());
+    let meta = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+    let definitions = &whole["definitions"];
+    assert_eq!(
+        definitions["com.example.Flunder"]["properties"]["metadata"]["$ref"],
+        format!("#/definitions/{meta}_v2")
+    );
+    assert_eq!(
+        definitions[format!("{meta}_v2")]["description"],
+        "another one"
+    );
+    assert_ne!(definitions[meta]["description"], "another one");
 
     // CVE-2022-3172: its redirects do not reach the client.
     let away = "/apis/wardle.example.com/v1alpha1/namespaces/default/flunders/away";
