@@ -129,7 +129,7 @@ async fn reviews_of_access_answer_as_requests_would_be() {
     let (code, made) = ask(&cluster, "POST", &format!("{rbac}/rolebindings"), &binding).await;
     assert_eq!(code, 201, "{made}");
     let cluster_wide = "/apis/rbac.authorization.k8s.io/v1";
-    let basic = json!({"metadata": {"name": "basic"}, "rules": [{"apiGroups": ["authorization.k8s.io"], "resources": ["selfsubjectaccessreviews"], "verbs": ["create"]}]});
+    let basic = json!({"metadata": {"name": "basic"}, "rules": [{"apiGroups": ["authorization.k8s.io"], "resources": ["selfsubjectaccessreviews", "selfsubjectrulesreviews"], "verbs": ["create"]}]});
     ask(
         &cluster,
         "POST",

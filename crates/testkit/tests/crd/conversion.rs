@@ -267,7 +267,9 @@ async fn a_watch_shows_the_version_that_it_asks_for() {
 async fn answers_that_are_wrong_are_errors_and_nothing_is_stored() {
     let all = converted().await;
     all.make().await;
-    let cases: [(fn(&mut Value), &str); 7] = [
+    /// What the webhook makes of its answer, and what is said of it.
+    type Case = (fn(&mut Value), &'static str);
+    let cases: [Case; 7] = [
         (
             |answer| answer["response"]["convertedObjects"] = json!([]),
             "returned 0 objects, expected 1",

@@ -91,12 +91,11 @@ async fn discovery_and_openapi_follow_definitions() {
     );
     // `kubectl apply` sends a strategic merge patch where this says that one is taken.
     let one = "/apis/stable.example.com/v1/namespaces/{namespace}/foos/{name}";
-    let patches = &after["paths"][one]["patch"]["requestBody"]["content"];
-    assert!(patches.get("application/merge-patch+json").is_some());
-    assert!(
-        patches
-            .get("application/strategic-merge-patch+json")
-            .is_none()
+    let patches = ["json-patch+json", "merge-patch+json", "apply-patch+yaml"];
+    let patches = patches.map(|patch| format!("application/{patch}"));
+    assert_eq!(
+        after["paths"][one]["patch"]["consumes"],
+        Value::from(patches.to_vec())
     );
     // A change shows at once.
     let one = format!("{CRDS}/foos.stable.example.com");
