@@ -231,6 +231,30 @@ fn taken_down(cluster: &Cluster) {
     assert_eq!(container(&pod, "kind")["restartCount"], 1);
 }
 
+/// A kubelet of its own; it goes with the test, also with one that fails.
+struct Alone<'a> {
+    cluster: &'a Cluster,
+    process: std::process::Child,
+    folder: std::path::PathBuf,
+}
+
+impl Alone<'_> {
+    fn down(&self) -> String {
+        text(&run(Command::new(env!("CARGO_BIN_EXE_skiff"))
+            .args(["down", "--purge", "--data-dir"])
+            .arg(&self.folder)
+            .env("HOME", self.cluster.data())))
+    }
+}
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.down();
+        }
+    }
+}
+
 /// A kubelet that runs alone, with a data directory and so an authority of its own, serves logs and commands too.
 #[test]
 fn a_kubelet_alone() {
@@ -241,7 +265,7 @@ fn a_kubelet_alone() {
     let folder = cluster.data().join("kubelet-alone");
     let kubeconfig = cluster.data().join("admin.kubeconfig");
     let log = std::fs::File::create(cluster.data().join("kubelet.log")).unwrap();
-    let mut kubelet = Command::new(env!("CARGO_BIN_EXE_skiff"))
+    let process = Command::new(env!("CARGO_BIN_EXE_skiff"))
         .arg("kubelet")
         .arg("--kubeconfig")
         .arg(kubeconfig)
@@ -257,15 +281,20 @@ fn a_kubelet_alone() {
         .stderr(Stdio::from(log))
         .spawn()
         .unwrap();
+    let mut alone = Alone {
+        cluster: &cluster,
+        process,
+        folder,
+    };
     eventually("the node", || {
         condition(&cluster.node(), "Ready")["status"] == "True"
     });
     cluster.ask(&["run", "demo", "--image=skiff.local/demo"]);
     cluster.until_ready("demo");
-    assert_eq!(
-        cluster.ask(&["logs", "demo"]),
-        "demo listens on port 8080\n"
-    );
+    // Without a probe a pod is ready before its program has said anything.
+    eventually("the log", || {
+        cluster.ask(&["logs", "demo"]) == "demo listens on port 8080\n"
+    });
     let version = cluster.ask(&["exec", "demo", "--", "/app", "version"]);
     assert!(version.starts_with("skiff "), "{version}");
     let node = cluster.node()["metadata"]["name"].clone();
@@ -275,11 +304,8 @@ fn a_kubelet_alone() {
     cluster.ask(&["run", "left", "--image=skiff.local/demo"]);
     cluster.until_ready("left");
     // It goes like a server goes.
-    let folder = folder.to_string_lossy();
-    let said = text(&run(Command::new(env!("CARGO_BIN_EXE_skiff"))
-        .args(["down", "--purge", "--data-dir", &folder])
-        .env("HOME", cluster.data())));
+    let said = alone.down();
     assert!(said.contains("stopped 1 pods"), "{said}");
-    assert!(kubelet.wait().unwrap().success());
+    assert!(alone.process.wait().unwrap().success());
     assert!(mounts_below(cluster.data()).is_empty());
 }
