@@ -189,7 +189,7 @@ fn installed(helm: &Helm) {
     }
     let again = helm.try_to(&["install", "shop", &helm.chart]);
     assert!(
-        text(&again).contains("cannot re-use a name"),
+        text(&again).contains("a name that is still in use"),
         "{}",
         text(&again)
     );
