@@ -26,6 +26,7 @@ mod fields;
 mod flow;
 pub mod follow;
 mod health;
+mod held;
 mod kubernetes_service;
 pub mod limits;
 mod metrics;

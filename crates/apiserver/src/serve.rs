@@ -2,17 +2,14 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::body::Body;
-use bytes::Bytes;
 use http::{Request, Response};
-use http_body::{Body as _, Frame};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -25,6 +22,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
 use crate::connection::{Guarded, HeadTimer, Watching};
+use crate::held::Held;
 use crate::seam::PeerCertificates;
 use crate::server::ApiServer;
 
@@ -247,35 +245,7 @@ fn until_read(response: Response<Body>, active: Active) -> Response<Body> {
         return response;
     }
     response.map(|inner| {
-        Body::new(Streaming {
-            inner,
-            _active: active,
-        })
+        // Its connection is not idle as long as it lasts.
+        Body::new(Held::new(inner, active))
     })
-}
-
-/// A body that keeps its connection from being idle.
-struct Streaming {
-    inner: Body,
-    _active: Active,
-}
-
-impl http_body::Body for Streaming {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.inner).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        self.inner.size_hint()
-    }
 }

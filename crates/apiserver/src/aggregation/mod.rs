@@ -210,11 +210,6 @@ async fn keep(server: &Arc<ApiServer>) {
             rebuild(server, services);
             loop {
                 match cache.since(cursor, 1) {
-                    // A cache that was given up stays so, at the server's end for good: without a pause this would spin.
-                    Since::Lost if cache.is_closed() => {
-                        server.clock.sleep(Duration::from_millis(200)).await;
-                        break 'built;
-                    }
                     Since::Lost => break 'built,
                     Since::Events(events, _) if !events.is_empty() => break,
                     Since::Events(..) => {}

@@ -9,8 +9,6 @@ use bytes::Bytes;
 use http_body::Frame;
 use parking_lot::Mutex;
 
-use super::scope::Scope;
-
 /// What was read of a body.
 #[derive(Clone, Default)]
 pub(super) struct Captured(Arc<Mutex<Vec<Bytes>>>);
@@ -56,41 +54,6 @@ impl http_body::Body for Capturing {
             self.captured.0.lock().push(data.clone());
         }
         polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        self.inner.size_hint()
-    }
-}
-
-/// A body that holds a request's record as long as it lasts.
-pub(super) struct Holding {
-    inner: Body,
-    _scope: Arc<Scope>,
-}
-
-impl Holding {
-    pub fn new(inner: Body, scope: Arc<Scope>) -> Self {
-        Self {
-            inner,
-            _scope: scope,
-        }
-    }
-}
-
-impl http_body::Body for Holding {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.inner).poll_frame(context)
     }
 
     fn is_end_stream(&self) -> bool {

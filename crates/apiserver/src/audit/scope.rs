@@ -11,9 +11,10 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::Audit;
-use super::body::{Captured, Holding, capture};
+use super::body::{Captured, capture};
 use super::event::{Event, ObjectReference, ResponseStatus};
 use super::policy::{Level, Stage, Verdict};
+use crate::held::Held;
 use crate::request::UserInfo;
 use crate::seam::Notes;
 
@@ -103,7 +104,7 @@ impl Scope {
         if self.long_running {
             self.state.lock().event.status = Some(ResponseStatus::of_code(code));
             self.stage(Stage::ResponseStarted).await;
-            let body = Body::new(Holding::new(body, self.clone()));
+            let body = Body::new(Held::new(body, self.clone()));
             return Response::from_parts(parts, body);
         }
         let size = http_body::Body::size_hint(&body).exact();

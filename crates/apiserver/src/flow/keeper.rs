@@ -68,9 +68,6 @@ impl Following {
 
     /// Waits for a change, or a while when something failed; `None`: the server stops.
     async fn next(self, server: &ApiServer, fine: bool) -> Option<Self> {
-        if server.shutdown.is_triggered() {
-            return None;
-        }
         if self.caches.iter().any(|cache| cache.is_closed()) {
             return Self::begin(server).await;
         }
