@@ -132,7 +132,8 @@ async fn compaction_bounds_the_disk() {
                     0 => store.create(&key, value, 0).await.unwrap(),
                     expected => store.update(&key, value, expected, 0).await.unwrap(),
                 };
-                if writer == 0 && i % 40 == 39 {
+                // The first writer may be far ahead of the others: then there is nothing to compact yet.
+                if writer == 0 && i % 40 == 39 && revisions[slot] > 500 {
                     store.compact(revisions[slot] - 500).await.unwrap();
                 }
             }
