@@ -121,11 +121,13 @@ pub(crate) async fn answer(call: &Call) -> ApiResult<Response<Body>> {
         ["openid", "v1", "jwks"] => openid(call, Issued::Keys),
         [".well-known", "openid-configuration"] => openid(call, Issued::Configuration),
         ["metrics"] => Ok(crate::metrics::answer(&call.server)),
-        ["metrics", "slis"] => Ok(crate::health::indicators(&call.server)),
+        ["metrics", "slis"] => Ok(crate::health::indicators(&call.server).await),
         ["statusz" | "flagz"] => {
             crate::zpages::answer(call, &segments).unwrap_or_else(|| Err(ApiError::no_such_path()))
         }
-        _ => crate::health::answer(call, &segments).ok_or_else(ApiError::no_such_path),
+        _ => crate::health::answer(call, &segments)
+            .await
+            .ok_or_else(ApiError::no_such_path),
     }
 }
 

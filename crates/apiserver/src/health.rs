@@ -1,5 +1,7 @@
 //! `/healthz`, `/livez` and `/readyz`, with their single checks.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use bytes::Bytes;
 use http::Response;
@@ -7,12 +9,18 @@ use http::Response;
 use crate::content;
 use crate::server::{ApiServer, Call};
 
+/// How long the store has for an answer, as upstream's flag for it says.
+const STORE_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// A check's name, the endpoints that include it, and whether it passes.
 type Check = (
     &'static str,
     &'static [&'static str],
     fn(&ApiServer) -> bool,
 );
+
+/// The check that asks the store, which may be far away.
+const STORE: &str = "etcd";
 
 const ALL: &[&str] = &["healthz", "livez", "readyz"];
 
@@ -29,7 +37,7 @@ const CHECKS: &[Check] = &[
         &["healthz", "livez"],
         |_| true,
     ),
-    ("etcd", ALL, ApiServer::watch_cache_started),
+    (STORE, ALL, ApiServer::watch_cache_started),
     ("informer-sync", &["readyz"], ApiServer::watch_cache_started),
     ("shutdown", &["readyz"], |server| {
         let stopping = server.stopping.load(std::sync::atomic::Ordering::Relaxed);
@@ -79,6 +87,13 @@ fn after_start() -> impl Iterator<Item = String> {
         .map(|name| format!("poststarthook/{name}"))
 }
 
+async fn store_answers(server: &ApiServer) -> bool {
+    tokio::select! {
+        answer = server.store.revision() => answer.is_ok(),
+        () = server.clock.sleep(STORE_TIMEOUT) => false,
+    }
+}
+
 /// The paths of the endpoints.
 pub(crate) fn paths() -> Vec<String> {
     let single = CHECKS
@@ -95,14 +110,20 @@ pub(crate) fn paths() -> Vec<String> {
 }
 
 /// Answers a scrape of the checks: one gauge each.
-pub(crate) fn indicators(server: &ApiServer) -> Response<Body> {
+pub(crate) async fn indicators(server: &ApiServer) -> Response<Body> {
+    let stored = store_answers(server).await;
     let mut text = String::from(
         "# HELP kubernetes_healthcheck [STABLE] This metric records the result of a single healthcheck.\n# TYPE kubernetes_healthcheck gauge\n",
     );
     let after = || after_start().map(|name| (name, server.watch_cache_started()));
     for end in ALL {
         let own = CHECKS.iter().filter(|(_, ends, _)| ends.contains(end));
-        let own = own.map(|(name, _, passes)| ((*name).to_owned(), passes(server)));
+        let own = own.map(|(name, _, passes)| {
+            (
+                (*name).to_owned(),
+                passes(server) && (stored || *name != STORE),
+            )
+        });
         for (name, passes) in own.chain(after()) {
             let value = u8::from(passes);
             text.push_str(&format!(
@@ -114,14 +135,20 @@ pub(crate) fn indicators(server: &ApiServer) -> Response<Body> {
 }
 
 /// Answers a health request; `None`: it is none.
-pub(crate) fn answer(call: &Call, segments: &[&str]) -> Option<Response<Body>> {
+pub(crate) async fn answer(call: &Call, segments: &[&str]) -> Option<Response<Body>> {
     let (end, rest) = segments.split_first()?;
     let (end, rest) = (*end, rest.join("/"));
     let single = Some(rest.as_str()).filter(|rest| !rest.is_empty());
     if !ALL.contains(&end) {
         return None;
     }
-    let encryption = call.server.encryption.load();
+    let excluded: Vec<&str> = call.query.all("exclude").collect();
+    let asked = match single {
+        Some(name) => name == STORE,
+        None => !excluded.contains(&STORE),
+    };
+    let stored = !asked || store_answers(&call.server).await;
+    let encryption = call.server.encryption.load_full();
     let ailment = encryption
         .as_ref()
         .filter(|encryption| encryption.has_services())
@@ -129,10 +156,12 @@ pub(crate) fn answer(call: &Call, segments: &[&str]) -> Option<Response<Body>> {
     let checks = CHECKS
         .iter()
         .filter(|(_, ends, _)| ends.contains(&end))
-        .map(|(name, _, passes)| ((*name).to_owned(), passes(&call.server)))
+        .map(|(name, _, passes)| {
+            let passes = passes(&call.server) && (stored || *name != STORE);
+            ((*name).to_owned(), passes)
+        })
         .chain(after_start().map(|name| (name, call.server.watch_cache_started())))
         .chain(ailment.map(|(name, passes)| (name.to_owned(), passes)));
-    let excluded: Vec<&str> = call.query.all("exclude").collect();
     let mut report = String::new();
     let mut healthy = true;
     let mut any = false;

@@ -2,6 +2,7 @@
 
 mod api_server;
 mod audit;
+mod etcd;
 pub mod identity;
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub use api_server::{ApiServerOptions, ApiServerSettings};
 pub use audit::AuditOptions;
+pub use etcd::EtcdOptions;
 use identity::{IdentityOptions, IdentitySettings};
 
 /// What `--disable` can leave out.
@@ -60,7 +62,7 @@ pub struct Options {
     /// [default: /etc/resolv.conf, or systemd-resolved's list when that names this host itself only]
     #[arg(long, value_name = "FILE")]
     pub resolv_conf: Option<PathBuf>,
-    /// Where the cluster's state is kept: embedded or memory [default: embedded]
+    /// Where the cluster's state is kept: embedded, etcd or memory [default: embedded]
     #[arg(long, value_name = "KIND")]
     pub store: Option<String>,
     /// Name of this node [default: the host's name]
@@ -118,6 +120,12 @@ pub struct Options {
         reason = "a doc comment would become the text of the whole program's help"
     )]
     pub audit: AuditOptions,
+    #[command(flatten)]
+    #[allow(
+        missing_docs,
+        reason = "a doc comment would become the text of the whole program's help"
+    )]
+    pub etcd: EtcdOptions,
 }
 
 /// A checked, complete configuration.
@@ -160,6 +168,8 @@ pub struct Config {
     pub identity: IdentitySettings,
     #[serde(default)]
     pub audit: AuditOptions,
+    #[serde(default)]
+    pub etcd: EtcdOptions,
 }
 
 /// Where the cluster's state is kept.
@@ -167,6 +177,8 @@ pub struct Config {
 pub enum StoreKind {
     /// On disk, in the data directory.
     Embedded,
+    /// In an etcd, which several servers may share.
+    Etcd,
     /// In memory: gone with the process.
     Memory,
 }
@@ -302,6 +314,12 @@ impl Options {
             bail!("--cluster-dns {cluster_dns} lies outside --service-cidr {service_cidr}");
         }
         self.audit.settings()?;
+        let store = match self.store.as_deref().unwrap_or("embedded") {
+            "embedded" => StoreKind::Embedded,
+            "etcd" => StoreKind::Etcd,
+            "memory" => StoreKind::Memory,
+            other => bail!("--store {other:?}: it is embedded, etcd or memory"),
+        };
         let disable = self.disable.unwrap_or_default();
         if let Some(unknown) = disable.iter().find(|part| !PARTS.contains(&part.as_str())) {
             bail!("--disable {unknown:?}: the parts are {}", PARTS.join(", "));
@@ -329,11 +347,8 @@ impl Options {
                 .cluster_domain
                 .unwrap_or_else(|| "cluster.local".into()),
             resolv_conf: self.resolv_conf.unwrap_or_else(|| host.resolv_conf.clone()),
-            store: match self.store.as_deref().unwrap_or("embedded") {
-                "embedded" => StoreKind::Embedded,
-                "memory" => StoreKind::Memory,
-                other => bail!("--store {other:?}: it is embedded or memory"),
-            },
+            store,
+            etcd: self.etcd.resolve(store)?,
             node_name: self.node_name.unwrap_or_else(|| host.name.to_lowercase()),
             node_labels: self
                 .node_labels

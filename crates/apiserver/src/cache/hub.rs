@@ -15,6 +15,10 @@ use super::resource::ResourceCache;
 
 /// How long a read waits for a revision that has not come yet, as upstream does.
 const FRESHNESS_TIMEOUT: Duration = Duration::from_secs(3);
+/// A change that is on its way needs no question after it ...
+const ASK_PROGRESS_AFTER: Duration = Duration::from_millis(5);
+/// ... and the question is put again after this time.
+const ASK_PROGRESS_AGAIN: Duration = Duration::from_millis(100);
 
 /// Why a cache could not serve.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -154,7 +158,21 @@ impl CacheHub {
         let reached = progress.wait_for(|progress| *progress >= revision);
         tokio::select! {
             _ = reached => Ok(()),
+            // Ends never.
+            () = self.ask_progress() => Ok(()),
             () = self.clock.sleep(FRESHNESS_TIMEOUT) => Err(CacheError::TooLarge(self.progress())),
+        }
+    }
+
+    /// The revision may be that of a change which no cache is for, or of somebody else in the same etcd: then nothing
+    /// comes unasked.
+    async fn ask_progress(&self) {
+        self.clock.sleep(ASK_PROGRESS_AFTER).await;
+        loop {
+            if let Err(error) = self.store.request_progress().await {
+                tracing::debug!(%error, "the store does not tell how far it is");
+            }
+            self.clock.sleep(ASK_PROGRESS_AGAIN).await;
         }
     }
 

@@ -21,7 +21,9 @@ use skiff_apiserver::{
 use skiff_controllers::certificate_authority::CertificateAuthority;
 use skiff_controllers::{ClientFactory, ControllersConfig, TokenSigner};
 use skiff_scheduler::SchedulerConfig;
-use skiff_store::{EmbeddedOptions, EmbeddedStore, MemoryStore, Store};
+use skiff_store::{
+    EmbeddedOptions, EmbeddedStore, EtcdOptions, EtcdStore, EtcdTls, MemoryStore, Store,
+};
 use tokio::net::TcpListener;
 use tower::ServiceExt as _;
 
@@ -143,6 +145,28 @@ async fn open_store(context: &Context) -> Result<Arc<dyn Store>> {
                 format!("opening the database in {}", path.display())
             })?))
         }
+        StoreKind::Etcd => {
+            let options = etcd_options(context);
+            let servers = options.endpoints.join(", ");
+            let store = EtcdStore::connect(options).await;
+            Ok(Arc::new(store.with_context(|| {
+                format!("asking the etcd at {servers}")
+            })?))
+        }
+    }
+}
+
+fn etcd_options(context: &Context) -> EtcdOptions {
+    let settings = &context.config.etcd;
+    let servers = settings.etcd_servers.clone().unwrap_or_default();
+    let identity = settings.etcd_certfile.clone();
+    EtcdOptions {
+        tls: EtcdTls {
+            authority: settings.etcd_cafile.clone(),
+            identity: identity.zip(settings.etcd_keyfile.clone()),
+        },
+        prefix: settings.prefix(),
+        ..EtcdOptions::new(servers, context.clock.clone())
     }
 }
 
@@ -157,7 +181,7 @@ async fn encrypt(
     let path = match (&settings.encryption_provider_config, context.config.store) {
         (Some(path), _) => path.clone(),
         (None, StoreKind::Memory) => return Ok((store, None)),
-        (None, StoreKind::Embedded) => {
+        (None, StoreKind::Embedded | StoreKind::Etcd) => {
             let path = context.config.data_dir.join("encryption.yaml");
             skiff_apiserver::encryption::generate(&path)?;
             path

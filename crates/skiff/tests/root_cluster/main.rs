@@ -10,6 +10,7 @@ mod command_line;
 mod containers;
 mod crds;
 mod crowd;
+mod etcd;
 mod helm;
 mod image;
 mod images;
