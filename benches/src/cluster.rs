@@ -81,9 +81,10 @@ impl Cluster {
     pub async fn serve(&mut self, extra: &[&str]) -> Result<Duration> {
         let started = Instant::now();
         let log = std::fs::File::create(self.data.path().join("bench.log"))?;
+        let settings = SETTINGS.chunks(2).filter(|pair| !extra.contains(&pair[0]));
         let child = self
             .command(&["server", "--log-level", "error"])
-            .args(SETTINGS)
+            .args(settings.flatten())
             .args(extra)
             .stdout(Stdio::null())
             .stderr(log)

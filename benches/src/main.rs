@@ -12,6 +12,7 @@ mod bare;
 mod cluster;
 mod figures;
 mod load;
+mod nodes;
 mod pods;
 mod start;
 mod watches;
@@ -54,6 +55,15 @@ enum Subject {
         #[arg(long, default_value_t = 30)]
         idle: u64,
     },
+    /// A large cluster of simulated nodes: rates, memory, rest
+    Nodes {
+        /// How many nodes
+        #[arg(long, default_value_t = 1000)]
+        nodes: usize,
+        /// How many pods, by hand and again by a Deployment
+        #[arg(long, default_value_t = 5000)]
+        pods: usize,
+    },
     /// All of these
     All,
     /// The yardstick: a server that answers every request with the same bytes (the api bench starts it by itself)
@@ -75,10 +85,14 @@ fn main() -> Result<()> {
         Subject::Pods { pods, idle } => {
             runtime.block_on(pods::measure(skiff, pods, idle, &mut figures))?;
         }
+        Subject::Nodes { nodes, pods } => {
+            runtime.block_on(nodes::measure(skiff, nodes, pods, &mut figures))?;
+        }
         Subject::All => {
             start::measure(skiff, &mut figures)?;
             runtime.block_on(api::measure(skiff, 5, &[], &mut figures))?;
             runtime.block_on(pods::measure(skiff, 50, 30, &mut figures))?;
+            runtime.block_on(nodes::measure(skiff, 1000, 5000, &mut figures))?;
         }
         Subject::Bare { bytes } => return runtime.block_on(bare::serve(bytes)),
     }

@@ -1,19 +1,16 @@
 //! What is served beside resources: discovery, health, version.
 
 use axum::body::Body;
-use http::header::{
-    ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, VARY,
-};
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use http::{Method, Response};
 use serde_json::{Value, json};
-use skiff_api::schema::openapi;
 use skiff_api::{ApiError, ApiResult, discovery_documents};
 
 use crate::aggregation::discovery as aggregation;
-use crate::aggregation::openapi_v2;
 use crate::content::{self, Accepted};
 use crate::crd::discovery::Discovery;
 use crate::dispatch::method_not_allowed;
+use crate::openapi;
 use crate::registry::Registry;
 use crate::server::Call;
 
@@ -90,34 +87,10 @@ pub(crate) async fn answer(call: &Call) -> ApiResult<Response<Body>> {
                 discovery_documents::resource_list(resources, group, version),
             )
         }
-        ["openapi", "v2"] => {
-            let accept = call.header(ACCEPT);
-            let protobuf = accept.contains(V2_PROTOBUF_ASKED) || accept.contains(V2_PROTOBUF);
-            openapi(
-                call,
-                if protobuf {
-                    OpenApi::V2Protobuf
-                } else {
-                    OpenApi::V2
-                },
-            )
-            .await
-        }
-        ["openapi", "v3"] => {
-            let mut index = openapi_index(call);
-            aggregation::add_openapi(&mut index, &call.server.aggregation);
-            Ok(json_answer(call, &index))
-        }
-        ["openapi", "v3", "api", version] => {
-            openapi(call, OpenApi::V3(String::new(), (*version).to_owned())).await
-        }
-        ["openapi", "v3", "apis", group, version] => {
-            openapi(
-                call,
-                OpenApi::V3((*group).to_owned(), (*version).to_owned()),
-            )
-            .await
-        }
+        ["openapi", "v2"] => openapi::v2(call).await,
+        ["openapi", "v3"] => Ok(json_answer(call, &openapi::index(call))),
+        ["openapi", "v3", "api", version] => openapi::v3(call, "", version).await,
+        ["openapi", "v3", "apis", group, version] => openapi::v3(call, group, version).await,
         ["openid", "v1", "jwks"] => openid(call, Issued::Keys),
         [".well-known", "openid-configuration"] => openid(call, Issued::Configuration),
         ["metrics"] => Ok(crate::metrics::answer(&call.server)),
@@ -129,19 +102,6 @@ pub(crate) async fn answer(call: &Call) -> ApiResult<Response<Body>> {
             .await
             .ok_or_else(ApiError::no_such_path),
     }
-}
-
-/// What clients ask for. It is no media type: the answer's is [`V2_PROTOBUF`], since clients refuse what they cannot parse.
-const V2_PROTOBUF_ASKED: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
-
-const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
-
-/// A document of the API.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum OpenApi {
-    V2,
-    V2Protobuf,
-    V3(String, String),
 }
 
 /// What those need who check service-account tokens themselves.
@@ -176,144 +136,7 @@ fn openid(call: &Call, which: Issued) -> ApiResult<Response<Body>> {
     Ok(response)
 }
 
-/// What distinguishes a document: the program, and the custom resources in it.
-fn document_hash(custom: u64) -> String {
-    match custom {
-        0 => openapi::built_in_hash(),
-        custom => format!("{}{custom:016X}", openapi::built_in_hash()),
-    }
-}
-
-fn openapi_index(call: &Call) -> Value {
-    let versions = discovery(call).documents().into_iter();
-    let versions: Vec<(String, String, String)> = versions
-        .map(|(group, version, custom)| (group, version, document_hash(custom)))
-        .collect();
-    openapi::v3_index(&versions)
-}
-
-/// What the custom resources of a group and version (`None`: all of them) add to a document.
-fn custom_parts(
-    registry: &Registry,
-    kinds: &'static [skiff_api::Kind],
-    of: Option<(&str, &str)>,
-) -> openapi::Extra {
-    let mut extra = openapi::Extra {
-        kinds: Some(kinds),
-        ..openapi::Extra::default()
-    };
-    for resource in registry.customs() {
-        let kind = &resource.kind;
-        let wanted =
-            of.is_none_or(|(group, version)| kind.group == group && kind.version == version);
-        let Some(custom) = kind.as_custom().filter(|_| wanted) else {
-            continue;
-        };
-        let schema = custom.definition().schema_of(&kind.version);
-        let selectable: Vec<String> = kind.fields.iter().map(ToString::to_string).collect();
-        let described = openapi::custom::Custom {
-            group: &kind.group,
-            version: &kind.version,
-            kind: &kind.kind,
-            list_kind: &kind.list_kind,
-            plural: &kind.plural,
-            scope: kind.scope,
-            subresources: kind.subresources,
-            schema: schema.as_ref(),
-            selectable: &selectable,
-        };
-        extra.extend(match of {
-            None => openapi::custom::v2(&described),
-            Some(_) => openapi::custom::v3(&described),
-        });
-    }
-    extra
-}
-
-async fn openapi(call: &Call, which: OpenApi) -> ApiResult<Response<Body>> {
-    let told = discovery(call);
-    let aggregated = match &which {
-        OpenApi::V2 | OpenApi::V2Protobuf => call.server.aggregation.openapi_v2(),
-        OpenApi::V3(..) => Vec::new(),
-    };
-    let custom = match &which {
-        OpenApi::V2 | OpenApi::V2Protobuf => aggregated
-            .iter()
-            .fold(told.all(), |hash, part| hash.rotate_left(1) ^ part.hash()),
-        OpenApi::V3(group, version) => told.document(group, version),
-    };
-    let kept = call.server.openapi.lock().get(&which).cloned();
-    let document = match kept.filter(|(of, _)| *of == custom) {
-        Some((_, document)) => document,
-        None => {
-            let wanted = which.clone();
-            let registry = call.server.registry.load_full();
-            let kinds = call.server.config.kinds;
-            // Making a document takes a while; other requests go on meanwhile.
-            let whole = move |registry: &Registry| {
-                let mut extra = custom_parts(registry, kinds, None);
-                openapi_v2::merge(&mut extra, aggregated.iter().map(|part| &**part));
-                extra
-            };
-            let made = tokio::task::spawn_blocking(move || match wanted {
-                OpenApi::V2 => Some(openapi::v2_json(&whole(&registry))),
-                OpenApi::V2Protobuf => Some(openapi::v2_protobuf(&whole(&registry))),
-                OpenApi::V3(group, version) => {
-                    let extra = match custom {
-                        0 => openapi::Extra {
-                            kinds: Some(kinds),
-                            ..openapi::Extra::default()
-                        },
-                        _ => custom_parts(&registry, kinds, Some((&group, &version))),
-                    };
-                    openapi::v3(&group, &version, &extra)
-                }
-            });
-            let document = made
-                .await
-                .map_err(ApiError::internal)?
-                .ok_or_else(ApiError::no_such_path)?;
-            call.server
-                .openapi
-                .lock()
-                .insert(which.clone(), (custom, document.clone()));
-            document
-        }
-    };
-    let media = if which == OpenApi::V2Protobuf {
-        V2_PROTOBUF
-    } else {
-        "application/json"
-    };
-    let etag = HeaderValue::from_str(&format!("\"{}\"", document_hash(custom))).ok();
-    let unchanged = etag.is_some() && call.parts.headers.get(IF_NONE_MATCH) == etag.as_ref();
-    let mut response = if unchanged {
-        content::response(304, media, bytes::Bytes::new())
-    } else if content::accepts_gzip(call) {
-        let mut response = content::response(200, media, document.gzip);
-        response
-            .headers_mut()
-            .insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-        response
-    } else {
-        let mut plain = Vec::with_capacity(document.length);
-        std::io::Read::read_to_end(
-            &mut flate2::read::GzDecoder::new(&*document.gzip),
-            &mut plain,
-        )
-        .map_err(ApiError::internal)?;
-        content::response(200, media, plain.into())
-    };
-    let headers = response.headers_mut();
-    if let Some(etag) = etag {
-        headers.insert(ETAG, etag);
-    }
-    headers.append(VARY, HeaderValue::from_static("Accept-Encoding"));
-    headers.append(VARY, HeaderValue::from_static("Accept"));
-    Ok(response)
-}
-
-fn discovery(call: &Call) -> std::sync::Arc<Discovery> {
+pub(crate) fn discovery(call: &Call) -> std::sync::Arc<Discovery> {
     let server = &call.server;
     server
         .discovery

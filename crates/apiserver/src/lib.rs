@@ -30,6 +30,7 @@ mod held;
 mod kubernetes_service;
 pub mod limits;
 mod metrics;
+mod openapi;
 mod patch;
 pub mod query;
 mod read;

@@ -1,6 +1,6 @@
 //! The server itself: its parts, and the way of a request through them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
@@ -84,8 +84,7 @@ pub struct ApiServer {
     pub(crate) shutdown: Shutdown,
     /// When the server was made, on the monotonic clock.
     pub(crate) started: Duration,
-    pub(crate) openapi:
-        Mutex<HashMap<crate::documents::OpenApi, (u64, skiff_api::schema::openapi::Document)>>,
+    pub(crate) openapi: crate::openapi::OpenApiDocuments,
     pub(crate) metrics: crate::metrics::Metrics,
     pub(crate) service_range: AddressRange,
     /// Held while a service's addresses and ports are chosen and until it is written.
@@ -183,7 +182,7 @@ impl ApiServer {
             discovery: crate::crd::discovery::Kept::default(),
             shutdown: Shutdown::new(),
             started,
-            openapi: Mutex::default(),
+            openapi: crate::openapi::OpenApiDocuments::default(),
             metrics: crate::metrics::Metrics::default(),
             service_range,
             service_lock: Arc::default(),

@@ -9,6 +9,6 @@ pub mod lifecycle;
 pub mod random;
 
 pub use backoff::Backoff;
-pub use clock::{Clock, SharedClock, SimulatedClock, SystemClock};
+pub use clock::{Clock, FastClock, SharedClock, SimulatedClock, SystemClock};
 pub use lifecycle::{Component, Shutdown, supervise};
 pub use random::Random;

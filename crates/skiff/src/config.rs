@@ -80,6 +80,12 @@ pub struct Options {
     /// How many pods the node takes [default: 110]
     #[arg(long, value_name = "N")]
     pub max_pods: Option<u32>,
+    /// Nodes to add that run nothing and behave on the API as kubelets do, to try a large cluster [default: 0]
+    #[arg(long, value_name = "N")]
+    pub simulated_nodes: Option<u32>,
+    /// Seed of the times that pods on simulated nodes take [default: 0]
+    #[arg(long, value_name = "SEED")]
+    pub simulation_seed: Option<u64>,
     /// Folder of static pod manifests [default: <data-dir>/manifests]
     #[arg(long, value_name = "DIR")]
     pub static_pod_dir: Option<PathBuf>,
@@ -151,6 +157,10 @@ pub struct Config {
     pub node_taints: Vec<Taint>,
     pub kubelet_port: u16,
     pub max_pods: u32,
+    #[serde(default)]
+    pub simulated_nodes: u32,
+    #[serde(default)]
+    pub simulation_seed: u64,
     pub static_pod_dir: PathBuf,
     pub disable: Vec<String>,
     #[serde(default)]
@@ -364,6 +374,8 @@ impl Options {
                 .collect::<Result<_>>()?,
             kubelet_port: self.kubelet_port.unwrap_or(10250),
             max_pods: self.max_pods.unwrap_or(110),
+            simulated_nodes: self.simulated_nodes.unwrap_or(0),
+            simulation_seed: self.simulation_seed.unwrap_or(0),
             disable,
             enable_admission_plugins: self.enable_admission_plugins.unwrap_or_default(),
             disable_admission_plugins: self.disable_admission_plugins.unwrap_or_default(),

@@ -5,10 +5,12 @@
 pub mod custom;
 mod definitions;
 mod paths;
+mod pieces;
 mod protobuf;
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use flate2::Compression;
@@ -17,6 +19,7 @@ use serde_json::{Value, json};
 
 use crate::kind::Kind;
 use definitions::Definitions;
+use pieces::Piece;
 
 /// Which OpenAPI a document is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,37 +138,131 @@ fn security() -> Value {
         "description": "Bearer Token authentication", "type": "apiKey", "name": "authorization", "in": "header"}})
 }
 
-/// `/openapi/v2` as JSON.
-#[must_use]
-pub fn v2_json(extra: &Extra) -> Document {
-    let mut output = Output::new();
-    output
-        .text(r##"{"swagger":"2.0","info":{"title":"Kubernetes","version":"v1.36.2"},"paths":{"##);
-    let mut first = true;
-    for kind in extra.kinds() {
-        for (path, item) in paths::of_kind(kind, Dialect::V2) {
-            output.entry(&mut first, &path, &item);
+/// How `/openapi/v2` is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// As JSON.
+    Json,
+    /// As protobuf, which older versions of `kubectl` ask for.
+    Protobuf,
+}
+
+/// What something adds to `/openapi/v2`: made once, it goes into each document that follows.
+#[derive(Clone, Debug)]
+pub struct Part {
+    paths: Piece,
+    definitions: Piece,
+}
+
+impl Part {
+    /// Of paths and schemas.
+    #[must_use]
+    pub fn new(extra: &Extra, format: Format) -> Self {
+        let (mut paths, mut definitions) = (Vec::new(), Vec::new());
+        for (path, item) in &extra.paths {
+            format.path(&mut paths, path, item);
+        }
+        for (name, schema) in &extra.schemas {
+            format.definition(&mut definitions, name, schema);
+        }
+        Self {
+            paths: Piece::new(&paths),
+            definitions: Piece::new(&definitions),
         }
     }
-    for (path, item) in &paths::of_discovery(extra.kinds()) {
-        output.entry(&mut first, path, item);
+}
+
+impl Format {
+    fn path(self, into: &mut Vec<u8>, path: &str, item: &Value) {
+        match self {
+            Self::Json => entry(into, path, item),
+            Self::Protobuf => into.extend_from_slice(&protobuf::path(path, item)),
+        }
     }
-    for (path, item) in &extra.paths {
-        output.entry(&mut first, path, item);
+
+    fn definition(self, into: &mut Vec<u8>, name: &str, schema: &Value) {
+        match self {
+            Self::Json => entry(into, name, schema),
+            Self::Protobuf => into.extend_from_slice(&protobuf::definition(name, schema)),
+        }
     }
-    output.text(r#"},"definitions":{"#);
-    let mut first = true;
-    let mut definitions = Definitions::new(Dialect::V2);
-    definitions.for_each(extra.kinds(), &mut |name, schema| {
-        output.entry(&mut first, name, &schema)
-    });
-    for (name, schema) in &extra.schemas {
-        output.entry(&mut first, name, schema);
+}
+
+/// `,"name":value`
+fn entry(into: &mut Vec<u8>, name: &str, value: &Value) {
+    into.push(b',');
+    into.extend_from_slice(Value::from(name).to_string().as_bytes());
+    into.push(b':');
+    into.extend_from_slice(value.to_string().as_bytes());
+}
+
+/// `/openapi/v2` without what custom resources and other servers add.
+#[derive(Clone, Debug)]
+pub struct BuiltIn {
+    paths: Piece,
+    definitions: Piece,
+    end: Piece,
+}
+
+impl BuiltIn {
+    /// Of the kinds that are served.
+    #[must_use]
+    pub fn new(kinds: &'static [Kind], format: Format) -> Self {
+        let json = |text: &str| match format {
+            Format::Json => text.as_bytes().to_vec(),
+            Format::Protobuf => Vec::new(),
+        };
+        let mut paths = match format {
+            Format::Json => json(
+                r#"{"swagger":"2.0","info":{"title":"Kubernetes","version":"v1.36.2"},"paths":{"#,
+            ),
+            Format::Protobuf => protobuf::head("Kubernetes", "v1.36.2"),
+        };
+        let start = paths.len();
+        for (path, item) in kinds
+            .iter()
+            .flat_map(|kind| paths::of_kind(kind, Dialect::V2))
+        {
+            format.path(&mut paths, &path, &item);
+        }
+        for (path, item) in &paths::of_discovery(kinds) {
+            format.path(&mut paths, path, item);
+        }
+        let mut definitions = json(r#"},"definitions":{"#);
+        let start_of_definitions = definitions.len();
+        Definitions::new(Dialect::V2).for_each(kinds, &mut |name, schema| {
+            format.definition(&mut definitions, name, &schema);
+        });
+        if format == Format::Json {
+            // What is first follows no comma.
+            for (text, start) in [
+                (&mut paths, start),
+                (&mut definitions, start_of_definitions),
+            ] {
+                if text.get(start) == Some(&b',') {
+                    text.remove(start);
+                }
+            }
+        }
+        let end = format!(
+            r#"}},"securityDefinitions":{},"security":[{{"BearerToken":[]}}]}}"#,
+            security()
+        );
+        Self {
+            paths: Piece::new(&paths),
+            definitions: Piece::new(&definitions),
+            end: Piece::new(&json(&end)),
+        }
     }
-    output.text(r#"},"securityDefinitions":"#);
-    output.text(&security().to_string());
-    output.text(r#","security":[{"BearerToken":[]}]}"#);
-    output.finish()
+
+    /// The document with these parts.
+    #[must_use]
+    pub fn with(&self, parts: &[Arc<Part>]) -> Document {
+        let paths = std::iter::once(&self.paths).chain(parts.iter().map(|part| &part.paths));
+        let definitions = parts.iter().map(|part| &part.definitions);
+        let definitions = std::iter::once(&self.definitions).chain(definitions);
+        pieces::join(paths.chain(definitions).chain([&self.end]))
+    }
 }
 
 /// Definitions of built-in kinds in `/openapi/v2`, by name: those that are wanted.
@@ -179,32 +276,6 @@ pub fn v2_definitions(extra: &Extra, wanted: &dyn Fn(&str) -> bool) -> BTreeMap<
         }
     });
     found
-}
-
-/// `/openapi/v2` as protobuf, which `kubectl` asks for.
-#[must_use]
-pub fn v2_protobuf(extra: &Extra) -> Document {
-    let mut output = Output::new();
-    output.push(&protobuf::head("Kubernetes", "v1.36.2"));
-    for kind in extra.kinds() {
-        for (path, item) in paths::of_kind(kind, Dialect::V2) {
-            output.push(&protobuf::path(&path, &item));
-        }
-    }
-    for (path, item) in &paths::of_discovery(extra.kinds()) {
-        output.push(&protobuf::path(path, item));
-    }
-    for (path, item) in &extra.paths {
-        output.push(&protobuf::path(path, item));
-    }
-    let mut definitions = Definitions::new(Dialect::V2);
-    definitions.for_each(extra.kinds(), &mut |name, schema| {
-        output.push(&protobuf::definition(name, &schema))
-    });
-    for (name, schema) in &extra.schemas {
-        output.push(&protobuf::definition(name, schema));
-    }
-    output.finish()
 }
 
 /// `/openapi/v3/api/v1` and `/openapi/v3/apis/<group>/<version>`, also for groups that only custom resources serve;
@@ -290,6 +361,10 @@ mod tests {
         bytes
     }
 
+    fn v2(format: Format) -> Document {
+        BuiltIn::new(crate::kinds(), format).with(&[])
+    }
+
     fn references(value: &Value, found: &mut Vec<String>) {
         match value {
             Value::Object(map) => {
@@ -309,8 +384,7 @@ mod tests {
 
     #[test]
     fn every_kind_is_explained_and_every_reference_leads_somewhere() {
-        let document: Value =
-            serde_json::from_slice(&unpacked(&v2_json(&Extra::default()))).unwrap();
+        let document: Value = serde_json::from_slice(&unpacked(&v2(Format::Json))).unwrap();
         let definitions = document["definitions"].as_object().unwrap();
         let mut found = Vec::new();
         references(&document, &mut found);
@@ -329,6 +403,36 @@ mod tests {
         assert_eq!(containers["x-kubernetes-list-map-keys"], json!(["name"]));
         let policy = &definitions["io.k8s.api.core.v1.PodSpec"]["properties"]["restartPolicy"];
         assert_eq!(policy["enum"], json!(["Always", "Never", "OnFailure"]));
+    }
+
+    #[test]
+    fn parts_stand_beside_what_is_built_in() {
+        let part = |name: &str| {
+            let mut extra = Extra::default();
+            extra
+                .paths
+                .insert(format!("/apis/{name}"), json!({"get": {}}));
+            extra
+                .schemas
+                .insert(name.to_owned(), json!({"type": "object"}));
+            Arc::new(Part::new(&extra, Format::Json))
+        };
+        let parts = [part("a"), part("b")];
+        let built_in = BuiltIn::new(crate::kinds(), Format::Json);
+        let read =
+            |document: &Document| -> Value { serde_json::from_slice(&unpacked(document)).unwrap() };
+        let (without, with) = (read(&built_in.with(&[])), read(&built_in.with(&parts)));
+        for (under, names) in [
+            ("paths", ["/apis/a", "/apis/b"]),
+            ("definitions", ["a", "b"]),
+        ] {
+            let mut more = with[under].as_object().unwrap().clone();
+            for name in names {
+                assert!(more.remove(name).is_some(), "{name}");
+            }
+            assert_eq!(Some(&more), without[under].as_object());
+        }
+        assert_eq!(with["security"], without["security"]);
     }
 
     #[test]
@@ -370,7 +474,7 @@ mod tests {
 
     #[test]
     fn protobuf_begins_with_the_version_and_holds_every_definition() {
-        let bytes = unpacked(&v2_protobuf(&Extra::default()));
+        let bytes = unpacked(&v2(Format::Protobuf));
         assert!(bytes.starts_with(b"\x0a\x032.0"));
         let text = String::from_utf8_lossy(&bytes);
         for kind in crate::kinds() {

@@ -143,11 +143,16 @@ fn same(one: &Value, other: &Value) -> bool {
             .all(|(key, value)| other.get(key) == Some(value))
 }
 
+/// The names of the definitions that parts bring.
+pub(crate) fn names<'p>(parts: impl Iterator<Item = &'p Part>) -> BTreeSet<&'p str> {
+    let names = parts.flat_map(|part| part.definitions.keys());
+    names.map(String::as_str).collect()
+}
+
 /// Adds parts to what is to be served, in order. A definition that is there already under its name and says something else
 /// gets another name, as upstream gives it.
 pub(crate) fn merge<'p>(extra: &mut Extra, parts: impl Iterator<Item = &'p Part> + Clone) {
-    let wanted = parts.clone().flat_map(|part| part.definitions.keys());
-    let wanted: BTreeSet<&str> = wanted.map(String::as_str).collect();
+    let wanted = names(parts.clone());
     if wanted.is_empty() {
         return;
     }

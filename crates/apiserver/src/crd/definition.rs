@@ -12,6 +12,7 @@ use serde_json::Value;
 use skiff_api::apiextensions::json_path::JsonPath;
 use skiff_api::apiextensions::structural::{Node, default, prune, view};
 use skiff_api::discovery_documents::compare_versions;
+use skiff_api::schema::openapi::Part;
 use skiff_api::schema::{Schema, TypeId};
 
 use super::rules::Rules;
@@ -58,6 +59,8 @@ pub struct Version {
     /// The fields that selectors may name.
     pub selectable: Vec<(String, Option<JsonPath>)>,
     compiled: OnceLock<Arc<Compiled>>,
+    /// What it adds to `/openapi/v2`, in each [`Format`](skiff_api::schema::openapi::Format).
+    pub openapi_v2: [OnceLock<Arc<Part>>; 2],
 }
 
 /// Where the parts of a scale are in an object: names from the root on.
@@ -249,6 +252,7 @@ impl Version {
                 })
                 .collect(),
             compiled: OnceLock::new(),
+            openapi_v2: Default::default(),
         }
     }
 }

@@ -316,7 +316,7 @@ async fn make_bootstrap_objects(server: &Arc<ApiServer>) -> Result<()> {
     Ok(())
 }
 
-async fn make(server: &Arc<ApiServer>, object: Value) -> Result<()> {
+pub(super) async fn make(server: &Arc<ApiServer>, object: Value) -> Result<()> {
     let text = |pointer: &str| {
         object
             .pointer(pointer)

@@ -9,6 +9,7 @@ pub mod images;
 mod network;
 mod node;
 mod part;
+mod simulation;
 mod tls;
 
 use std::fs;
@@ -90,6 +91,7 @@ pub async fn run(config: Config, progress: Arc<Progress>) -> Result<()> {
     let plane = ControlPlane::start(&context, &mut running).await?;
     Instance::new(&context.config, now).write()?;
     control_plane::start_controllers(&context, &plane, &mut running)?;
+    simulation::start(&context, &plane, &mut running).await?;
     node::start(&context, &plane, &mut running).await?;
     context.progress.ready();
 
