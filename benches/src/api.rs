@@ -90,7 +90,7 @@ pub async fn measure(
         let cluster = server(skiff).await?;
         let target = cluster.target()?;
         if wanted(Part::Create) {
-            create(&target, time, figures).await?;
+            create(&cluster, time, figures).await?;
         }
         if wanted(Part::Get) || wanted(Part::List) {
             read(&cluster, time, &wanted, figures).await?;
@@ -99,7 +99,7 @@ pub async fn measure(
             crate::watches::measure(&target, figures).await?;
         }
         if wanted(Part::Apply) {
-            apply(&target, time, figures).await?;
+            apply(&cluster, time, figures).await?;
         }
         let (resident, _) = memory(cluster.process()?)?;
         figures.add(
@@ -122,15 +122,18 @@ async fn server(skiff: &Path) -> Result<Cluster> {
     Ok(cluster)
 }
 
-async fn create(target: &Target, time: Duration, figures: &mut Figures) -> Result<()> {
-    let creates = closed_loop(target, 16, time, |client, number| {
+async fn create(cluster: &Cluster, time: Duration, figures: &mut Figures) -> Result<()> {
+    let process = cluster.process()?;
+    let before = cpu_ticks(process)?;
+    let creates = closed_loop(&cluster.target()?, 16, time, |client, number| {
         let name = format!("m-{client}-{number}");
         (Method::POST, MAPS.to_owned(), config_map(&name))
     })
     .await?;
+    let cpu = each(before, cpu_ticks(process)?, &creates);
     figures.add(
         "create 1-KiB ConfigMaps, durable, 16 clients",
-        creates.text(),
+        format!("{}, {cpu:.0} us CPU each", creates.text()),
         "10x upstream's 787-908/s",
     );
     Ok(())
@@ -170,9 +173,11 @@ async fn read(
 }
 
 /// Server-side apply of an object with 1,000 fields, of which each apply changes one.
-async fn apply(target: &Target, time: Duration, figures: &mut Figures) -> Result<()> {
+async fn apply(cluster: &Cluster, time: Duration, figures: &mut Figures) -> Result<()> {
+    let (process, target) = (cluster.process()?, cluster.target()?);
     for (what, changing) in [("one changed", true), ("none changed", false)] {
-        let applied = closed_loop(target, 1, time, move |_, number| {
+        let before = cpu_ticks(process)?;
+        let applied = closed_loop(&target, 1, time, move |_, number| {
             let changed = if changing { number } else { 0 };
             let data: serde_json::Map<_, _> = (0..1000)
                 .map(|field| {
@@ -189,7 +194,11 @@ async fn apply(target: &Target, time: Duration, figures: &mut Figures) -> Result
         .await?;
         figures.add(
             &format!("apply of an object with 1,000 fields, {what}, 1 client"),
-            applied.text(),
+            format!(
+                "{}, {:.0} us CPU each",
+                applied.text(),
+                each(before, cpu_ticks(process)?, &applied)
+            ),
             "",
         );
     }

@@ -1,7 +1,7 @@
 //! What is served beside resources: discovery, health, version.
 
 use axum::body::Body;
-use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue, VARY};
 use http::{Method, Response};
 use serde_json::{Value, json};
 use skiff_api::{ApiError, ApiResult, discovery_documents};
@@ -11,7 +11,6 @@ use crate::content::{self, Accepted};
 use crate::crd::discovery::Discovery;
 use crate::dispatch::method_not_allowed;
 use crate::openapi;
-use crate::registry::Registry;
 use crate::server::Call;
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";

@@ -61,14 +61,14 @@ pub async fn run_workers(
     workers: usize,
     shutdown: Shutdown,
 ) {
-    let loops = (0..workers).map(|_| work(reconciler.clone(), queue.clone()));
-    let loops = loops.map(tokio::spawn).collect::<Vec<_>>();
+    // They end with this future, whoever drops it.
+    let mut loops = tokio::task::JoinSet::new();
+    for _ in 0..workers {
+        loops.spawn(work(reconciler.clone(), queue.clone()));
+    }
     shutdown.triggered().await;
     queue.close();
-    for handle in loops {
-        handle.abort();
-        let _ = handle.await;
-    }
+    loops.shutdown().await;
 }
 
 async fn work(reconciler: Arc<dyn Reconciler>, queue: WorkQueue<ObjectKey>) {

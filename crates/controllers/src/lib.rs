@@ -165,9 +165,13 @@ impl Component for Controllers {
         };
         let mut running = tokio::task::JoinSet::new();
         for (name, start) in CONTROLLERS {
-            let work = start(context.clone());
+            let (work, stop) = (start(context.clone()), context.shutdown.clone());
             running.spawn(async move {
-                work.await;
+                // A controller that still waits for its caches would wait for ever: they are not read any more.
+                tokio::select! {
+                    () = work => {}
+                    () = stop.triggered() => {}
+                }
                 *name
             });
         }

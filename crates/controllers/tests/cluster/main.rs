@@ -7,4 +7,5 @@ mod nodes;
 mod quotas;
 mod rollout;
 mod running;
+mod stopping;
 mod volumes;
