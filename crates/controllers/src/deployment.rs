@@ -6,22 +6,20 @@ use std::time::Duration;
 use async_trait::async_trait;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use kube::api::{Api, DeleteParams, PostParams};
 use kube::{Client, Error};
 use skiff_base::SharedClock;
 use skiff_client::failure::message;
 use skiff_client::{
     ApiFailure, Event, EventRecorder, EventType, LabelMatcher, ObjectKey, Outcome, ReconcileError,
-    Reconciler, SharedCache, WorkQueue, is_already_exists, is_not_found,
+    Reconciler, SharedCache, is_already_exists, is_not_found,
 };
 
 use crate::deployment_plan::{Observed, Plan, REVISION, Shape, plan, same_template, wanted};
 use crate::deployment_status::{has_deadline, set_progressing};
 use crate::gate::WriteGate;
-use crate::ownership::{
-    adoption_patch, claim, controller_of, controller_reference, is_controlled_by, release_patch,
-};
+use crate::ownership::{claim, controller_of, is_controlled_by, queue_owners, settle};
 use crate::{Context, pods};
 
 /// The name of this controller.
@@ -57,7 +55,7 @@ pub async fn run(context: Context) {
     };
     let _sets = {
         let (queue, deployments) = (queue.clone(), deployments.clone());
-        sets.on_event(move |event| on_set(event, &deployments, &queue))
+        sets.on_event(move |event| queue_owners(event, &deployments, wants, &queue))
     };
     // Recreate waits for the last pod of the old template to go.
     let _pods = {
@@ -93,33 +91,10 @@ fn deployment_of(pod: &Pod, sets: &SharedCache<ReplicaSet>) -> Option<ObjectKey>
     Some(ObjectKey::new(namespace, &owner.name))
 }
 
-fn on_set(
-    event: &Event<ReplicaSet>,
-    deployments: &SharedCache<Deployment>,
-    queue: &WorkQueue<ObjectKey>,
-) {
-    let set = event.object();
-    let namespace = set.metadata.namespace.as_deref().unwrap_or_default();
-    let owner = |set: &ReplicaSet| {
-        let owner = controller_of(&set.metadata).filter(|owner| owner.kind == "Deployment");
-        owner.map(|owner| ObjectKey::new(namespace, &owner.name))
-    };
-    if let Event::Updated { old, .. } = event
-        && owner(old) != owner(set)
-    {
-        owner(old).into_iter().for_each(|key| queue.add(key));
-    }
-    if let Some(key) = owner(set) {
-        queue.add(key);
-    } else if controller_of(&set.metadata).is_none() && !matches!(event, Event::Deleted(_)) {
-        for deployment in deployments.list_in(namespace) {
-            let selector = deployment.spec.as_ref().map(|spec| &spec.selector);
-            let matcher = LabelMatcher::from_selector(selector);
-            if matcher.is_ok_and(|found| found.matches(set.metadata.labels.as_ref())) {
-                queue.add(ObjectKey::of(&deployment.metadata));
-            }
-        }
-    }
+fn wants(deployment: &Deployment, meta: &ObjectMeta) -> bool {
+    let selector = deployment.spec.as_ref().map(|spec| &spec.selector);
+    let matcher = LabelMatcher::from_selector(selector);
+    matcher.is_ok_and(|found| found.matches(meta.labels.as_ref()))
 }
 
 #[async_trait]
@@ -191,51 +166,7 @@ impl Deployments {
             .sets
             .list_in(meta.namespace.as_deref().unwrap_or_default());
         let claims = claim(meta, selector, candidates);
-        let mut owned = claims.owned;
-        let api = self.sets_api(deployment);
-        let uid = meta.uid.as_deref().unwrap_or_default();
-        for set in claims.release {
-            let patch = release_patch(uid, set.metadata.uid.as_deref().unwrap_or_default());
-            match self.patch(&api, &set, &patch).await {
-                Err(error) if !is_not_found(&error) && error.code() != Some(422) => {
-                    return Err(error);
-                }
-                _ => {}
-            }
-        }
-        if claims.adopt.is_empty() || !self.still_lives(deployment).await? {
-            return Ok(owned);
-        }
-        for set in claims.adopt {
-            let set_uid = set.metadata.uid.as_deref().unwrap_or_default();
-            let patch = adoption_patch(&controller_reference(deployment), set_uid);
-            match self.patch(&api, &set, &patch).await {
-                Ok(adopted) => owned.push(Arc::new(adopted)),
-                Err(error) if is_not_found(&error) || error.code() == Some(422) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(owned)
-    }
-
-    async fn patch(
-        &self,
-        api: &Api<ReplicaSet>,
-        set: &ReplicaSet,
-        patch: &serde_json::Value,
-    ) -> Result<ReplicaSet, Error> {
-        let name = set.metadata.name.as_deref().unwrap_or_default();
-        api.patch(name, &PatchParams::default(), &Patch::Strategic(patch))
-            .await
-    }
-
-    async fn still_lives(&self, deployment: &Deployment) -> Result<bool, Error> {
-        let name = deployment.metadata.name.as_deref().unwrap_or_default();
-        let fresh = self.api(deployment).get_opt(name).await?;
-        Ok(fresh.is_some_and(|fresh| {
-            fresh.metadata.uid == deployment.metadata.uid
-                && fresh.metadata.deletion_timestamp.is_none()
-        }))
+        settle(&self.client, deployment, claims).await
     }
 
     /// The ReplicaSets whose pods have not all ended.

@@ -11,24 +11,31 @@ pub mod context;
 pub mod csr_approving;
 pub mod csr_cleaner;
 pub mod csr_signing;
+pub mod daemon_set;
+mod daemon_set_plan;
 pub mod deployment;
 mod deployment_plan;
 mod deployment_status;
+pub mod dir_provisioner;
 pub mod discovery;
 pub mod endpoint_slice;
 pub mod endpoint_slice_mirroring;
 pub mod endpoints;
+pub mod ephemeral_volume;
 pub mod garbage_collector;
 mod garbage_graph;
 mod garbage_watch;
 pub mod gate;
+mod history;
 pub mod legacy_token_cleaner;
 pub mod namespace;
 mod node_health;
 pub mod node_ipam;
 pub mod node_lifecycle;
+mod node_selector;
 pub mod node_ttl;
 pub mod ownership;
+mod pod_control;
 pub mod pod_garbage;
 pub mod pods;
 mod policy_types;
@@ -38,10 +45,16 @@ pub mod resource_quota;
 pub mod root_ca;
 pub mod service_account;
 mod service_endpoints;
+pub mod stateful_set;
+mod stateful_set_claims;
+mod stateful_set_plan;
 pub mod taint_eviction;
 pub mod template_hash;
 pub mod token_secrets;
 pub mod validating_admission_policy_status;
+pub mod volume_binder;
+pub mod volume_expand;
+mod volume_plan;
 pub mod volume_protection;
 
 use std::future::Future;
@@ -73,6 +86,8 @@ const CONTROLLERS: &[(&str, Start)] = &[
     }),
     (endpoints::NAME, |c| Box::pin(endpoints::run(c))),
     (deployment::NAME, |c| Box::pin(deployment::run(c))),
+    (daemon_set::NAME, |c| Box::pin(daemon_set::run(c))),
+    (stateful_set::NAME, |c| Box::pin(stateful_set::run(c))),
     (namespace::NAME, |c| Box::pin(namespace::run(c))),
     (service_account::NAME, |c| Box::pin(service_account::run(c))),
     (root_ca::NAME, |c| Box::pin(root_ca::run(c))),
@@ -98,6 +113,12 @@ const CONTROLLERS: &[(&str, Start)] = &[
     (validating_admission_policy_status::NAME, |c| {
         Box::pin(validating_admission_policy_status::run(c))
     }),
+    (volume_binder::NAME, |c| Box::pin(volume_binder::run(c))),
+    (volume_expand::NAME, |c| Box::pin(volume_expand::run(c))),
+    (ephemeral_volume::NAME, |c| {
+        Box::pin(ephemeral_volume::run(c))
+    }),
+    (dir_provisioner::NAME, |c| Box::pin(dir_provisioner::run(c))),
     (volume_protection::CLAIMS, |c| {
         Box::pin(volume_protection::run_claims(c))
     }),

@@ -3,9 +3,15 @@
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use kube::core::Resource;
+use kube::api::{Api, Patch, PatchParams};
+use kube::core::{NamespaceResourceScope, Resource};
+use kube::{Client, Error};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use skiff_client::LabelMatcher;
+use skiff_client::reflect::Watched;
+use skiff_client::{
+    ApiFailure, Event, LabelMatcher, ObjectKey, SharedCache, WorkQueue, is_not_found,
+};
 
 /// The reference of the object's managing owner, if it has one.
 #[must_use]
@@ -60,6 +66,19 @@ pub fn claim<K: Resource>(
     selector: &LabelMatcher,
     objects: impl IntoIterator<Item = Arc<K>>,
 ) -> Claims<K> {
+    claim_if(
+        owner,
+        |meta| selector.matches(meta.labels.as_ref()),
+        objects,
+    )
+}
+
+/// The same where more than a selector says what belongs to the owner.
+pub fn claim_if<K: Resource>(
+    owner: &ObjectMeta,
+    belongs: impl Fn(&ObjectMeta) -> bool,
+    objects: impl IntoIterator<Item = Arc<K>>,
+) -> Claims<K> {
     let mut claims = Claims {
         owned: Vec::new(),
         adopt: Vec::new(),
@@ -68,7 +87,7 @@ pub fn claim<K: Resource>(
     let owner_stays = owner.deletion_timestamp.is_none();
     for object in objects {
         let meta = object.meta();
-        let matches = selector.matches(meta.labels.as_ref());
+        let matches = belongs(meta);
         match controller_of(meta) {
             Some(found) if Some(&found.uid) != owner.uid.as_ref() => {}
             Some(_) if matches => claims.owned.push(object),
@@ -82,15 +101,125 @@ pub fn claim<K: Resource>(
     claims
 }
 
+/// Queues the owner of an object that changed, the one that it had before, and for an object without one all that
+/// `wants` it.
+pub fn queue_owners<K, O>(
+    event: &Event<K>,
+    owners: &SharedCache<O>,
+    wants: impl Fn(&O, &ObjectMeta) -> bool,
+    queue: &WorkQueue<ObjectKey>,
+) where
+    K: Resource,
+    O: Resource<DynamicType = ()> + Watched,
+{
+    let meta = event.object().meta();
+    let namespace = meta.namespace.as_deref().unwrap_or_default();
+    let owner_of = |meta: &ObjectMeta| {
+        controller_of(meta)
+            .filter(|owner| owner.kind == O::kind(&()) && owner.api_version == O::api_version(&()))
+            .map(|owner| ObjectKey::new(namespace, &owner.name))
+    };
+    let owner = owner_of(meta);
+    let orphan = controller_of(meta).is_none();
+    if let Event::Updated { old, .. } = event {
+        let before = owner_of(old.meta());
+        if before != owner {
+            before.into_iter().for_each(|key| queue.add(key));
+        } else if orphan && old.meta().labels == meta.labels {
+            return;
+        }
+    }
+    if let Some(key) = owner {
+        queue.add(key);
+    } else if orphan && !matches!(event, Event::Deleted(_)) {
+        for owner in owners.list_in(namespace) {
+            if wants(&owner, meta) {
+                queue.add(ObjectKey::of(owner.meta()));
+            }
+        }
+    }
+}
+
+/// Carries claims out, as `owner`: releases, then adopts, unless the server says that the owner is gone or on its way
+/// out. Answers what the owner has then. Objects that are gone, or that somebody else was quicker to take, are passed
+/// over.
+///
+/// # Errors
+/// What the server says to a patch, or to the question whether the owner is still there.
+pub async fn settle<O, K>(
+    client: &Client,
+    owner: &O,
+    claims: Claims<K>,
+) -> Result<Vec<Arc<K>>, Error>
+where
+    O: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + DeserializeOwned,
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + DeserializeOwned,
+{
+    let mut owned = claims.owned;
+    let meta = owner.meta();
+    let namespace = meta.namespace.as_deref().unwrap_or_default();
+    let uid = meta.uid.as_deref().unwrap_or_default();
+    let api: Api<K> = Api::namespaced(client.clone(), namespace);
+    let parameters = PatchParams::default();
+    let gone = |error: &Error| is_not_found(error) || error.code() == Some(422);
+    for object in claims.release {
+        let meta = object.meta();
+        let patch = release_patch(uid, meta.uid.as_deref().unwrap_or_default());
+        let name = meta.name.as_deref().unwrap_or_default();
+        match api
+            .patch(name, &parameters, &Patch::Strategic(&patch))
+            .await
+        {
+            Err(error) if !gone(&error) => return Err(error),
+            _ => {}
+        }
+    }
+    if claims.adopt.is_empty() {
+        return Ok(owned);
+    }
+    // Asks the server, not the cache: an owner that was deleted in the meantime must not adopt.
+    let owners: Api<O> = Api::namespaced(client.clone(), namespace);
+    let fresh = owners
+        .get_opt(meta.name.as_deref().unwrap_or_default())
+        .await?;
+    let lives = fresh.is_some_and(|fresh| {
+        fresh.meta().uid == meta.uid && fresh.meta().deletion_timestamp.is_none()
+    });
+    if !lives {
+        return Ok(owned);
+    }
+    for object in claims.adopt {
+        let meta = object.meta();
+        let uid = meta.uid.as_deref().unwrap_or_default();
+        let patch = adoption_patch(&controller_reference(owner), uid);
+        let name = meta.name.as_deref().unwrap_or_default();
+        match api
+            .patch(name, &parameters, &Patch::Strategic(&patch))
+            .await
+        {
+            Ok(adopted) => owned.push(Arc::new(adopted)),
+            Err(error) if gone(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(owned)
+}
+
 /// The strategic merge patch that makes `owner` manage the object with uid `object`.
 #[must_use]
-pub fn adoption_patch(owner: &OwnerReference, object: &str) -> Value {
+fn adoption_patch(owner: &OwnerReference, object: &str) -> Value {
     json!({"metadata": {"ownerReferences": [owner], "uid": object}})
 }
 
 /// The strategic merge patch that takes the owner `owner` away from the object with uid `object`.
 #[must_use]
-pub fn release_patch(owner: &str, object: &str) -> Value {
+fn release_patch(owner: &str, object: &str) -> Value {
     json!({"metadata": {"ownerReferences": [{"$patch": "delete", "uid": owner}], "uid": object}})
 }
 

@@ -7,6 +7,8 @@ use k8s_openapi::api::core::v1::{Pod, PodCondition, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 use skiff_client::SharedCache;
 
+use crate::ownership::controller_of;
+
 /// The phase; empty where none is known yet.
 #[must_use]
 pub fn phase(pod: &Pod) -> &str {
@@ -109,6 +111,25 @@ pub fn index_nodes(pods: &SharedCache<Pod>) {
 #[must_use]
 pub fn on_node(pods: &SharedCache<Pod>, node: &str) -> Vec<Arc<Pod>> {
     pods.by_index(NODE_INDEX, node)
+}
+
+/// The index of pods that nobody manages, by namespace.
+const ORPHAN_INDEX: &str = "orphans";
+
+/// Adds the index that [`orphans_in`] reads.
+pub fn index_orphans(pods: &SharedCache<Pod>) {
+    pods.add_index(ORPHAN_INDEX, |pod| {
+        if controller_of(&pod.metadata).is_some() {
+            return Vec::new();
+        }
+        pod.metadata.namespace.clone().into_iter().collect()
+    });
+}
+
+/// The pods of a namespace that nobody manages. Needs [`index_orphans`].
+#[must_use]
+pub fn orphans_in(pods: &SharedCache<Pod>, namespace: &str) -> Vec<Arc<Pod>> {
+    pods.by_index(ORPHAN_INDEX, namespace)
 }
 
 /// The condition that says why a pod is made to go, as it is to be patched into the pod's status.

@@ -4,30 +4,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::future::join_all;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
 use k8s_openapi::api::core::v1::{
     Pod, PodTemplateSpec, ReplicationController, ReplicationControllerCondition,
     ReplicationControllerStatus,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use kube::api::{Api, PostParams};
 use kube::core::{NamespaceResourceScope, Resource};
 use kube::{Client, Error};
 use skiff_base::SharedClock;
 use skiff_client::failure::message;
 use skiff_client::reflect::Watched;
 use skiff_client::selector::{InvalidSelector, Labels};
-use skiff_client::{
-    ApiFailure, Event, EventRecorder, EventType, LabelMatcher, ObjectKey, Outcome, ReconcileError,
-    Reconciler, SharedCache, WorkQueue, is_not_found,
-};
+use skiff_client::{LabelMatcher, ObjectKey, Outcome, ReconcileError, Reconciler, SharedCache};
 
 use crate::Context;
-use crate::gate::WriteGate;
 use crate::ownership::{
-    adoption_patch, claim, controller_of, controller_reference, is_controlled_by, release_patch,
+    claim, controller_of, controller_reference, is_controlled_by, queue_owners, settle,
 };
+use crate::pod_control::PodControl;
 use crate::pods;
 use crate::replicas::{self, Condition, Observed, Status, Step};
 
@@ -239,8 +235,7 @@ struct Sets<K> {
     sets: SharedCache<K>,
     pods: SharedCache<Pod>,
     siblings: Siblings<K>,
-    gate: WriteGate,
-    recorder: EventRecorder,
+    control: PodControl,
     clock: SharedClock,
 }
 
@@ -255,6 +250,7 @@ async fn run<K: Replicated>(
 {
     let pods = context.caches.of::<Pod>();
     pods.index_owners();
+    pods::index_orphans(&pods);
     let queue = context.queue();
     sets.wait_synced().await;
     pods.wait_synced().await;
@@ -264,7 +260,7 @@ async fn run<K: Replicated>(
     };
     let _pods = {
         let (queue, sets) = (queue.clone(), sets.clone());
-        pods.on_event(move |event| on_pod(event, &sets, &queue))
+        pods.on_event(move |event| queue_owners(event, &sets, wants, &queue))
     };
     let reconciler = Sets {
         name,
@@ -273,43 +269,16 @@ async fn run<K: Replicated>(
         sets,
         pods,
         siblings,
-        gate: WriteGate::default(),
-        recorder: context.recorder(name, name),
+        control: PodControl::new(context.client(name), context.recorder(name, name)),
         clock: context.clock.clone(),
     };
     context.run(reconciler, queue, WORKERS).await;
 }
 
-/// Queues the owner of a pod that changed; for a pod without one, all that may want it.
-fn on_pod<K: Replicated>(event: &Event<Pod>, sets: &SharedCache<K>, queue: &WorkQueue<ObjectKey>) {
-    let pod = event.object();
-    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-    let owner_key = |pod: &Pod| {
-        controller_of(&pod.metadata)
-            .filter(|owner| owner.kind == K::kind(&()) && owner.api_version == K::api_version(&()))
-            .map(|owner| ObjectKey::new(namespace, &owner.name))
-    };
-    let owner = owner_key(pod);
-    if let Event::Updated { old, .. } = event {
-        let before = owner_key(old);
-        if before != owner {
-            before.into_iter().for_each(|key| queue.add(key));
-        } else if controller_of(&pod.metadata).is_none()
-            && old.metadata.labels == pod.metadata.labels
-        {
-            return;
-        }
-    }
-    if let Some(key) = owner {
-        queue.add(key);
-    } else if controller_of(&pod.metadata).is_none() && !matches!(event, Event::Deleted(_)) {
-        for set in sets.list_in(namespace) {
-            let selects = |matcher: LabelMatcher| matcher.matches(pod.metadata.labels.as_ref());
-            if set.selector().is_ok_and(selects) {
-                queue.add(ObjectKey::of(set.meta()));
-            }
-        }
-    }
+/// Whether the set's selector matches an object.
+fn wants<K: Replicated>(set: &K, meta: &ObjectMeta) -> bool {
+    let selector = set.selector();
+    selector.is_ok_and(|selector| selector.matches(meta.labels.as_ref()))
 }
 
 #[async_trait]
@@ -320,13 +289,13 @@ impl<K: Replicated> Reconciler for Sets<K> {
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         let Some(set) = self.sets.get(key) else {
-            self.gate.forget(key);
+            self.control.forget(key);
             return Ok(Outcome::Done);
         };
         let Ok(selector) = set.selector() else {
             return Ok(Outcome::Done);
         };
-        let caught_up = self.gate.is_open(key, &self.pods);
+        let caught_up = self.control.is_open(key, &self.pods);
         let (active, terminating) = self.claim(&set, &selector).await?;
         let now = skiff_client::timestamp(&*self.clock);
         let mut failure = None;
@@ -356,13 +325,6 @@ impl<K: Replicated> Reconciler for Sets<K> {
 }
 
 impl<K: Replicated> Sets<K> {
-    fn pods_api(&self, set: &K) -> Api<Pod> {
-        Api::namespaced(
-            self.client.clone(),
-            set.meta().namespace.as_deref().unwrap_or_default(),
-        )
-    }
-
     /// The active pods of the set, after adopting and releasing, and how many are on their way out.
     async fn claim(
         &self,
@@ -379,70 +341,14 @@ impl<K: Replicated> Sets<K> {
         });
         let terminating = terminating.count();
         let namespace = meta.namespace.as_deref().unwrap_or_default();
-        let orphans = self.pods.list_in(namespace);
-        let orphans = orphans
-            .into_iter()
-            .filter(|pod| controller_of(&pod.metadata).is_none());
+        let orphans = pods::orphans_in(&self.pods, namespace);
         let candidates = mine.into_iter().chain(orphans);
         let claims = claim(
             meta,
             selector,
             candidates.filter(|pod| pods::is_active(pod)),
         );
-        let mut active = claims.owned;
-        if claims.adopt.is_empty() && claims.release.is_empty() {
-            return Ok((active, terminating));
-        }
-        let api = self.pods_api(set);
-        for pod in claims.release {
-            let patch = release_patch(
-                meta.uid.as_deref().unwrap_or_default(),
-                pod.metadata.uid.as_deref().unwrap_or_default(),
-            );
-            match self.patch(&api, &pod, &patch).await {
-                Ok(_) => {}
-                // Gone, or already without us.
-                Err(error) if is_not_found(&error) || error.code() == Some(422) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        if claims.adopt.is_empty() || !self.still_lives(set).await? {
-            return Ok((active, terminating));
-        }
-        for pod in claims.adopt {
-            let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-            let patch = adoption_patch(&controller_reference(set), uid);
-            match self.patch(&api, &pod, &patch).await {
-                Ok(adopted) => active.push(Arc::new(adopted)),
-                Err(error) if is_not_found(&error) || error.code() == Some(422) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok((active, terminating))
-    }
-
-    async fn patch(
-        &self,
-        api: &Api<Pod>,
-        pod: &Pod,
-        patch: &serde_json::Value,
-    ) -> Result<Pod, Error> {
-        let name = pod.metadata.name.as_deref().unwrap_or_default();
-        api.patch(name, &PatchParams::default(), &Patch::Strategic(patch))
-            .await
-    }
-
-    /// Asks the server, not the cache: a set that was deleted in the meantime must not adopt.
-    async fn still_lives(&self, set: &K) -> Result<bool, Error> {
-        let meta = set.meta();
-        let namespace = meta.namespace.as_deref().unwrap_or_default();
-        let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
-        let fresh = api
-            .get_opt(meta.name.as_deref().unwrap_or_default())
-            .await?;
-        Ok(fresh.is_some_and(|fresh| {
-            fresh.meta().uid == meta.uid && fresh.meta().deletion_timestamp.is_none()
-        }))
+        Ok((settle(&self.client, set, claims).await?, terminating))
     }
 
     fn related(&self, set: &K, active: &[Arc<Pod>]) -> Vec<Arc<Pod>> {
@@ -459,82 +365,15 @@ impl<K: Replicated> Sets<K> {
     async fn carry_out(&self, key: &ObjectKey, set: &K, step: Step) -> Result<(), Error> {
         match step {
             Step::Nothing => Ok(()),
-            Step::Create(count) => self.create(key, set, count).await,
-            Step::Delete(pods) => {
-                let outcomes = join_all(pods.iter().map(|pod| self.delete(key, set, pod))).await;
-                outcomes.into_iter().collect()
+            Step::Create(count) => {
+                let Some(template) = set.template() else {
+                    return Ok(());
+                };
+                let name = set.meta().name.as_deref().unwrap_or_default();
+                let pod = pods::from_template(template, name, controller_reference(set));
+                self.control.create(key, set, count, |_| pod.clone()).await
             }
-        }
-    }
-
-    /// Makes pods in batches that double while all goes well, so that a failure that hits all of them
-    /// costs few requests.
-    async fn create(&self, key: &ObjectKey, set: &K, count: usize) -> Result<(), Error> {
-        let Some(template) = set.template() else {
-            return Ok(());
-        };
-        let name = set.meta().name.as_deref().unwrap_or_default();
-        let pod = pods::from_template(template, name, controller_reference(set));
-        let api = self.pods_api(set);
-        let (mut left, mut batch) = (count, 1);
-        while left > 0 {
-            batch = batch.min(left);
-            let creations = (0..batch).map(|_| self.create_one(key, set, &api, &pod));
-            let outcomes = join_all(creations).await;
-            outcomes.into_iter().collect::<Result<(), _>>()?;
-            left -= batch;
-            batch *= 2;
-        }
-        Ok(())
-    }
-
-    async fn create_one(
-        &self,
-        key: &ObjectKey,
-        set: &K,
-        api: &Api<Pod>,
-        pod: &Pod,
-    ) -> Result<(), Error> {
-        match api.create(&PostParams::default(), pod).await {
-            Ok(created) => {
-                self.gate.wrote(key, &created.metadata);
-                let name = created.metadata.name.unwrap_or_default();
-                let text = format!("Created pod: {name}");
-                self.recorder
-                    .about(set, EventType::Normal, "SuccessfulCreate", text);
-                Ok(())
-            }
-            Err(error) if error.has_cause("NamespaceTerminating") => Ok(()),
-            Err(error) => {
-                let text = format!("Error creating: {}", message(&error));
-                self.recorder
-                    .about(set, EventType::Warning, "FailedCreate", text);
-                Err(error)
-            }
-        }
-    }
-
-    async fn delete(&self, key: &ObjectKey, set: &K, pod: &Pod) -> Result<(), Error> {
-        let name = pod.metadata.name.as_deref().unwrap_or_default();
-        match self
-            .pods_api(set)
-            .delete(name, &DeleteParams::default())
-            .await
-        {
-            Ok(_) => {
-                self.gate.deleted(key, &pod.metadata);
-                let text = format!("Deleted pod: {name}");
-                self.recorder
-                    .about(set, EventType::Normal, "SuccessfulDelete", text);
-                Ok(())
-            }
-            Err(error) if is_not_found(&error) => Ok(()),
-            Err(error) => {
-                let text = format!("Error deleting: {}", message(&error));
-                self.recorder
-                    .about(set, EventType::Warning, "FailedDelete", text);
-                Err(error)
-            }
+            Step::Delete(pods) => self.control.delete(key, set, &pods).await,
         }
     }
 

@@ -24,6 +24,12 @@ pub fn encode(number: u32) -> String {
     number.to_string().bytes().map(letter).collect()
 }
 
+/// The hash of some bytes in the form of a template's.
+#[must_use]
+pub fn of_bytes(bytes: impl IntoIterator<Item = u8>) -> String {
+    encode(fnv1a(bytes))
+}
+
 /// The hash of a template; `collisions` makes another one of the same template.
 #[must_use]
 pub fn of(template: &PodTemplateSpec, collisions: Option<i32>) -> String {

@@ -3,6 +3,8 @@
 //! Admission gives each a finalizer when it is made; here it is taken off once the object is on its way out and unused,
 //! and put on where it is missing. Upstream runs three controllers for this; their names are the identities here.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Volume};
 use k8s_openapi::api::storage::v1::VolumeAttributesClass;
@@ -88,6 +90,16 @@ fn claims_of(pod: &Pod) -> Vec<String> {
         .iter()
         .filter_map(|volume| claim_name(pod, volume));
     claims.map(|claim| format!("{namespace}/{claim}")).collect()
+}
+
+/// Adds the index that [`pods_with_claim`] reads.
+pub(crate) fn index_claims(pods: &SharedCache<Pod>) {
+    pods.add_index(CLAIM_INDEX, claims_of);
+}
+
+/// The pods that name a claim. Needs [`index_claims`].
+pub(crate) fn pods_with_claim(pods: &SharedCache<Pod>, claim: &ObjectKey) -> Vec<Arc<Pod>> {
+    pods.by_index(CLAIM_INDEX, claim.as_str())
 }
 
 /// Whether the kubelet has finished with the pod, or was told not to be waited for: it only waits for its finalizers.
@@ -180,7 +192,7 @@ struct Claims {
 pub async fn run_claims(context: Context) {
     let claims = context.caches.of::<PersistentVolumeClaim>();
     let pods = context.caches.of::<Pod>();
-    pods.add_index(CLAIM_INDEX, claims_of);
+    index_claims(&pods);
     let queue = context.queue();
     claims.wait_synced().await;
     pods.wait_synced().await;
@@ -236,7 +248,7 @@ impl Claims {
         key: &ObjectKey,
         claim: &PersistentVolumeClaim,
     ) -> Result<bool, ReconcileError> {
-        let known = self.pods.by_index(CLAIM_INDEX, key.as_str());
+        let known = pods_with_claim(&self.pods, key);
         if known.iter().any(|pod| uses(pod, claim)) {
             return Ok(true);
         }

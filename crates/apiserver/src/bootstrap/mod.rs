@@ -18,6 +18,7 @@ pub fn objects() -> Vec<Value> {
         .collect();
     objects.extend(policy::objects());
     objects.extend(dns_policy());
+    objects.extend(dir_provisioner_policy());
     objects.extend(flow_control::objects());
     objects.push(priority_class("system-cluster-critical", 2_000_000_000, "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."));
     objects.push(priority_class(
@@ -46,5 +47,23 @@ fn dns_policy() -> [Value; 2] {
         json!({"apiVersion": format!("{group}/v1"), "kind": "ClusterRoleBinding", "metadata": metadata,
             "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": "skiff:dns"},
             "subjects": [{"kind": "ServiceAccount", "name": "kube-dns", "namespace": "kube-system"}]}),
+    ]
+}
+
+/// The provisioner of volumes in nodes' directories makes and deletes volumes, and asks nodes to remove directories.
+fn dir_provisioner_policy() -> [Value; 2] {
+    let metadata = json!({"name": "skiff:dir-provisioner"});
+    let group = "rbac.authorization.k8s.io";
+    [
+        json!({"apiVersion": format!("{group}/v1"), "kind": "ClusterRole", "metadata": metadata, "rules": [
+            {"apiGroups": [""], "resources": ["persistentvolumes"], "verbs": ["get", "list", "watch", "create", "update", "delete"]},
+            {"apiGroups": [""], "resources": ["persistentvolumeclaims"], "verbs": ["get", "list", "watch", "update"]},
+            {"apiGroups": [""], "resources": ["persistentvolumeclaims/status"], "verbs": ["update"]},
+            {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch", "patch"]},
+            {"apiGroups": ["storage.k8s.io"], "resources": ["storageclasses"], "verbs": ["get", "list", "watch"]},
+            {"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch", "update"]}]}),
+        json!({"apiVersion": format!("{group}/v1"), "kind": "ClusterRoleBinding", "metadata": metadata,
+            "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": "skiff:dir-provisioner"},
+            "subjects": [{"kind": "ServiceAccount", "name": "dir-provisioner", "namespace": "kube-system"}]}),
     ]
 }

@@ -1,11 +1,13 @@
 //! The controllers against the real API server in process: what comes about, not which calls were made.
 
 mod accounts;
+mod claims;
 mod endpoints;
 mod garbage;
 mod nodes;
 mod quotas;
 mod rollout;
 mod running;
+mod sets;
 mod stopping;
 mod volumes;

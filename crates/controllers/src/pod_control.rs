@@ -1,0 +1,135 @@
+//! Makes and deletes pods on behalf of an owner, and tells of it.
+
+use std::sync::Arc;
+
+use futures::future::join_all;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, DeleteParams, PostParams};
+use kube::core::Resource;
+use kube::{Client, Error};
+use skiff_client::failure::message;
+use skiff_client::{ApiFailure, EventRecorder, EventType, ObjectKey, SharedCache, is_not_found};
+
+use crate::gate::WriteGate;
+
+/// Makes and deletes pods for the objects of one controller.
+pub struct PodControl {
+    client: Client,
+    recorder: EventRecorder,
+    gate: WriteGate,
+}
+
+impl PodControl {
+    /// Acts with `client`, tells by `recorder`.
+    #[must_use]
+    pub fn new(client: Client, recorder: EventRecorder) -> Self {
+        Self {
+            client,
+            recorder,
+            gate: WriteGate::default(),
+        }
+    }
+
+    /// Whether the cache shows all that was done for the owner.
+    #[must_use]
+    pub fn is_open(&self, key: &ObjectKey, pods: &SharedCache<Pod>) -> bool {
+        self.gate.is_open(key, pods)
+    }
+
+    /// Forgets an owner that is gone.
+    pub fn forget(&self, key: &ObjectKey) {
+        self.gate.forget(key);
+    }
+
+    fn api(&self, key: &ObjectKey) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), key.namespace())
+    }
+
+    /// Makes `count` pods in batches that double while all goes well, so that a failure that hits all of them costs
+    /// few requests. `make` gives the pod with each number.
+    ///
+    /// # Errors
+    /// The first failure of the batch that had one; nothing is made after it.
+    pub async fn create<O: Resource<DynamicType = ()>>(
+        &self,
+        key: &ObjectKey,
+        owner: &O,
+        count: usize,
+        make: impl Fn(usize) -> Pod,
+    ) -> Result<(), Error> {
+        let (mut done, mut batch) = (0, 1);
+        while done < count {
+            let end = count.min(done + batch);
+            let creations = (done..end).map(|number| self.create_one(key, owner, make(number)));
+            let outcomes = join_all(creations).await;
+            outcomes.into_iter().collect::<Result<(), _>>()?;
+            done = end;
+            batch *= 2;
+        }
+        Ok(())
+    }
+
+    async fn create_one<O: Resource<DynamicType = ()>>(
+        &self,
+        key: &ObjectKey,
+        owner: &O,
+        pod: Pod,
+    ) -> Result<(), Error> {
+        match self.api(key).create(&PostParams::default(), &pod).await {
+            Ok(created) => {
+                self.gate.wrote(key, &created.metadata);
+                let name = created.metadata.name.unwrap_or_default();
+                let text = format!("Created pod: {name}");
+                self.recorder
+                    .about(owner, EventType::Normal, "SuccessfulCreate", text);
+                Ok(())
+            }
+            Err(error) if error.has_cause("NamespaceTerminating") => Ok(()),
+            Err(error) => {
+                let text = format!("Error creating: {}", message(&error));
+                self.recorder
+                    .about(owner, EventType::Warning, "FailedCreate", text);
+                Err(error)
+            }
+        }
+    }
+
+    /// Deletes pods, all at once.
+    ///
+    /// # Errors
+    /// The first failure.
+    pub async fn delete<O: Resource<DynamicType = ()>>(
+        &self,
+        key: &ObjectKey,
+        owner: &O,
+        pods: &[Arc<Pod>],
+    ) -> Result<(), Error> {
+        let deletions = pods.iter().map(|pod| self.delete_one(key, owner, pod));
+        join_all(deletions).await.into_iter().collect()
+    }
+
+    async fn delete_one<O: Resource<DynamicType = ()>>(
+        &self,
+        key: &ObjectKey,
+        owner: &O,
+        pod: &Pod,
+    ) -> Result<(), Error> {
+        let name = pod.metadata.name.as_deref().unwrap_or_default();
+        match self.api(key).delete(name, &DeleteParams::default()).await {
+            Ok(_) => {
+                self.gate.deleted(key, &pod.metadata);
+                let text = format!("Deleted pod: {name}");
+                self.recorder
+                    .about(owner, EventType::Normal, "SuccessfulDelete", text);
+                Ok(())
+            }
+            Err(error) if is_not_found(&error) => Ok(()),
+            Err(error) => {
+                let text = format!("Error deleting: {}", message(&error));
+                self.recorder
+                    .about(owner, EventType::Warning, "FailedDelete", text);
+                Err(error)
+            }
+        }
+    }
+}
