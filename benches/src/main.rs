@@ -13,6 +13,7 @@ mod cluster;
 mod figures;
 mod load;
 mod pods;
+mod scheduler;
 mod start;
 mod watches;
 
@@ -54,6 +55,15 @@ enum Subject {
         #[arg(long, default_value_t = 30)]
         idle: u64,
     },
+    /// The scheduler's core alone: pods decided a second, in upstream's shapes
+    Scheduler {
+        /// Only shapes whose names contain this
+        #[arg(long, default_value = "")]
+        only: String,
+        /// On so many percent of the nodes and pods
+        #[arg(long, default_value_t = 100)]
+        share: usize,
+    },
     /// All of these
     All,
     /// The yardstick: a server that answers every request with the same bytes (the api bench starts it by itself)
@@ -75,6 +85,7 @@ fn main() -> Result<()> {
         Subject::Pods { pods, idle } => {
             runtime.block_on(pods::measure(skiff, pods, idle, &mut figures))?;
         }
+        Subject::Scheduler { only, share } => scheduler::measure(&only, share, &mut figures)?,
         Subject::All => {
             start::measure(skiff, &mut figures)?;
             runtime.block_on(api::measure(skiff, 5, &[], &mut figures))?;

@@ -31,7 +31,9 @@ impl Budgets {
         let disrupted = status.and_then(|status| status.disrupted_pods.as_ref());
         let row = Budget {
             matcher: matcher(selector),
-            allowed: status.map_or(0, |status| i64::from(status.disruptions_allowed.unwrap_or(0))),
+            allowed: status.map_or(0, |status| {
+                i64::from(status.disruptions_allowed.unwrap_or(0))
+            }),
             disrupted: disrupted
                 .into_iter()
                 .flat_map(|all| all.keys().cloned())

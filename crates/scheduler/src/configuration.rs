@@ -622,10 +622,7 @@ fn weighted(path: &str, stated: Vec<ResourceSpec>) -> Result<Vec<Weighted>, Conf
                 resource.name
             ));
         }
-        all.push(Weighted {
-            name: resource.name.as_str().into(),
-            weight,
-        });
+        all.push(Weighted::new(&resource.name, weight));
     }
     Ok(all)
 }

@@ -31,11 +31,12 @@ impl Select {
     /// Whether the pod counts.
     #[must_use]
     pub fn matches(&self, pod: &PodRow, known: &NamespaceLabels) -> bool {
-        !(self.only_staying && pod.deleting)
-            && !self.terms.is_empty()
-            && self.terms.iter().all(|(namespaces, matcher)| {
-                namespaces.hold(pod.namespace(), known) && matcher.matches(Some(pod.labels()))
-            })
+        if self.terms.is_empty() || (self.only_staying && pod.deleting) {
+            return false;
+        }
+        self.terms.iter().all(|(namespaces, matcher)| {
+            namespaces.hold(pod.namespace(), known) && matcher.matches(Some(pod.labels()))
+        })
     }
 
     /// The namespaces where such pods are; none where labels of namespaces decide.

@@ -220,6 +220,9 @@ pub struct Score {
     pub normal: Normal,
 }
 
+/// Says why a node does not do.
+pub type Filter = fn(&Cycle, &View) -> Result<(), Rejection>;
+
 /// A plugin: a row in [`PLUGINS`]. What it does not do is left out.
 pub struct Plugin {
     /// Upstream's name.
@@ -233,7 +236,7 @@ pub struct Plugin {
     /// Says before any node is looked at what is known of all.
     pub pre_filter: Option<fn(&Cycle) -> PreFilter>,
     /// Refuses nodes.
-    pub filter: Option<fn(&Cycle, &View) -> Result<(), Rejection>>,
+    pub filter: Option<Filter>,
     /// Looks for a way when no node does.
     pub post_filter: bool,
     /// Prefers nodes.

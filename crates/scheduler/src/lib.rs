@@ -11,6 +11,7 @@ pub mod counters;
 pub mod decision;
 pub mod diagnosis;
 pub mod executor;
+pub mod explain;
 pub mod extender;
 mod feeds;
 pub mod framework;
@@ -44,6 +45,7 @@ use skiff_base::{Component, Random, SharedClock, Shutdown};
 use skiff_client::{EventRecorder, EventStyle};
 
 use crate::executor::Executor;
+use crate::explain::Explainer;
 use crate::extender::{ExtenderConfig, Extenders};
 use crate::feeds::Watches;
 use crate::profile::Profile;
@@ -79,6 +81,7 @@ struct Scheduler {
     config: SchedulerConfig,
     clock: SharedClock,
     random: Random,
+    explainer: Explainer,
 }
 
 /// The scheduler as a component.
@@ -89,12 +92,26 @@ pub fn component(
     clock: SharedClock,
     random: Random,
 ) -> Arc<dyn Component> {
-    Arc::new(Scheduler {
+    explained(client, config, clock, random).0
+}
+
+/// The same, with somebody who says why pods are pending.
+#[must_use]
+pub fn explained(
+    client: Client,
+    config: SchedulerConfig,
+    clock: SharedClock,
+    random: Random,
+) -> (Arc<dyn Component>, Explainer) {
+    let explainer = Explainer::default();
+    let scheduler = Scheduler {
         client,
         config,
         clock,
         random,
-    })
+        explainer: explainer.clone(),
+    };
+    (Arc::new(scheduler), explainer)
 }
 
 #[async_trait]
@@ -135,6 +152,7 @@ impl Component for Scheduler {
             clock: clock.clone(),
             running: Executor::permits(),
         });
+        self.explainer.set(Some(state.clone()));
         let mut profiles = config.profiles.iter();
         let spreads_kin = profiles.any(|profile| !profile.args.spread_defaults.is_empty());
         let watches = Watches::new(self.client.clone(), state, clock.clone(), random.clone());
@@ -143,6 +161,7 @@ impl Component for Scheduler {
             () = executor.work() => {}
             () = shutdown.triggered() => {}
         }
+        self.explainer.set(None);
         Ok(())
     }
 }

@@ -3,17 +3,57 @@
 use k8s_openapi::api::core::v1::{NodeAffinity, TopologySpreadConstraint};
 
 use crate::framework::PLUGINS;
+use crate::resources::Resources;
 
 /// The scheduler that pods get which name none.
 pub const DEFAULT_SCHEDULER: &str = "default-scheduler";
+
+/// The resources that nearly all are about, apart from others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `cpu`.
+    Cpu,
+    /// `memory`.
+    Memory,
+    /// Any other.
+    Other,
+}
 
 /// A resource and how much it counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Weighted {
     /// The resource.
     pub name: Box<str>,
+    /// What it is.
+    pub kind: Kind,
     /// The weight.
     pub weight: i64,
+}
+
+impl Weighted {
+    /// A resource with its weight.
+    #[must_use]
+    pub fn new(name: &str, weight: i64) -> Self {
+        Self {
+            name: name.into(),
+            kind: match name {
+                "cpu" => Kind::Cpu,
+                "memory" => Kind::Memory,
+                _ => Kind::Other,
+            },
+            weight,
+        }
+    }
+
+    /// The amount of it.
+    #[must_use]
+    pub fn of(&self, resources: &Resources) -> i64 {
+        match self.kind {
+            Kind::Cpu => resources.cpu,
+            Kind::Memory => resources.memory,
+            Kind::Other => resources.get(&self.name),
+        }
+    }
 }
 
 /// How nodes with room are compared.
@@ -75,12 +115,7 @@ impl Args {
 /// CPU and memory alike.
 #[must_use]
 pub fn cpu_and_memory() -> Vec<Weighted> {
-    ["cpu", "memory"]
-        .map(|name| Weighted {
-            name: name.into(),
-            weight: 1,
-        })
-        .into()
+    ["cpu", "memory"].map(|name| Weighted::new(name, 1)).into()
 }
 
 fn system_spread() -> Vec<TopologySpreadConstraint> {

@@ -149,7 +149,7 @@ fn anti_affinity_follows_namespaces_by_label() {
     let label = |value: &str| Some([("team".to_owned(), value.to_owned())].into());
     scene
         .state
-        .with_world(|world| drop(world.set_namespace("b", label("x"))));
+        .with_world(|world| assert!(world.set_namespace("b", label("x"))));
     let other = pod_with("other", json!({"metadata": {"namespace": "b"}}));
     let scene = scene.on("n1", other);
     let message = scene.place(&pod("p", elsewhere));

@@ -299,6 +299,11 @@ impl State {
         self.storage.subscribe()
     }
 
+    /// Looks into what is known; what counters keep may change by that, and nothing else.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&mut Known) -> T) -> T {
+        look(&mut self.known.lock())
+    }
+
     /// Reads what is known.
     pub(crate) fn read<T>(&self, read: impl FnOnce(&Known) -> T) -> T {
         read(&self.known.lock())

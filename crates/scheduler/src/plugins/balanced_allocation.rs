@@ -1,6 +1,7 @@
 //! Nodes whose resources are used in like measure are better.
 
 use crate::framework::{Cycle, MAX_SCORE, NOTHING, Normal, Plugin, Score, View};
+use crate::profile::Kind;
 
 /// The plugin.
 pub const PLUGIN: Plugin = Plugin {
@@ -18,7 +19,7 @@ pub const PLUGIN: Plugin = Plugin {
 fn prepare(cycle: &mut Cycle, _: &[usize]) -> bool {
     let requests = &cycle.pod.requests;
     let mut resources = cycle.profile.args.balanced_resources.iter();
-    resources.any(|weighted| requests.get(&weighted.name) != 0)
+    resources.any(|weighted| weighted.of(requests) != 0)
 }
 
 /// How balanced shares are, 100 being alike.
@@ -47,16 +48,15 @@ fn score(cycle: &Cycle, view: &View) -> i64 {
     let mut without = [0.0; 8];
     let mut count = 0;
     for weighted in &cycle.profile.args.balanced_resources {
-        let name = &*weighted.name;
-        let scalar = !matches!(name, "cpu" | "memory" | "ephemeral-storage");
-        let (wanted, all) = (pod.get(name), all.get(name));
+        let scalar = weighted.kind == Kind::Other && &*weighted.name != "ephemeral-storage";
+        let (wanted, all) = (weighted.of(pod), weighted.of(all));
         if all == 0 || (wanted == 0 && scalar) {
             continue;
         }
         let share = |amount: i64| (amount as f64 / all as f64).min(1.0);
         if let (Some(with), Some(without)) = (with.get_mut(count), without.get_mut(count)) {
-            *with = share(used.get(name) + wanted);
-            *without = share(used.get(name));
+            *with = share(weighted.of(used) + wanted);
+            *without = share(weighted.of(used));
             count += 1;
         }
     }

@@ -4,7 +4,7 @@ use crate::framework::{
     Cycle, Happening, MAX_SCORE, NOTHING, Normal, Plugin, Rejection, Score, View, event,
 };
 use crate::nodes::{NodeFacts, Usage};
-use crate::profile::{Args, Profile, Strategy, Weighted};
+use crate::profile::{Args, Kind, Profile, Strategy, Weighted};
 use crate::resources::Resources;
 use crate::rows::PodRow;
 
@@ -78,24 +78,17 @@ fn lacks(wanted: &Resources, facts: &NodeFacts, usage: &Usage, args: &Args) -> O
 }
 
 /// What a node has, and what it would give with the pod.
-fn amounts(cycle: &Cycle, view: &View, name: &str) -> (i64, i64) {
-    let (pod, usage) = (cycle.pod, view.usage);
-    match name {
-        "cpu" => (
-            view.facts.allocatable.cpu,
-            usage.compared.0 + pod.compared.0,
-        ),
-        "memory" => (
-            view.facts.allocatable.memory,
-            usage.compared.1 + pod.compared.1,
-        ),
-        other => {
-            let wanted = pod.requests.get(other);
-            if wanted == 0 && other != "ephemeral-storage" {
+fn amounts(cycle: &Cycle, view: &View, resource: &Weighted) -> (i64, i64) {
+    let (pod, usage, all) = (cycle.pod, view.usage, &view.facts.allocatable);
+    match resource.kind {
+        Kind::Cpu => (all.cpu, usage.compared.0 + pod.compared.0),
+        Kind::Memory => (all.memory, usage.compared.1 + pod.compared.1),
+        Kind::Other => {
+            let wanted = resource.of(&pod.requests);
+            if wanted == 0 && &*resource.name != "ephemeral-storage" {
                 return (0, 0);
             }
-            let used = usage.requested.get(other);
-            (view.facts.allocatable.get(other), used + wanted)
+            (resource.of(all), resource.of(&usage.requested) + wanted)
         }
     }
 }
@@ -104,8 +97,8 @@ fn amounts(cycle: &Cycle, view: &View, name: &str) -> (i64, i64) {
 fn score(cycle: &Cycle, view: &View) -> i64 {
     let args = &cycle.profile.args;
     let (mut sum, mut weights) = (0_i64, 0_i64);
-    for Weighted { name, weight } in &args.fit_resources {
-        let (all, used) = amounts(cycle, view, name);
+    for resource in &args.fit_resources {
+        let (all, used) = amounts(cycle, view, resource);
         if all == 0 {
             continue;
         }
@@ -113,8 +106,8 @@ fn score(cycle: &Cycle, view: &View) -> i64 {
         if matches!(args.strategy, Strategy::Ratio(_)) && score <= 0 {
             continue;
         }
-        sum += score * weight;
-        weights += weight;
+        sum += score * resource.weight;
+        weights += resource.weight;
     }
     match (weights, &args.strategy) {
         (0, _) => 0,

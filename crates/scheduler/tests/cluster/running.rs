@@ -68,6 +68,11 @@ impl Running {
         let api: Api<Node> = Api::all(self.cluster.client());
         let labels = json!({"kubernetes.io/hostname": name});
         make(&api, json!({"metadata": {"name": name, "labels": labels}})).await;
+        // New nodes are tainted until a controller has seen them ready.
+        let ready = json!({"spec": {"taints": null}});
+        api.patch(name, &PatchParams::default(), &Patch::Merge(ready))
+            .await
+            .unwrap();
         let status = json!({"status": {"allocatable": {"cpu": cpu, "memory": "8Gi", "pods": "110"},
             "capacity": {"cpu": cpu, "memory": "8Gi", "pods": "110"}}});
         api.patch_status(name, &PatchParams::default(), &Patch::Merge(status))
@@ -88,11 +93,20 @@ impl Running {
     /// The node that the pod gets.
     pub async fn node_of(&self, name: &str) -> String {
         let api = self.pods();
-        until(&format!("{name} gets a node"), || async {
-            let pod = api.get(name).await.unwrap();
-            pod.spec.unwrap().node_name
-        })
-        .await
+        let last = std::sync::Mutex::new(String::new());
+        let found = async {
+            loop {
+                let pod = api.get(name).await.unwrap();
+                if let Some(node) = pod.spec.unwrap().node_name {
+                    return node;
+                }
+                *last.lock().unwrap() = format!("{:?}", pod.status.unwrap().conditions);
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), found)
+            .await
+            .unwrap_or_else(|_| panic!("{name} gets a node: {}", last.lock().unwrap()))
     }
 
     /// The message of the condition PodScheduled once it has that reason.
