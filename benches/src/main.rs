@@ -14,6 +14,7 @@ mod figures;
 mod load;
 mod nodes;
 mod pods;
+mod scheduler;
 mod start;
 mod watches;
 
@@ -64,6 +65,15 @@ enum Subject {
         #[arg(long, default_value_t = 5000)]
         pods: usize,
     },
+    /// The scheduler's core alone: pods decided a second, in upstream's shapes
+    Scheduler {
+        /// Only shapes whose names contain this
+        #[arg(long, default_value = "")]
+        only: String,
+        /// On so many percent of the nodes and pods
+        #[arg(long, default_value_t = 100)]
+        share: usize,
+    },
     /// All of these
     All,
     /// The yardstick: a server that answers every request with the same bytes (the api bench starts it by itself)
@@ -88,6 +98,7 @@ fn main() -> Result<()> {
         Subject::Nodes { nodes, pods } => {
             runtime.block_on(nodes::measure(skiff, nodes, pods, &mut figures))?;
         }
+        Subject::Scheduler { only, share } => scheduler::measure(&only, share, &mut figures)?,
         Subject::All => {
             start::measure(skiff, &mut figures)?;
             runtime.block_on(api::measure(skiff, 5, &[], &mut figures))?;

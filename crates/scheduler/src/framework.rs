@@ -1,40 +1,81 @@
-//! The framework: which plugins there are, in which order they are asked, and what their answers amount to.
+//! The framework: what a plugin is, which plugins there are, and what they look at.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 
+use crate::nodes::{NodeFacts, NodeRow, Usage};
 use crate::plugins::{
-    balanced_allocation, image_locality, inter_pod_affinity, node_affinity, node_name, node_ports,
-    node_resources_fit, node_unschedulable, pod_topology_spread, taint_toleration,
+    balanced_allocation, default_binder, default_preemption, dynamic_resources, image_locality,
+    inter_pod_affinity, node_affinity, node_name, node_ports, node_resources_fit,
+    node_unschedulable, node_volume_limits, pod_topology_spread, priority_sort, scheduling_gates,
+    taint_toleration, volume_binding, volume_restrictions, volume_zone,
 };
-use crate::rows::{NodeFacts, NodeRow, PodRow};
+use crate::profile::Profile;
+use crate::rows::PodRow;
+use crate::world::World;
 
 /// The best score of a plugin.
 pub const MAX_SCORE: i64 = 100;
-/// Below so many nodes all are looked at.
-const ALWAYS_LOOK_AT: usize = 100;
 
-/// What happens in the cluster that may let a waiting pod in.
+/// What happens in the cluster that may let a waiting pod in, as bits.
 pub mod event {
-    /// A node came, or its labels changed.
-    pub const NODE_LABELS: u8 = 1;
-    /// Taints or schedulability of a node changed.
-    pub const NODE_TAINTS: u8 = 2;
-    /// What a node offers changed.
-    pub const NODE_ALLOCATABLE: u8 = 4;
-    /// A bound pod went, or needs less.
-    pub const POD_REMOVED: u8 = 8;
-    /// A pod was bound, or its labels changed.
-    pub const POD_ADDED: u8 = 16;
     /// A node came.
-    pub const NODE_ADDED: u8 = NODE_LABELS | NODE_TAINTS | NODE_ALLOCATABLE;
+    pub const NODE_ADDED: u32 = 1;
+    /// Labels of a node changed.
+    pub const NODE_LABELS: u32 = 1 << 1;
+    /// Taints or schedulability of a node changed.
+    pub const NODE_TAINTS: u32 = 1 << 2;
+    /// What a node offers changed.
+    pub const NODE_ALLOCATABLE: u32 = 1 << 3;
+    /// A pod on a node went.
+    pub const POD_REMOVED: u32 = 1 << 4;
+    /// A pod was put on a node.
+    pub const POD_ADDED: u32 = 1 << 5;
+    /// Labels of a pod on a node changed, or it is on its way out now.
+    pub const POD_CHANGED: u32 = 1 << 6;
+    /// A pod on a node needs less.
+    pub const POD_SHRUNK: u32 = 1 << 7;
+    /// A persistent volume claim came or changed.
+    pub const CLAIM: u32 = 1 << 8;
+    /// A persistent volume came or changed.
+    pub const VOLUME: u32 = 1 << 9;
+    /// A storage class came or changed.
+    pub const CLASS: u32 = 1 << 10;
+    /// What a node's volume drivers allow changed.
+    pub const CSI_NODE: u32 = 1 << 11;
+    /// A volume driver changed.
+    pub const CSI_DRIVER: u32 = 1 << 12;
+    /// There is more storage.
+    pub const STORAGE_CAPACITY: u32 = 1 << 13;
+    /// A volume was detached.
+    pub const DETACHED: u32 = 1 << 14;
+    /// Labels of a namespace changed.
+    pub const NAMESPACE: u32 = 1 << 15;
+    /// How many kinds there are.
+    pub const KINDS: usize = 16;
+    /// Any of them.
+    pub const ANY: u32 = (1 << KINDS) - 1;
 }
 
-/// Why a node does not do.
+/// One happening, for plugins that look closer.
+#[derive(Clone, Copy)]
+pub enum Happening<'a> {
+    /// A node came or changed.
+    Node(Option<&'a NodeFacts>, &'a str, &'a NodeFacts),
+    /// A pod is on a node, no longer there, or as it was and as it is.
+    Pod(Option<&'a PodRow>, Option<&'a PodRow>),
+    /// A claim came or changed: its namespace and name.
+    Claim(&'a str, &'a str),
+    /// Anything else.
+    Other,
+}
+
+/// Why a node does not do, in upstream's words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
-    /// The reasons, in upstream's words.
-    pub reasons: Vec<Cow<'static, str>>,
+    /// The first reason.
+    pub reason: Cow<'static, str>,
+    /// Further ones.
+    pub more: Vec<Cow<'static, str>>,
     /// Whether taking other pods away would not help.
     pub unresolvable: bool,
 }
@@ -42,41 +83,118 @@ pub struct Rejection {
 impl Rejection {
     /// One reason that taking other pods away may remove.
     #[must_use]
-    pub fn resolvable(reason: &'static str) -> Self {
+    pub fn resolvable(reason: impl Into<Cow<'static, str>>) -> Self {
         Self {
-            reasons: vec![Cow::Borrowed(reason)],
+            reason: reason.into(),
+            more: Vec::new(),
             unresolvable: false,
         }
     }
 
     /// One reason that stays whatever pods go.
     #[must_use]
-    pub fn unresolvable(reason: &'static str) -> Self {
+    pub fn unresolvable(reason: impl Into<Cow<'static, str>>) -> Self {
         Self {
             unresolvable: true,
             ..Self::resolvable(reason)
         }
     }
+
+    /// All reasons.
+    pub fn reasons(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&self.reason)
+            .chain(&self.more)
+            .map(AsRef::as_ref)
+    }
 }
 
-/// One attempt to find a node for one pod.
+/// A pod that is taken to be on a node (1) or off it (-1), unlike it is.
+pub type Moved<'a> = (&'a PodRow, i64);
+
+/// A node as a plugin looks at it: as it is, or as it would be.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    /// Its number.
+    pub index: usize,
+    /// The node as it is.
+    pub node: &'a NodeRow,
+    /// What its object says.
+    pub facts: &'a NodeFacts,
+    /// What its pods take up, with what is supposed.
+    pub usage: &'a Usage,
+    /// What is supposed.
+    pub moved: &'a [Moved<'a>],
+}
+
+impl<'a> View<'a> {
+    /// The node as it is, if it exists.
+    #[must_use]
+    pub fn of(world: &'a World, index: usize) -> Option<Self> {
+        let node = world.cluster.nodes.get(index)?;
+        Some(Self {
+            index,
+            node,
+            facts: node.facts.as_ref()?,
+            usage: &node.usage,
+            moved: &[],
+        })
+    }
+
+    /// The pods on it, with what is supposed.
+    pub fn pods(&self) -> impl Iterator<Item = &'a PodRow> {
+        let moved = self.moved;
+        let gone = move |pod: &&PodRow| {
+            !moved
+                .iter()
+                .any(|(other, by)| *by < 0 && other.uid == pod.uid)
+        };
+        let there = self.node.pods.values().map(AsRef::as_ref).filter(gone);
+        there.chain(moved.iter().filter(|(_, by)| *by > 0).map(|(pod, _)| *pod))
+    }
+}
+
+/// One attempt to find a node for one pod: what plugins have found out for all nodes.
 pub struct Cycle<'a> {
     /// The pod.
     pub pod: &'a PodRow,
-    /// All nodes.
-    pub nodes: &'a [NodeRow],
-    /// What plugins count once for all nodes.
-    pub spread: pod_topology_spread::Counts,
-    /// The same, for affinity between pods.
-    pub affinity: inter_pod_affinity::Counts,
+    /// All that is known.
+    pub world: &'a World,
+    /// How this scheduler is configured.
+    pub profile: &'a Profile,
+    /// What was asked of the counters.
+    pub asked: &'a crate::world::Asked,
+    /// What pods on nodes wish of this one.
+    pub wishes: inter_pod_affinity::About<'a>,
+    /// Claims of the pod.
+    pub claims: volume_binding::Claims,
+    /// Zones of the pod's volumes.
+    pub zones: volume_zone::Zones,
+    /// Whether a volume of the pod allows one pod only, and another has it.
+    pub exclusive: volume_restrictions::Exclusive,
+    /// The pod's images that any node has.
+    pub images: image_locality::Present,
+    /// What spreading scores go by.
+    pub spread: pod_topology_spread::Scale,
+    /// Plugins that have nothing to do for this pod, by number.
+    pub skipped: u32,
 }
 
-type Filter = fn(&Cycle, &NodeRow, &NodeFacts) -> Result<(), Rejection>;
-type Score = fn(&Cycle, &NodeRow, &NodeFacts) -> i64;
+/// What a plugin says before any node is looked at.
+#[derive(Debug)]
+pub enum PreFilter {
+    /// Look at all nodes.
+    All,
+    /// It has nothing to filter.
+    Skip,
+    /// Only these nodes can do.
+    Nodes(Vec<usize>),
+    /// No node does.
+    Reject(Rejection),
+}
 
 /// How the scores of all nodes become comparable.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Normal {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Normal {
     /// They are already.
     As,
     /// The highest becomes 100.
@@ -85,283 +203,199 @@ enum Normal {
     Reversed,
     /// The lowest becomes 0, the highest 100.
     BetweenExtremes,
+    /// The lowest becomes 100; nodes with [`IGNORED`] become 0.
+    Fewest,
 }
 
-/// The filters, in the order in which they are asked, and what lets a pod that they refused try again.
-const FILTERS: &[(&str, Filter, u8)] = &[
-    (
-        node_unschedulable::NAME,
-        node_unschedulable::filter,
-        event::NODE_TAINTS,
-    ),
-    (node_name::NAME, node_name::filter, event::NODE_LABELS),
-    (
-        taint_toleration::NAME,
-        taint_toleration::filter,
-        event::NODE_TAINTS,
-    ),
-    (
-        node_affinity::NAME,
-        node_affinity::filter,
-        event::NODE_LABELS,
-    ),
-    (
-        node_ports::NAME,
-        node_ports::filter,
-        event::POD_REMOVED | event::NODE_LABELS,
-    ),
-    (
-        node_resources_fit::NAME,
-        node_resources_fit::filter,
-        event::POD_REMOVED | event::NODE_ALLOCATABLE,
-    ),
-    (
-        pod_topology_spread::NAME,
-        pod_topology_spread::filter,
-        event::POD_REMOVED | event::POD_ADDED | event::NODE_LABELS | event::NODE_TAINTS,
-    ),
-    (
-        inter_pod_affinity::NAME,
-        inter_pod_affinity::filter,
-        event::POD_REMOVED | event::POD_ADDED | event::NODE_LABELS,
-    ),
-];
+/// The score of a node that spreading does not look at.
+pub const IGNORED: i64 = -1;
 
-/// The scores with their weights.
-const SCORES: &[(&str, Score, i64, Normal)] = &[
-    (
-        taint_toleration::NAME,
-        taint_toleration::score,
-        3,
-        Normal::Reversed,
-    ),
-    (
-        node_affinity::NAME,
-        node_affinity::score,
-        2,
-        Normal::ByHighest,
-    ),
-    (
-        node_resources_fit::NAME,
-        node_resources_fit::score,
-        1,
-        Normal::As,
-    ),
-    (
-        pod_topology_spread::NAME,
-        pod_topology_spread::score,
-        2,
-        Normal::Reversed,
-    ),
-    (
-        inter_pod_affinity::NAME,
-        inter_pod_affinity::score,
-        2,
-        Normal::BetweenExtremes,
-    ),
-    (
-        balanced_allocation::NAME,
-        balanced_allocation::score,
-        1,
-        Normal::As,
-    ),
-    (image_locality::NAME, image_locality::score, 1, Normal::As),
-];
-
-/// What an attempt came to.
-#[derive(Debug, PartialEq)]
-pub enum Verdict {
-    /// The index of the node.
-    Fits(usize),
-    /// No node does.
-    Unfit(Diagnosis),
+/// How a plugin scores.
+pub struct Score {
+    /// Called once with the nodes that do. Answers whether there is anything to score.
+    pub prepare: fn(&mut Cycle, &[usize]) -> bool,
+    /// The score of a node.
+    pub score: fn(&Cycle, &View) -> i64,
+    /// What becomes of it.
+    pub normal: Normal,
 }
 
-/// Why no node does.
-#[derive(Debug, Default, PartialEq)]
-pub struct Diagnosis {
-    /// The text of event and condition.
-    pub message: String,
-    /// Which events may help.
-    pub wakes_on: u8,
-    /// Nodes where taking pods away may help.
-    pub resolvable: Vec<usize>,
+/// Says why a node does not do.
+pub type Filter = fn(&Cycle, &View) -> Result<(), Rejection>;
+
+/// A plugin: a row in [`PLUGINS`]. What it does not do is left out.
+pub struct Plugin {
+    /// Upstream's name.
+    pub name: &'static str,
+    /// Its weight unless the configuration says otherwise.
+    pub weight: i64,
+    /// Orders the queue.
+    pub queue_sort: bool,
+    /// Says why a pod is not to be queued yet.
+    pub pre_enqueue: Option<fn(&PodRow) -> Option<String>>,
+    /// Says before any node is looked at what is known of all.
+    pub pre_filter: Option<fn(&Cycle) -> PreFilter>,
+    /// Refuses nodes.
+    pub filter: Option<Filter>,
+    /// Looks for a way when no node does.
+    pub post_filter: bool,
+    /// Prefers nodes.
+    pub score: Option<Score>,
+    /// Holds something for the pod on its node before it is bound.
+    pub reserve: bool,
+    /// Binds.
+    pub bind: bool,
+    /// What may let in a pod that it refused.
+    pub wakes_on: u32,
+    /// Looks closer at that; without it anything of that kind wakes.
+    pub hint: Option<fn(&Profile, &PodRow, Happening) -> bool>,
+}
+
+/// A plugin that does nothing, to be completed.
+pub const NOTHING: Plugin = Plugin {
+    name: "",
+    weight: 0,
+    queue_sort: false,
+    pre_enqueue: None,
+    pre_filter: None,
+    filter: None,
+    post_filter: false,
+    score: None,
+    reserve: false,
+    bind: false,
+    wakes_on: 0,
+    hint: None,
+};
+
+/// All plugins, in the order in which they are asked. The place is the plugin's number.
+pub static PLUGINS: [Plugin; 19] = [
+    scheduling_gates::PLUGIN,
+    priority_sort::PLUGIN,
+    node_unschedulable::PLUGIN,
+    node_name::PLUGIN,
+    taint_toleration::PLUGIN,
+    node_affinity::PLUGIN,
+    node_ports::PLUGIN,
+    node_resources_fit::PLUGIN,
+    volume_restrictions::PLUGIN,
+    node_volume_limits::PLUGIN,
+    volume_binding::PLUGIN,
+    volume_zone::PLUGIN,
+    pod_topology_spread::PLUGIN,
+    inter_pod_affinity::PLUGIN,
+    dynamic_resources::PLUGIN,
+    default_preemption::PLUGIN,
+    balanced_allocation::PLUGIN,
+    image_locality::PLUGIN,
+    default_binder::PLUGIN,
+];
+
+/// The bit of refusals that come from elsewhere: extenders.
+pub const ELSEWHERE: u32 = 1 << 31;
+
+/// A plugin by its number.
+#[must_use]
+pub fn plugin(number: usize) -> Option<&'static Plugin> {
+    PLUGINS.get(number)
+}
+
+/// The number of a plugin.
+#[must_use]
+pub fn number(name: &str) -> Option<usize> {
+    PLUGINS.iter().position(|plugin| plugin.name == name)
+}
+
+/// What may let in a pod that these plugins refused.
+#[must_use]
+pub fn wakes_on(refused_by: u32) -> u32 {
+    if refused_by == 0 || refused_by & ELSEWHERE != 0 {
+        return event::ANY;
+    }
+    let refusing = PLUGINS
+        .iter()
+        .enumerate()
+        .filter(|(number, _)| refused_by & (1 << number) != 0);
+    refusing.fold(0, |events, (_, plugin)| events | plugin.wakes_on)
+}
+
+/// Whether something that happened may let in a pod that these plugins refused.
+#[must_use]
+pub fn may_help(
+    profile: &Profile,
+    pod: &PodRow,
+    refused_by: u32,
+    events: u32,
+    what: Happening,
+) -> bool {
+    if refused_by == 0 || refused_by & ELSEWHERE != 0 {
+        return true;
+    }
+    let refusing = PLUGINS
+        .iter()
+        .enumerate()
+        .filter(|(number, _)| refused_by & (1 << number) != 0);
+    refusing
+        .map(|(_, plugin)| plugin)
+        .filter(|plugin| plugin.wakes_on & events != 0)
+        .any(|plugin| plugin.hint.is_none_or(|hint| hint(profile, pod, what)))
 }
 
 impl<'a> Cycle<'a> {
-    /// Counts what plugins need for this pod.
+    /// A new attempt: what plugins need for this pod is counted, or was asked for in `asked`.
     #[must_use]
-    pub fn new(pod: &'a PodRow, nodes: &'a [NodeRow], any_anti_affinity: bool) -> Self {
+    pub fn new(
+        pod: &'a PodRow,
+        world: &'a World,
+        profile: &'a Profile,
+        asked: &'a crate::world::Asked,
+    ) -> Self {
         Self {
             pod,
-            nodes,
-            spread: pod_topology_spread::count(pod, nodes),
-            affinity: inter_pod_affinity::count(pod, nodes, any_anti_affinity),
+            world,
+            profile,
+            asked,
+            wishes: inter_pod_affinity::about(pod, world, profile),
+            claims: volume_binding::claims(pod, &world.volumes),
+            zones: volume_zone::zones(pod, &world.volumes),
+            exclusive: volume_restrictions::exclusive(pod, world),
+            images: image_locality::present(pod, world),
+            spread: pod_topology_spread::Scale::default(),
+            skipped: 0,
         }
     }
 
-    /// Whether the pod may go to that node.
-    pub fn check(&self, node: &NodeRow, facts: &NodeFacts) -> Result<(), (Rejection, u8)> {
-        for (_, filter, wakes_on) in FILTERS {
-            filter(self, node, facts).map_err(|rejection| (rejection, *wakes_on))?;
+    /// Asks the filters one after another; the number of the one that refuses comes with its refusal.
+    pub fn check(&self, view: &View) -> Result<(), (usize, Rejection)> {
+        for number in &self.profile.filters {
+            if self.skipped & (1 << number) != 0 {
+                continue;
+            }
+            if let Some(filter) = plugin(*number).and_then(|plugin| plugin.filter) {
+                filter(self, view).map_err(|rejection| (*number, rejection))?;
+            }
         }
         Ok(())
     }
-}
 
-/// Looks for the best node. `start` is where to begin to look; `pick` chooses among so many equals.
-pub fn schedule(cycle: &Cycle, start: usize, pick: impl Fn(usize) -> usize) -> (Verdict, usize) {
-    let total = cycle
-        .nodes
-        .iter()
-        .filter(|node| node.facts.is_some())
-        .count();
-    if total == 0 {
-        let diagnosis = Diagnosis {
-            message: "no nodes available to schedule pods".to_owned(),
-            wakes_on: event::NODE_ADDED,
-            resolvable: Vec::new(),
+    /// The same, with the pods for which room is being made there and that come first. The node has to do with them
+    /// and without them: they may need what they are near to, and they may go elsewhere.
+    pub fn check_with_nominated(&self, view: &View) -> Result<(), (usize, Rejection)> {
+        let first = |other: &&std::sync::Arc<PodRow>| {
+            other.priority >= self.pod.priority && other.uid != self.pod.uid
         };
-        return (Verdict::Unfit(diagnosis), 0);
-    }
-    let enough = enough(total);
-    let mut feasible: Vec<usize> = Vec::new();
-    let mut rejected: Vec<(usize, Rejection)> = Vec::new();
-    let (mut wakes_on, mut looked_at) = (event::NODE_ADDED, 0);
-    for offset in 0..cycle.nodes.len() {
-        let index = (start + offset) % cycle.nodes.len();
-        let Some((node, facts)) = cycle
-            .nodes
-            .get(index)
-            .and_then(|n| Some((n, n.facts.as_ref()?)))
-        else {
-            continue;
-        };
-        looked_at = offset + 1;
-        match cycle.check(node, facts) {
-            Ok(()) => feasible.push(index),
-            Err((rejection, wakes)) => {
-                wakes_on |= wakes;
-                rejected.push((index, rejection));
+        if view.node.nominated.iter().any(|other| first(&other)) {
+            let mut usage = view.usage.clone();
+            let mut moved = view.moved.to_vec();
+            for other in view.node.nominated.iter().filter(first) {
+                usage.add(other);
+                moved.push((other, 1));
             }
+            self.check(&View {
+                usage: &usage,
+                moved: &moved,
+                ..*view
+            })?;
         }
-        if feasible.len() >= enough {
-            break;
-        }
-    }
-    let next = (start + looked_at) % cycle.nodes.len();
-    let verdict = match feasible.as_slice() {
-        [] => Verdict::Unfit(diagnose(cycle.pod, total, &rejected, wakes_on)),
-        [only] => Verdict::Fits(*only),
-        _ => Verdict::Fits(best(cycle, &feasible, pick)),
-    };
-    (verdict, next)
-}
-
-/// How many feasible nodes are enough: in a large cluster a share of it.
-fn enough(total: usize) -> usize {
-    if total < ALWAYS_LOOK_AT {
-        return total;
-    }
-    let percent = 50_usize.saturating_sub(total / 125).max(5);
-    (total * percent / 100).max(ALWAYS_LOOK_AT)
-}
-
-fn best(cycle: &Cycle, feasible: &[usize], pick: impl Fn(usize) -> usize) -> usize {
-    let mut totals = vec![0_i64; feasible.len()];
-    for (_, score, weight, normal) in SCORES {
-        let mut scores: Vec<i64> = feasible
-            .iter()
-            .filter_map(|index| cycle.nodes.get(*index))
-            .map(|node| {
-                node.facts
-                    .as_ref()
-                    .map_or(0, |facts| score(cycle, node, facts))
-            })
-            .collect();
-        normalise(&mut scores, *normal);
-        for (total, score) in totals.iter_mut().zip(scores) {
-            *total += score * weight;
-        }
-    }
-    let highest = totals.iter().max().copied().unwrap_or(0);
-    let winners: Vec<usize> = feasible
-        .iter()
-        .zip(&totals)
-        .filter(|(_, total)| **total == highest)
-        .map(|(index, _)| *index)
-        .collect();
-    winners
-        .get(pick(winners.len()))
-        .or(winners.first())
-        .copied()
-        .unwrap_or(0)
-}
-
-fn normalise(scores: &mut [i64], how: Normal) {
-    let highest = scores.iter().max().copied().unwrap_or(0);
-    let lowest = scores.iter().min().copied().unwrap_or(0);
-    for score in scores {
-        *score = match how {
-            Normal::As => *score,
-            Normal::ByHighest if highest == 0 => 0,
-            Normal::ByHighest => *score * MAX_SCORE / highest,
-            Normal::Reversed if highest == 0 => MAX_SCORE,
-            Normal::Reversed => MAX_SCORE - *score * MAX_SCORE / highest,
-            Normal::BetweenExtremes if highest == lowest => 0,
-            Normal::BetweenExtremes => (*score - lowest) * MAX_SCORE / (highest - lowest),
-        };
+        self.check(view)
     }
 }
-
-fn diagnose(
-    pod: &PodRow,
-    total: usize,
-    rejected: &[(usize, Rejection)],
-    wakes_on: u8,
-) -> Diagnosis {
-    let reasons = rejected
-        .iter()
-        .flat_map(|(_, rejection)| &rejection.reasons);
-    let why = histogram(reasons.map(AsRef::as_ref));
-    let resolvable = rejected
-        .iter()
-        .filter(|(_, rejection)| !rejection.unresolvable);
-    let resolvable: Vec<usize> = resolvable.map(|(index, _)| *index).collect();
-    let preemption = if pod.preempts {
-        let hopeless = rejected.len() - resolvable.len();
-        let texts = std::iter::repeat_n("Preemption is not helpful for scheduling", hopeless)
-            .chain(std::iter::repeat_n(
-                "No preemption victims found for incoming pod",
-                resolvable.len(),
-            ));
-        format!("0/{total} nodes are available: {}.", histogram(texts))
-    } else {
-        "not eligible due to preemptionPolicy=Never.".to_owned()
-    };
-    Diagnosis {
-        message: format!(
-            "0/{total} nodes are available: {why}. no new claims to deallocate, preemption: {preemption}"
-        ),
-        wakes_on,
-        resolvable,
-    }
-}
-
-/// `1 this, 2 that`, sorted as text.
-fn histogram<'a>(reasons: impl Iterator<Item = &'a str>) -> String {
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for reason in reasons {
-        *counts.entry(reason).or_default() += 1;
-    }
-    let mut texts: Vec<String> = counts
-        .iter()
-        .map(|(reason, count)| format!("{count} {reason}"))
-        .collect();
-    texts.sort();
-    texts.join(", ")
-}
-
-#[cfg(test)]
-#[path = "framework_tests.rs"]
-mod tests;

@@ -1,26 +1,31 @@
-//! The pods that wait for a node: those to be tried, those that rest after a failure, and those that
-//! cannot be helped until something changes.
+//! The pods that wait for a node: those to be tried, those that rest after a failure, those that cannot be helped
+//! until something changes, and those that somebody holds back.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use skiff_client::ObjectKey;
 
-/// The rest after the first failure; it doubles with each one.
-const FIRST_REST: Duration = Duration::from_secs(1);
-/// The longest rest.
-const LONGEST_REST: Duration = Duration::from_secs(10);
+use crate::framework::{event, wakes_on};
+
 /// A pod that nothing has helped for so long is tried all the same.
 const HOPELESS: Duration = Duration::from_secs(300);
+
+type Rank = (Reverse<i32>, u64);
 
 #[derive(Debug)]
 enum Place {
     /// To be tried.
-    Active((std::cmp::Reverse<i32>, u64)),
-    /// Resting until then.
+    Active(Rank),
+    /// Resting until then; it may be tried before if there is nothing else to do.
     Resting(Duration),
-    /// Waiting for one of these events.
-    Waiting { events: u8, until: Duration },
+    /// Resting until then after something went wrong.
+    Recovering(Duration),
+    /// Waiting for something to happen, or for that time.
+    Waiting(Duration),
+    /// Held back.
+    Gated,
     /// Being tried or bound.
     Out,
 }
@@ -33,35 +38,98 @@ struct Entry {
     failures: u32,
     rests_until: Duration,
     place: Place,
+    /// The plugins that refused it.
+    refused_by: u32,
+    /// What happened while it was being tried.
+    missed: u32,
+    /// Room is being made for it: it waits for that to end.
+    held: bool,
+    woken: bool,
+}
+
+/// How long pods rest after a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rests {
+    /// After the first; it doubles with each one.
+    pub first: Duration,
+    /// The longest.
+    pub longest: Duration,
+}
+
+impl Default for Rests {
+    fn default() -> Self {
+        Self {
+            first: Duration::from_secs(1),
+            longest: Duration::from_secs(10),
+        }
+    }
 }
 
 /// The queue. Time is handed in.
 #[derive(Debug, Default)]
 pub struct Queue {
     entries: HashMap<ObjectKey, Entry>,
-    active: BTreeMap<(std::cmp::Reverse<i32>, u64), ObjectKey>,
-    /// Resting and waiting pods by the time when they are looked at anyway.
+    active: BTreeMap<Rank, ObjectKey>,
+    resting: BTreeSet<(Duration, ObjectKey)>,
+    /// Recovering and waiting pods by the time when they are looked at anyway.
     timed: BTreeSet<(Duration, ObjectKey)>,
+    /// Waiting pods by what may help them.
+    waiting: [HashSet<ObjectKey>; event::KINDS],
+    out: HashSet<ObjectKey>,
     arrivals: u64,
+    rests: Rests,
 }
 
 impl Queue {
+    /// An empty queue.
+    #[must_use]
+    pub fn new(rests: Rests) -> Self {
+        Self {
+            rests,
+            ..Self::default()
+        }
+    }
+
     /// Adds a pod that is to be tried, or tries it again at once if it is known and has changed.
     pub fn add(&mut self, key: &ObjectKey, priority: i32) {
-        self.arrivals += 1;
-        let order = self.arrivals;
-        let entry = self.entries.entry(key.clone()).or_insert(Entry {
-            priority,
-            order,
-            failures: 0,
-            rests_until: Duration::ZERO,
-            place: Place::Waiting {
-                events: 0,
-                until: Duration::ZERO,
-            },
-        });
-        entry.priority = priority;
+        self.enter(key, priority);
         self.activate(key);
+    }
+
+    /// Adds a pod that is held back.
+    pub fn gate(&mut self, key: &ObjectKey, priority: i32) {
+        self.enter(key, priority);
+        self.unplace(key);
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.place = Place::Gated;
+        }
+    }
+
+    fn next_order(&mut self) -> u64 {
+        self.arrivals += 1;
+        self.arrivals
+    }
+
+    fn enter(&mut self, key: &ObjectKey, priority: i32) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.priority = priority;
+            return;
+        }
+        let order = self.next_order();
+        self.entries.insert(
+            key.clone(),
+            Entry {
+                priority,
+                order,
+                failures: 0,
+                rests_until: Duration::ZERO,
+                place: Place::Gated,
+                refused_by: 0,
+                missed: 0,
+                held: false,
+                woken: false,
+            },
+        );
     }
 
     fn unplace(&mut self, key: &ObjectKey) {
@@ -70,17 +138,26 @@ impl Queue {
         };
         match &entry.place {
             Place::Active(rank) => drop(self.active.remove(rank)),
-            Place::Resting(until) | Place::Waiting { until, .. } => {
+            Place::Resting(until) => drop(self.resting.remove(&(*until, key.clone()))),
+            Place::Recovering(until) => drop(self.timed.remove(&(*until, key.clone()))),
+            Place::Waiting(until) => {
                 self.timed.remove(&(*until, key.clone()));
+                let events = wakes_on(entry.refused_by);
+                for (bit, waiting) in self.waiting.iter_mut().enumerate() {
+                    if events & (1 << bit) != 0 {
+                        waiting.remove(key);
+                    }
+                }
             }
-            Place::Out => {}
+            Place::Gated => {}
+            Place::Out => drop(self.out.remove(key)),
         }
     }
 
     fn activate(&mut self, key: &ObjectKey) {
         self.unplace(key);
         if let Some(entry) = self.entries.get_mut(key) {
-            let rank = (std::cmp::Reverse(entry.priority), entry.order);
+            let rank = (Reverse(entry.priority), entry.order);
             entry.place = Place::Active(rank);
             self.active.insert(rank, key.clone());
         }
@@ -96,7 +173,7 @@ impl Queue {
         self.unplace(key);
         if let Some(entry) = self.entries.get_mut(key) {
             entry.place = Place::Resting(until);
-            self.timed.insert((until, key.clone()));
+            self.resting.insert((until, key.clone()));
         }
     }
 
@@ -112,6 +189,13 @@ impl Queue {
         self.entries.contains_key(key)
     }
 
+    /// Whether somebody holds the pod back.
+    #[must_use]
+    pub fn is_gated(&self, key: &ObjectKey) -> bool {
+        let entry = self.entries.get(key);
+        entry.is_some_and(|entry| matches!(entry.place, Place::Gated))
+    }
+
     /// The next pod to try.
     pub fn pop(&mut self, now: Duration) -> Option<ObjectKey> {
         while let Some((until, key)) = self.timed.first().cloned()
@@ -119,9 +203,18 @@ impl Queue {
         {
             self.activate(&key);
         }
-        let (_, key) = self.active.pop_first()?;
+        while let Some((until, key)) = self.resting.first().cloned()
+            && until <= now
+        {
+            self.activate(&key);
+        }
+        let first = self.active.first_key_value().map(|(_, key)| key.clone());
+        let key = first.or_else(|| self.resting.first().map(|(_, key)| key.clone()))?;
+        self.unplace(&key);
         if let Some(entry) = self.entries.get_mut(&key) {
             entry.place = Place::Out;
+            entry.missed = 0;
+            self.out.insert(key.clone());
         }
         Some(key)
     }
@@ -133,49 +226,128 @@ impl Queue {
     }
 
     fn fail(&mut self, key: &ObjectKey, now: Duration) {
+        let order = self.next_order();
+        let rests = self.rests;
         if let Some(entry) = self.entries.get_mut(key) {
-            let rest = FIRST_REST
+            let rest = rests
+                .first
                 .saturating_mul(1 << entry.failures.min(8))
-                .min(LONGEST_REST);
+                .min(rests.longest);
+            entry.order = order;
             entry.failures = entry.failures.saturating_add(1);
             entry.rests_until = now + rest;
         }
     }
 
-    /// No node did: the pod waits for one of `events`.
-    pub fn park(&mut self, key: &ObjectKey, events: u8, now: Duration) {
+    /// These plugins found no node for the pod: it waits for something that may help.
+    pub fn park(&mut self, key: &ObjectKey, refused_by: u32, now: Duration) {
         self.fail(key, now);
         self.unplace(key);
-        if let Some(entry) = self.entries.get_mut(key) {
-            let until = now + HOPELESS;
-            entry.place = Place::Waiting { events, until };
-            self.timed.insert((until, key.clone()));
+        let events = wakes_on(refused_by);
+        let Some(entry) = self.entries.get_mut(key) else {
+            return;
+        };
+        let missed = std::mem::take(&mut entry.missed);
+        entry.refused_by = refused_by;
+        let until = now + HOPELESS;
+        entry.place = Place::Waiting(until);
+        self.timed.insert((until, key.clone()));
+        for (bit, waiting) in self.waiting.iter_mut().enumerate() {
+            if events & (1 << bit) != 0 {
+                waiting.insert(key.clone());
+            }
+        }
+        if missed & events != 0 {
+            self.rest(key, now);
         }
     }
 
     /// Something went wrong: the pod is tried again after its rest.
     pub fn retry(&mut self, key: &ObjectKey, now: Duration) {
         self.fail(key, now);
-        self.rest(key, now);
+        self.unplace(key);
+        if let Some(entry) = self.entries.get_mut(key) {
+            let until = entry.rests_until;
+            entry.place = Place::Recovering(until);
+            self.timed.insert((until, key.clone()));
+        }
     }
 
-    /// Something happened: pods that waited for it are tried when they have rested. Answers whether any did.
-    pub fn wake(&mut self, events: u8, now: Duration) -> bool {
-        let waits = |place: &Place| matches!(place, Place::Waiting { events: for_these, .. } if for_these & events != 0);
-        let woken: Vec<ObjectKey> = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| waits(&entry.place))
-            .map(|(key, _)| key.clone())
-            .collect();
-        woken.iter().for_each(|key| self.rest(key, now));
-        !woken.is_empty()
+    /// Room is being made for the pod: whatever happens, it waits until that has ended.
+    pub fn hold(&mut self, key: &ObjectKey) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.held = true;
+            entry.woken = false;
+        }
+    }
+
+    /// That has ended; `failed` if the room was not made.
+    pub fn release(&mut self, key: &ObjectKey, failed: bool, now: Duration) {
+        let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.held) else {
+            return;
+        };
+        entry.held = false;
+        let woken = std::mem::take(&mut entry.woken);
+        if !matches!(entry.place, Place::Waiting(_)) {
+            return;
+        }
+        if failed {
+            self.activate(key);
+        } else if woken {
+            self.rest(key, now);
+        }
+    }
+
+    /// Something happened: pods that it may help are tried when they have rested. `helps` looks closer, knowing
+    /// which plugins refused.
+    pub fn wake(&mut self, events: u32, now: Duration, helps: impl Fn(&ObjectKey, u32) -> bool) {
+        for key in &self.out {
+            if let Some(entry) = self.entries.get_mut(key) {
+                entry.missed |= events;
+            }
+        }
+        let mut keys: Vec<ObjectKey> = Vec::new();
+        for (bit, waiting) in self.waiting.iter().enumerate() {
+            if events & (1 << bit) != 0 {
+                keys.extend(waiting.iter().cloned());
+            }
+        }
+        for key in keys {
+            let Some(entry) = self.entries.get_mut(&key) else {
+                continue;
+            };
+            if !helps(&key, entry.refused_by) {
+                continue;
+            }
+            if entry.held {
+                entry.woken = true;
+            } else {
+                self.rest(&key, now);
+            }
+        }
+    }
+
+    /// How many pods are to be tried, rest, wait and are held back.
+    #[must_use]
+    pub fn sizes(&self) -> [usize; 4] {
+        let waits = |entry: &&Entry| matches!(entry.place, Place::Waiting(_));
+        let rests =
+            |entry: &&Entry| matches!(entry.place, Place::Resting(_) | Place::Recovering(_));
+        let gated = |entry: &&Entry| matches!(entry.place, Place::Gated);
+        let all = || self.entries.values();
+        [
+            self.active.len(),
+            all().filter(rests).count(),
+            all().filter(waits).count(),
+            all().filter(gated).count(),
+        ]
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::framework::number;
 
     fn key(name: &str) -> ObjectKey {
         ObjectKey::new("a", name)
@@ -192,6 +364,10 @@ mod tests {
             .unwrap_or_default()
     }
 
+    fn fit() -> u32 {
+        1 << number("NodeResourcesFit").unwrap()
+    }
+
     #[test]
     fn priority_then_arrival() {
         let mut queue = Queue::default();
@@ -204,24 +380,20 @@ mod tests {
     }
 
     #[test]
-    fn a_parked_pod_wakes_for_its_events_after_its_rest() {
+    fn a_parked_pod_wakes_for_what_may_help() {
         let mut queue = Queue::default();
         queue.add(&key("a"), 0);
         pop(&mut queue, 0);
-        queue.park(&key("a"), 4, at(0));
-        assert!(!queue.wake(2, at(5)));
+        queue.park(&key("a"), fit(), at(0));
+        queue.wake(event::NODE_TAINTS, at(5), |_, _| true);
         assert_eq!(pop(&mut queue, 5), "");
-        assert!(queue.wake(6, at(5)));
+        queue.wake(event::POD_REMOVED, at(5), |_, _| false);
+        assert_eq!(pop(&mut queue, 5), "");
+        queue.wake(event::POD_REMOVED, at(5), |_, refused_by| {
+            refused_by == fit()
+        });
         assert_eq!(pop(&mut queue, 5), "a");
-        queue.park(&key("a"), 4, at(10));
-        queue.wake(4, at(10));
-        // The second rest is two seconds.
-        assert_eq!(queue.next_time(), Some(at(12)));
-        assert_eq!(
-            (pop(&mut queue, 11), pop(&mut queue, 12)),
-            (String::new(), "a".to_owned())
-        );
-        queue.park(&key("a"), 4, at(20));
+        queue.park(&key("a"), fit(), at(20));
         assert_eq!(
             (pop(&mut queue, 319), pop(&mut queue, 320)),
             (String::new(), "a".to_owned())
@@ -229,16 +401,70 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_pod_is_tried_at_once() {
+    fn resting_pods_come_after_all_others() {
+        let mut queue = Queue::default();
+        queue.add(&key("a"), 9);
+        pop(&mut queue, 0);
+        queue.park(&key("a"), fit(), at(0));
+        queue.wake(event::POD_REMOVED, at(0), |_, _| true);
+        queue.add(&key("b"), 0);
+        assert_eq!(
+            (pop(&mut queue, 0), pop(&mut queue, 0)),
+            ("b".to_owned(), "a".to_owned())
+        );
+    }
+
+    #[test]
+    fn after_an_error_a_pod_rests_its_time() {
+        let mut queue = Queue::default();
+        queue.add(&key("a"), 0);
+        for (now, rests) in [(0, 1), (10, 2), (20, 4), (30, 8), (40, 10), (60, 10)] {
+            assert_eq!(pop(&mut queue, now), "a");
+            queue.retry(&key("a"), at(now));
+            assert_eq!(queue.next_time(), Some(at(now + rests)));
+            assert_eq!(pop(&mut queue, now), "");
+        }
+        queue.add(&key("a"), 0);
+        assert_eq!(pop(&mut queue, 60), "a");
+    }
+
+    #[test]
+    fn what_happens_during_an_attempt_is_not_missed() {
         let mut queue = Queue::default();
         queue.add(&key("a"), 0);
         pop(&mut queue, 0);
-        queue.retry(&key("a"), at(0));
-        assert_eq!(pop(&mut queue, 0), "");
+        queue.wake(event::POD_REMOVED, at(0), |_, _| true);
+        queue.park(&key("a"), fit(), at(0));
+        assert_eq!(pop(&mut queue, 0), "a");
+    }
+
+    #[test]
+    fn a_pod_that_room_is_made_for_waits_for_that() {
+        let mut queue = Queue::default();
         queue.add(&key("a"), 0);
-        assert_eq!(
-            (pop(&mut queue, 0), pop(&mut queue, 100)),
-            ("a".to_owned(), String::new())
-        );
+        pop(&mut queue, 0);
+        queue.park(&key("a"), fit(), at(0));
+        queue.hold(&key("a"));
+        queue.wake(event::POD_REMOVED, at(0), |_, _| true);
+        assert_eq!(pop(&mut queue, 100), "");
+        queue.release(&key("a"), false, at(100));
+        assert_eq!(pop(&mut queue, 100), "a");
+        queue.park(&key("a"), fit(), at(100));
+        queue.hold(&key("a"));
+        queue.release(&key("a"), false, at(100));
+        assert_eq!(pop(&mut queue, 101), "");
+        queue.hold(&key("a"));
+        queue.release(&key("a"), true, at(101));
+        assert_eq!(pop(&mut queue, 101), "a");
+    }
+
+    #[test]
+    fn gated_pods_are_not_tried() {
+        let mut queue = Queue::default();
+        queue.gate(&key("a"), 0);
+        assert_eq!(pop(&mut queue, 0), "");
+        assert!(queue.is_gated(&key("a")));
+        queue.add(&key("a"), 0);
+        assert_eq!(pop(&mut queue, 0), "a");
     }
 }

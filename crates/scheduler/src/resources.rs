@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, PodSpec};
+use k8s_openapi::api::core::v1::{Container, PodSpec, PodStatus};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-/// What a pod that asks for nothing is taken to use, when nodes are compared.
+/// What a container that does not say what it needs is taken to use, when nodes are compared.
 const UNSTATED_CPU: i64 = 100;
 const UNSTATED_MEMORY: i64 = 200 * 1024 * 1024;
 
@@ -22,10 +22,32 @@ pub struct Resources {
     pub others: Vec<(Box<str>, i64)>,
 }
 
+/// The most usual quantities: a whole number, in units, thousandths, `Ki`, `Mi` or `Gi`.
+fn plain(text: &str) -> Option<i64> {
+    let end = text
+        .bytes()
+        .position(|byte| !byte.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (digits, suffix) = text.split_at_checked(end)?;
+    let number: i64 = digits.parse().ok()?;
+    let factor = match suffix {
+        "" => 1000,
+        "m" => 1,
+        "Ki" => 1000 << 10,
+        "Mi" => 1000 << 20,
+        "Gi" => 1000 << 30,
+        _ => return None,
+    };
+    number.checked_mul(factor)
+}
+
 /// The quantity in thousandths, rounded up; what cannot be read counts as 0.
 #[must_use]
 pub fn thousandths(quantity: &Quantity) -> i64 {
     let text = quantity.0.as_str();
+    if let Some(amount) = plain(text) {
+        return amount;
+    }
     let end = text
         .find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '+' | '-')))
         .unwrap_or(text.len());
@@ -73,7 +95,9 @@ pub fn thousandths(quantity: &Quantity) -> i64 {
     if negative { -amount } else { amount }
 }
 
-fn units(quantity: &Quantity) -> i64 {
+/// The quantity in units, rounded up.
+#[must_use]
+pub fn units(quantity: &Quantity) -> i64 {
     let amount = thousandths(quantity);
     amount / 1000 + i64::from(amount % 1000 > 0)
 }
@@ -130,55 +154,128 @@ impl Resources {
         self.combine(other, i64::max);
     }
 
-    /// What the amounts are taken to be when nodes are compared: something, even if nothing is stated.
+    fn set(&mut self, name: &str, amount: i64) {
+        match self.others.iter_mut().find(|(known, _)| &**known == name) {
+            Some((_, known)) => *known = amount,
+            None => self.others.push((name.into(), amount)),
+        }
+    }
+
+    /// The amount of a resource by its name.
     #[must_use]
-    pub fn compared(&self) -> (i64, i64) {
-        let or = |amount: i64, unstated: i64| if amount == 0 { unstated } else { amount };
-        (or(self.cpu, UNSTATED_CPU), or(self.memory, UNSTATED_MEMORY))
+    pub fn get(&self, name: &str) -> i64 {
+        match name {
+            "cpu" => self.cpu,
+            "memory" => self.memory,
+            "ephemeral-storage" => self.ephemeral,
+            other => self.other(other),
+        }
+    }
+
+    /// Whether nothing is asked for.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        self.cpu == 0 && self.memory == 0 && self.ephemeral == 0 && self.others.is_empty()
     }
 }
 
 /// What a pod needs: its containers and sidecars at the same time, or a step of its initialisation if
-/// that takes more, and its overhead. Amounts stated for the whole pod come first.
+/// that takes more, and its overhead. Amounts stated for the whole pod come first. `status` is that of a
+/// running pod: while it is resized the larger of what it asks for and what it has counts.
 #[must_use]
-pub fn requests(spec: &PodSpec) -> Resources {
-    let of = |container: &Container| {
-        Resources::from_map(
-            container
-                .resources
-                .as_ref()
-                .and_then(|all| all.requests.as_ref()),
-        )
+pub fn requests(spec: &PodSpec, status: Option<&PodStatus>) -> Resources {
+    total(spec, &|container| {
+        let mut own = stated(container);
+        if let Some(status) = status {
+            own.at_least(&allocated(container, status));
+        }
+        own
+    })
+}
+
+/// CPU and memory that a pod is taken to use when nodes are compared: something for each container, even if
+/// nothing is stated.
+#[must_use]
+pub fn compared(spec: &PodSpec, status: Option<&PodStatus>) -> (i64, i64) {
+    let all = total(spec, &|container| {
+        let requests = container
+            .resources
+            .as_ref()
+            .and_then(|all| all.requests.as_ref());
+        let states = |name: &str| requests.is_some_and(|all| all.contains_key(name));
+        let mut own = stated(container);
+        if let Some(status) = status {
+            own.at_least(&allocated(container, status));
+        }
+        if !states("cpu") {
+            own.cpu = UNSTATED_CPU;
+        }
+        if !states("memory") {
+            own.memory = UNSTATED_MEMORY;
+        }
+        own
+    });
+    (all.cpu, all.memory)
+}
+
+fn stated(container: &Container) -> Resources {
+    let all = container.resources.as_ref();
+    Resources::from_map(all.and_then(|all| all.requests.as_ref()))
+}
+
+fn allocated(container: &Container, status: &PodStatus) -> Resources {
+    let all = status.container_statuses.iter().flatten();
+    let all = all.chain(status.init_container_statuses.iter().flatten());
+    let Some(own) = all.into_iter().find(|found| found.name == container.name) else {
+        return Resources::default();
     };
+    let mut amounts = Resources::from_map(own.allocated_resources.as_ref());
+    let actual = own.resources.as_ref();
+    amounts.at_least(&Resources::from_map(
+        actual.and_then(|all| all.requests.as_ref()),
+    ));
+    amounts
+}
+
+fn total(spec: &PodSpec, of: &dyn Fn(&Container) -> Resources) -> Resources {
     let mut running = Resources::default();
     spec.containers
         .iter()
         .for_each(|container| running.add(&of(container)));
-    let (mut sidecars, mut starting) = (Resources::default(), Resources::default());
-    for container in spec.init_containers.iter().flatten() {
-        let own = of(container);
-        let mut step = sidecars.clone();
-        step.add(&own);
-        starting.at_least(&step);
-        if container.restart_policy.as_deref() == Some("Always") {
-            sidecars.add(&own);
+    if let Some(init) = spec.init_containers.as_ref().filter(|all| !all.is_empty()) {
+        let (mut sidecars, mut starting) = (Resources::default(), Resources::default());
+        for container in init {
+            let own = of(container);
+            let mut step = sidecars.clone();
+            step.add(&own);
+            starting.at_least(&step);
+            if container.restart_policy.as_deref() == Some("Always") {
+                sidecars.add(&own);
+            }
         }
+        running.add(&sidecars);
+        running.at_least(&starting);
     }
-    running.add(&sidecars);
-    running.at_least(&starting);
-    let stated = spec
+    let whole = spec
         .resources
         .as_ref()
         .and_then(|all| all.requests.as_ref());
-    for name in stated.iter().flat_map(|all| all.keys()) {
-        let pod = Resources::from_map(stated);
-        match name.as_str() {
-            "cpu" => running.cpu = pod.cpu,
-            "memory" => running.memory = pod.memory,
-            _ => {}
+    if let Some(whole) = whole {
+        let amounts = Resources::from_map(Some(whole));
+        for name in whole.keys() {
+            match name.as_str() {
+                "cpu" => running.cpu = amounts.cpu,
+                "memory" => running.memory = amounts.memory,
+                other if other.starts_with("hugepages-") => {
+                    running.set(other, amounts.other(other))
+                }
+                _ => {}
+            }
         }
     }
-    running.add(&Resources::from_map(spec.overhead.as_ref()));
+    if spec.overhead.is_some() {
+        running.add(&Resources::from_map(spec.overhead.as_ref()));
+    }
     running
 }
 
@@ -218,6 +315,41 @@ mod tests {
         }))
         .unwrap();
         // Running takes 200 + 300 + 100; the last step of the start 100 + 520.
-        assert_eq!(requests(&spec).cpu, 625);
+        assert_eq!(requests(&spec, None).cpu, 625);
+    }
+
+    #[test]
+    fn the_whole_pods_statement_comes_first() {
+        let spec = serde_json::from_value(json!({
+            "containers": [{"name": "c", "resources": {"requests": {"cpu": "1", "memory": "1Gi"}}}],
+            "resources": {"requests": {"cpu": "250m", "hugepages-2Mi": "4Mi"}},
+            "overhead": {"memory": "1Mi"},
+        }))
+        .unwrap();
+        let all = requests(&spec, None);
+        assert_eq!((all.cpu, all.memory), (250, 1025 << 20));
+        assert_eq!(all.get("hugepages-2Mi"), 4 << 20);
+    }
+
+    #[test]
+    fn each_silent_container_is_taken_to_use_something() {
+        let spec = serde_json::from_value(json!({"containers": [
+            {"name": "a"}, {"name": "b", "resources": {"requests": {"cpu": "0"}}}]}))
+        .unwrap();
+        assert_eq!(requests(&spec, None), Resources::default());
+        assert_eq!(compared(&spec, None), (100, 400 << 20));
+    }
+
+    #[test]
+    fn a_pod_that_is_being_shrunk_still_has_what_it_had() {
+        let spec = serde_json::from_value(
+            json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": "1"}}}]}),
+        )
+        .unwrap();
+        let status: PodStatus = serde_json::from_value(json!({"containerStatuses": [
+            {"name": "c", "ready": true, "restartCount": 0, "image": "i", "imageID": "i",
+             "allocatedResources": {"cpu": "3"}, "resources": {"requests": {"cpu": "2"}}}]}))
+        .unwrap();
+        assert_eq!(requests(&spec, Some(&status)).cpu, 3000);
     }
 }

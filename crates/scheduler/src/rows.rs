@@ -1,18 +1,24 @@
-//! What the scheduler remembers of pods and nodes: a row each, with no more than it reads.
+//! What the scheduler remembers of pods: a row each, and one shape for all pods that ask for the same.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hasher};
+use std::sync::{Arc, Weak};
 
 use k8s_openapi::api::core::v1::{
-    Affinity, Node, Pod, PodSpec, Taint, Toleration, TopologySpreadConstraint,
+    Container, NodeAffinity, Pod, PodSpec, PodStatus, Toleration, TopologySpreadConstraint, Volume,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
+use serde::Serialize;
 use skiff_client::ObjectKey;
 
-use crate::resources::{Resources, requests, thousandths};
+use crate::resources::{Resources, compared, requests};
+use crate::terms::{Labels, Terms};
+
+use crate::nodes::normal_image;
+use crate::plugins::pod_topology_spread::{self, Constraint};
 
 /// A port of the host that a pod takes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct HostPort {
     /// `TCP`, `UDP` or `SCTP`.
     pub protocol: Box<str>,
@@ -26,54 +32,258 @@ pub struct HostPort {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ScheduledCondition {
     /// `True`, `False`, or empty for none.
-    pub status: String,
+    pub status: Box<str>,
     /// The reason.
-    pub reason: String,
+    pub reason: Box<str>,
     /// The message.
-    pub message: String,
+    pub message: Box<str>,
     /// When the status last changed.
     pub since: Option<Time>,
 }
 
-/// A pod.
+/// A claim that a pod uses as a volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ClaimUse {
+    /// The claim's name. That of a claim made for the pod depends on the pod's: this is the volume's then.
+    pub name: Box<str>,
+    /// Whether the claim is made for the pod.
+    pub ephemeral: bool,
+}
+
+/// A disk that a pod names directly, and that not any two pods may share.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum Disk {
+    /// A GCE persistent disk: its name, whether it is only read.
+    Gce(String, bool),
+    /// An AWS volume: its id.
+    Aws(String),
+    /// An iSCSI target: its qualified name, whether it is only read.
+    Iscsi(String, bool),
+    /// A RADOS block device: monitors, pool, image, whether it is only read.
+    Rbd(Vec<String>, String, String, bool),
+}
+
+/// Which nodes a pod wants.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NodeWants {
+    /// Labels that the node must have.
+    pub selector: Labels,
+    /// Affinity to nodes.
+    pub affinity: Option<NodeAffinity>,
+}
+
+impl NodeWants {
+    /// Whether any node will do.
+    #[must_use]
+    pub fn any_node(&self) -> bool {
+        let required = |affinity: &NodeAffinity| {
+            affinity
+                .required_during_scheduling_ignored_during_execution
+                .is_some()
+        };
+        self.selector.is_empty() && !self.affinity.as_ref().is_some_and(required)
+    }
+}
+
+/// What pods of the same make ask for, apart from amounts. Shared by all of them.
 #[derive(Debug)]
+pub struct Shape {
+    /// The namespace.
+    pub namespace: Box<str>,
+    /// The labels.
+    pub labels: Labels,
+    /// The controller: its kind and name.
+    pub owner: Option<(Box<str>, Box<str>)>,
+    /// Host ports that are taken.
+    pub ports: Vec<HostPort>,
+    /// The images of containers and volumes, with tags.
+    pub images: Vec<Box<str>>,
+    /// How many containers there are.
+    pub containers: usize,
+    /// Which nodes are wanted.
+    pub wants: Arc<NodeWants>,
+    /// Taints that are borne.
+    pub tolerations: Arc<[Toleration]>,
+    /// How the pods are to be spread.
+    pub spread: Vec<Constraint>,
+    /// What is said about other pods.
+    pub terms: Terms,
+    /// Claims that are used.
+    pub claims: Vec<ClaimUse>,
+    /// Disks that are named directly.
+    pub disks: Vec<Disk>,
+    /// Device claims: how many.
+    pub device_claims: usize,
+}
+
+/// What tells one shape from another.
+#[derive(Serialize)]
+struct Identity<'a> {
+    namespace: &'a str,
+    labels: &'a Option<Labels>,
+    owner: Option<(&'a str, &'a str)>,
+    ports: &'a [HostPort],
+    images: &'a [Box<str>],
+    containers: usize,
+    node_selector: &'a Option<Labels>,
+    affinity: &'a Option<k8s_openapi::api::core::v1::Affinity>,
+    tolerations: &'a Option<Vec<Toleration>>,
+    spread: &'a Option<Vec<TopologySpreadConstraint>>,
+    claims: &'a [ClaimUse],
+    disks: &'a [Disk],
+    device_claims: usize,
+}
+
+/// Hashes what is written to it, twice.
+struct Digest(DefaultHasher, DefaultHasher);
+
+impl std::io::Write for Digest {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.write(bytes);
+        self.1.write(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Identity<'_> {
+    fn digest(&self) -> u128 {
+        let mut digest = Digest(DefaultHasher::new(), DefaultHasher::new());
+        digest.1.write_u8(1);
+        // Writing to a hasher cannot fail, and these types have string keys only.
+        drop(serde_json::to_writer(&mut digest, self));
+        (u128::from(digest.0.finish()) << 64) | u128::from(digest.1.finish())
+    }
+}
+
+/// All shapes that any pod has.
+#[derive(Debug, Default)]
+pub struct Shapes {
+    known: HashMap<u128, Weak<Shape>>,
+    sweep_at: usize,
+}
+
+impl Shapes {
+    fn of(&mut self, meta: &ObjectMeta, spec: &PodSpec) -> Arc<Shape> {
+        let (ports, images) = (host_ports(spec), images(spec));
+        let (claims, disks) = volumes(spec);
+        let owner = controller(meta.owner_references.as_deref().unwrap_or_default());
+        let containers = spec.containers.len() + spec.init_containers.as_ref().map_or(0, Vec::len);
+        let namespace = meta.namespace.as_deref().unwrap_or_default();
+        let device_claims = spec.resource_claims.as_ref().map_or(0, Vec::len);
+        let identity = Identity {
+            namespace,
+            labels: &meta.labels,
+            owner,
+            ports: &ports,
+            images: &images,
+            containers,
+            node_selector: &spec.node_selector,
+            affinity: &spec.affinity,
+            tolerations: &spec.tolerations,
+            spread: &spec.topology_spread_constraints,
+            claims: &claims,
+            disks: &disks,
+            device_claims,
+        };
+        let digest = identity.digest();
+        if let Some(known) = self.known.get(&digest).and_then(Weak::upgrade) {
+            return known;
+        }
+        let labels = meta.labels.clone().unwrap_or_default();
+        let affinity = spec.affinity.as_ref();
+        let wants = Arc::new(NodeWants {
+            selector: spec.node_selector.clone().unwrap_or_default(),
+            affinity: affinity.and_then(|all| all.node_affinity.clone()),
+        });
+        let tolerations: Arc<[Toleration]> = spec.tolerations.as_deref().unwrap_or_default().into();
+        let own = pod_topology_spread::Owner {
+            namespace,
+            labels: &labels,
+            wants: &wants,
+            tolerations: &tolerations,
+        };
+        let stated = spec.topology_spread_constraints.as_deref();
+        let shape = Arc::new(Shape {
+            terms: Terms::of(namespace, &labels, affinity),
+            spread: own.constraints(stated.unwrap_or_default()),
+            namespace: namespace.into(),
+            labels,
+            owner: owner.map(|(kind, name)| (kind.into(), name.into())),
+            ports,
+            images,
+            containers,
+            wants,
+            tolerations,
+            claims,
+            disks,
+            device_claims,
+        });
+        self.known.insert(digest, Arc::downgrade(&shape));
+        if self.known.len() > self.sweep_at {
+            self.known.retain(|_, shape| shape.strong_count() > 0);
+            self.known.shrink_to_fit();
+            self.sweep_at = (self.known.len() * 2).max(64);
+        }
+        shape
+    }
+
+    /// How many are remembered, those included that no pod has any more.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// Whether none is.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+}
+
+fn controller(owners: &[OwnerReference]) -> Option<(&str, &str)> {
+    let owner = owners.iter().find(|owner| owner.controller == Some(true))?;
+    Some((&owner.kind, &owner.name))
+}
+
+/// A pod.
+#[derive(Clone, Debug)]
 pub struct PodRow {
     /// Namespace and name.
     pub key: ObjectKey,
     /// The uid.
-    pub uid: String,
+    pub uid: Box<str>,
     /// The resource version, for references in events.
-    pub resource_version: String,
+    pub resource_version: Box<str>,
     /// The generation, which conditions carry.
     pub generation: Option<i64>,
     /// The node it is bound to; empty for none.
     pub node: Box<str>,
+    /// The node that room is being made for it on; empty for none.
+    pub nominated: Box<str>,
+    /// Who is to schedule it.
+    pub scheduler: Box<str>,
     /// The more, the sooner.
     pub priority: i32,
     /// Whether it may push others out.
     pub preempts: bool,
-    /// Its labels.
-    pub labels: BTreeMap<String, String>,
+    /// What it asks for, apart from amounts.
+    pub shape: Arc<Shape>,
     /// What it asks for.
     pub requests: Resources,
     /// CPU and memory that it is taken to use when nodes are compared.
     pub compared: (i64, i64),
-    /// Host ports that it takes.
-    pub ports: Vec<HostPort>,
-    /// Its images.
-    pub images: Vec<String>,
-    /// Labels that its node must have.
-    pub node_selector: BTreeMap<String, String>,
-    /// Affinity to nodes and pods.
-    pub affinity: Option<Box<Affinity>>,
-    /// Taints that it bears.
-    pub tolerations: Vec<Toleration>,
-    /// How it wants to be spread.
-    pub spread: Vec<TopologySpreadConstraint>,
-    /// Whether somebody holds it back.
-    pub gated: bool,
+    /// Who holds it back.
+    pub gates: Vec<Box<str>>,
     /// Whether it is on its way out.
     pub deleting: bool,
+    /// Whether it is so because of another pod that is more important.
+    pub preempted: bool,
+    /// When it started, in seconds since 1970.
+    pub started: Option<i64>,
     /// The condition PodScheduled.
     pub condition: ScheduledCondition,
 }
@@ -81,55 +291,43 @@ pub struct PodRow {
 impl PodRow {
     /// The row of a pod.
     #[must_use]
-    pub fn of(pod: &Pod) -> Self {
-        let empty = PodSpec::default();
+    pub fn of(pod: &Pod, shapes: &mut Shapes) -> Self {
+        let (empty, no_status) = (PodSpec::default(), PodStatus::default());
         let spec = pod.spec.as_ref().unwrap_or(&empty);
+        let status = pod.status.as_ref().unwrap_or(&no_status);
         let meta = &pod.metadata;
-        let requests = requests(spec);
-        let containers = spec
-            .init_containers
-            .iter()
-            .flatten()
-            .chain(&spec.containers);
-        let condition = pod
-            .status
-            .iter()
-            .flat_map(|status| status.conditions.iter().flatten());
-        let condition = condition
-            .clone()
-            .find(|found| found.type_ == "PodScheduled");
+        let node = spec.node_name.as_deref().unwrap_or_default();
+        // Only what runs has something that a resize has yet to change.
+        let running = Some(status).filter(|_| !node.is_empty());
+        let deleting = meta.deletion_timestamp.is_some();
+        let gates = spec.scheduling_gates.iter().flatten();
         Self {
             key: ObjectKey::of(meta),
-            uid: meta.uid.clone().unwrap_or_default(),
-            resource_version: meta.resource_version.clone().unwrap_or_default(),
+            uid: meta.uid.as_deref().unwrap_or_default().into(),
+            resource_version: meta.resource_version.as_deref().unwrap_or_default().into(),
             generation: meta.generation,
-            node: spec.node_name.clone().unwrap_or_default().into(),
+            node: node.into(),
+            nominated: status
+                .nominated_node_name
+                .as_deref()
+                .unwrap_or_default()
+                .into(),
+            scheduler: spec
+                .scheduler_name
+                .as_deref()
+                .filter(|name| !name.is_empty())
+                .unwrap_or(crate::profile::DEFAULT_SCHEDULER)
+                .into(),
             priority: spec.priority.unwrap_or(0),
             preempts: spec.preemption_policy.as_deref() != Some("Never"),
-            labels: meta.labels.clone().unwrap_or_default(),
-            compared: requests.compared(),
-            requests,
-            ports: host_ports(spec),
-            images: containers
-                .filter_map(|container| container.image.clone())
-                .collect(),
-            node_selector: spec.node_selector.clone().unwrap_or_default(),
-            affinity: spec.affinity.clone().map(Box::new),
-            tolerations: spec.tolerations.clone().unwrap_or_default(),
-            spread: spec.topology_spread_constraints.clone().unwrap_or_default(),
-            gated: spec
-                .scheduling_gates
-                .as_ref()
-                .is_some_and(|gates| !gates.is_empty()),
-            deleting: meta.deletion_timestamp.is_some(),
-            condition: condition.map_or_else(ScheduledCondition::default, |found| {
-                ScheduledCondition {
-                    status: found.status.clone(),
-                    reason: found.reason.clone().unwrap_or_default(),
-                    message: found.message.clone().unwrap_or_default(),
-                    since: found.last_transition_time.clone(),
-                }
-            }),
+            shape: shapes.of(meta, spec),
+            compared: compared(spec, running),
+            requests: requests(spec, running),
+            gates: gates.map(|gate| gate.name.as_str().into()).collect(),
+            deleting,
+            preempted: deleting && preempted(status),
+            started: status.start_time.as_ref().map(|time| time.0.as_second()),
+            condition: scheduled(status),
         }
     }
 
@@ -137,18 +335,68 @@ impl PodRow {
     #[must_use]
     pub fn asks_the_same(&self, other: &Self) -> bool {
         self.uid == other.uid
-            && self.generation == other.generation
-            && self.labels == other.labels
-            && self.gated == other.gated
-            && self.tolerations == other.tolerations
+            && self.priority == other.priority
+            && self.gates == other.gates
             && self.requests == other.requests
+            && Arc::ptr_eq(&self.shape, &other.shape)
+    }
+
+    /// Its labels.
+    #[must_use]
+    pub fn labels(&self) -> &Labels {
+        &self.shape.labels
+    }
+
+    /// Its namespace.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.shape.namespace
+    }
+
+    /// The names of the claims that it uses, and whether they are made for it.
+    pub fn claims(&self) -> impl Iterator<Item = (String, bool)> + '_ {
+        self.shape.claims.iter().map(|claim| {
+            let name = if claim.ephemeral {
+                format!("{}-{}", self.key.name(), claim.name)
+            } else {
+                claim.name.to_string()
+            };
+            (name, claim.ephemeral)
+        })
     }
 }
 
-fn host_ports(spec: &PodSpec) -> Vec<HostPort> {
-    let sidecar = |container: &&k8s_openapi::api::core::v1::Container| {
-        container.restart_policy.as_deref() == Some("Always")
+fn scheduled(status: &PodStatus) -> ScheduledCondition {
+    let mut all = status.conditions.iter().flatten();
+    let Some(found) = all.find(|found| found.type_ == "PodScheduled") else {
+        return ScheduledCondition::default();
     };
+    // Most pods are bound; what is said of them is not read.
+    if found.status == "True" {
+        return ScheduledCondition {
+            status: "True".into(),
+            ..ScheduledCondition::default()
+        };
+    }
+    ScheduledCondition {
+        status: found.status.as_str().into(),
+        reason: found.reason.as_deref().unwrap_or_default().into(),
+        message: found.message.as_deref().unwrap_or_default().into(),
+        since: found.last_transition_time.clone(),
+    }
+}
+
+fn preempted(status: &PodStatus) -> bool {
+    let mut all = status.conditions.iter().flatten();
+    all.any(|found| {
+        found.type_ == "DisruptionTarget"
+            && found.status == "True"
+            && found.reason.as_deref() == Some("PreemptionByScheduler")
+    })
+}
+
+fn host_ports(spec: &PodSpec) -> Vec<HostPort> {
+    let sidecar = |container: &&Container| container.restart_policy.as_deref() == Some("Always");
     let sidecars = spec.init_containers.iter().flatten().filter(sidecar);
     let ports = spec.containers.iter().chain(sidecars);
     let ports = ports.flat_map(|container| container.ports.iter().flatten());
@@ -165,112 +413,56 @@ fn host_ports(spec: &PodSpec) -> Vec<HostPort> {
         .collect()
 }
 
-/// What of a node comes from its object.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct NodeFacts {
-    /// Labels.
-    pub labels: BTreeMap<String, String>,
-    /// Taints that keep pods off.
-    pub taints: Vec<Taint>,
-    /// Whether it takes no new pods.
-    pub unschedulable: bool,
-    /// What pods may use.
-    pub allocatable: Resources,
-    /// How many pods it takes.
-    pub max_pods: i64,
-    /// Images that it has, with their sizes.
-    pub images: HashMap<String, i64>,
+fn images(spec: &PodSpec) -> Vec<Box<str>> {
+    let containers = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .chain(&spec.containers);
+    let volumes = spec.volumes.iter().flatten();
+    let volumes = volumes.filter_map(|volume| volume.image.as_ref()?.reference.as_deref());
+    containers
+        .filter_map(|container| container.image.as_deref())
+        .chain(volumes)
+        .map(|name| normal_image(name).into())
+        .collect()
 }
 
-impl NodeFacts {
-    /// The facts of a node.
-    #[must_use]
-    pub fn of(node: &Node) -> Self {
-        let status = node.status.as_ref();
-        let allocatable = status.and_then(|status| status.allocatable.as_ref());
-        let images = status
-            .iter()
-            .flat_map(|status| status.images.iter().flatten());
-        let images = images.flat_map(|image| {
-            let size = image.size_bytes.unwrap_or(0);
-            image
-                .names
-                .iter()
-                .flatten()
-                .map(move |name| (normal_image(name), size))
-        });
-        let spec = node.spec.as_ref();
-        Self {
-            labels: node.metadata.labels.clone().unwrap_or_default(),
-            taints: spec
-                .and_then(|spec| spec.taints.clone())
-                .unwrap_or_default(),
-            unschedulable: spec.and_then(|spec| spec.unschedulable).unwrap_or(false),
-            allocatable: Resources::from_map(allocatable),
-            max_pods: allocatable
-                .and_then(|all| all.get("pods"))
-                .map_or(0, |q| thousandths(q) / 1000),
-            images: images.collect(),
+fn volumes(spec: &PodSpec) -> (Vec<ClaimUse>, Vec<Disk>) {
+    let all = || spec.volumes.iter().flatten();
+    let claims = all().filter_map(|volume| {
+        if let Some(claim) = &volume.persistent_volume_claim {
+            return Some(ClaimUse {
+                name: claim.claim_name.as_str().into(),
+                ephemeral: false,
+            });
         }
-    }
+        volume.ephemeral.as_ref().map(|_| ClaimUse {
+            name: volume.name.as_str().into(),
+            ephemeral: true,
+        })
+    });
+    (claims.collect(), all().filter_map(disk).collect())
 }
 
-/// The name of an image with a tag.
-#[must_use]
-pub fn normal_image(name: &str) -> String {
-    let path = name.rsplit_once('/').map_or(name, |(_, last)| last);
-    if path.contains(':') || path.contains('@') {
-        name.to_owned()
-    } else {
-        format!("{name}:latest")
+fn disk(volume: &Volume) -> Option<Disk> {
+    if let Some(gce) = &volume.gce_persistent_disk {
+        return Some(Disk::Gce(gce.pd_name.clone(), gce.read_only == Some(true)));
     }
-}
-
-/// A node with the pods on it.
-#[derive(Debug, Default)]
-pub struct NodeRow {
-    /// The name.
-    pub name: Arc<str>,
-    /// What its object says; none while only pods name it.
-    pub facts: Option<NodeFacts>,
-    /// What its pods ask for in all.
-    pub requested: Resources,
-    /// What its pods are taken to use in all.
-    pub compared: (i64, i64),
-    /// Host ports that are taken.
-    pub ports: Vec<HostPort>,
-    /// Its pods.
-    pub pods: HashMap<ObjectKey, Arc<PodRow>>,
-}
-
-impl NodeRow {
-    /// Puts a pod on the node.
-    pub fn add(&mut self, pod: Arc<PodRow>) {
-        self.remove(&pod.key);
-        self.requested.add(&pod.requests);
-        self.compared.0 += pod.compared.0;
-        self.compared.1 += pod.compared.1;
-        self.ports.extend(pod.ports.iter().cloned());
-        self.pods.insert(pod.key.clone(), pod);
+    if let Some(aws) = &volume.aws_elastic_block_store {
+        return Some(Disk::Aws(aws.volume_id.clone()));
     }
-
-    /// Takes a pod off the node.
-    pub fn remove(&mut self, key: &ObjectKey) -> Option<Arc<PodRow>> {
-        let pod = self.pods.remove(key)?;
-        self.requested.subtract(&pod.requests);
-        self.compared.0 -= pod.compared.0;
-        self.compared.1 -= pod.compared.1;
-        for port in &pod.ports {
-            if let Some(index) = self.ports.iter().position(|taken| taken == port) {
-                self.ports.swap_remove(index);
-            }
-        }
-        Some(pod)
+    if let Some(target) = &volume.iscsi {
+        return Some(Disk::Iscsi(
+            target.iqn.clone(),
+            target.read_only == Some(true),
+        ));
     }
-
-    /// The value of a label; none where there is none.
-    #[must_use]
-    pub fn label(&self, key: &str) -> Option<&str> {
-        self.facts.as_ref()?.labels.get(key).map(String::as_str)
-    }
+    let device = volume.rbd.as_ref()?;
+    Some(Disk::Rbd(
+        device.monitors.clone(),
+        device.pool.clone().unwrap_or_default(),
+        device.image.clone(),
+        device.read_only == Some(true),
+    ))
 }

@@ -1,241 +1,341 @@
-//! All that the scheduler knows: nodes, pods and the queue, changed by deltas as the watches deliver them.
+//! All that the scheduler knows, behind one lock: the world, the pods that wait and the decisions under way.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use parking_lot::Mutex;
 use skiff_base::{Random, SharedClock};
-use skiff_client::{Change, ObjectKey, WatchSink};
-use tokio::sync::Notify;
+use skiff_client::ObjectKey;
+use tokio::sync::{Notify, watch};
 
-use crate::framework::{Cycle, Diagnosis, Verdict, event, schedule};
-use crate::plugins::inter_pod_affinity::has_anti_affinity;
-use crate::queue::Queue;
-use crate::rows::{NodeFacts, NodeRow, PodRow};
+use crate::decision::{Assignment, Decision, Failure, Nomination, Preemption};
+use crate::diagnosis::Diagnosis;
+use crate::framework::{Cycle, Happening, View, event, may_help, plugin};
+use crate::plugins::default_preemption::{self, Outcome};
+use crate::plugins::{dynamic_resources, volume_binding};
+use crate::profile::Profile;
+use crate::queue::{Queue, Rests};
+use crate::rows::{PodRow, Shapes};
+use crate::schedule::{Search, best, find, scores};
+use crate::world::World;
 
-/// A pod that was given a node, or for which there is none.
-#[derive(Debug)]
-pub enum Decision {
-    /// Bind it to that node.
-    Bind(Arc<PodRow>, Arc<str>),
-    /// Tell why there is none.
-    Report(Arc<PodRow>, Diagnosis),
-}
-
+/// What the lock holds.
 #[derive(Default)]
-struct Known {
-    nodes: Vec<NodeRow>,
-    by_name: HashMap<Arc<str>, usize>,
+pub(crate) struct Known {
+    pub(crate) world: World,
+    pub(crate) profiles: Arc<[Profile]>,
+    pub(crate) queue: Queue,
+    shapes: Shapes,
     /// Pods without a node.
-    pending: HashMap<ObjectKey, Arc<PodRow>>,
-    /// Where each pod with a node is.
-    placed: HashMap<ObjectKey, usize>,
+    pub(crate) pending: HashMap<ObjectKey, Arc<PodRow>>,
     /// Pods that were given a node but are not seen there yet.
     assumed: HashSet<ObjectKey>,
-    /// How many placed pods have affinity to or against others.
-    choosy: usize,
-    queue: Queue,
+    /// The nodes that room is being made on.
+    nominated: HashMap<ObjectKey, Arc<str>>,
     next_start: usize,
+    /// Collections that were not listed yet, as bits.
+    pub(crate) missing: u32,
 }
 
 /// The state, shared by the watches and the scheduling loop.
 pub struct State {
     known: Mutex<Known>,
     changed: Notify,
+    storage: watch::Sender<()>,
     clock: SharedClock,
     random: Random,
-    /// Pods that name another scheduler are none of ours.
-    scheduler_name: String,
+    /// Whether others are to be asked about a pod before it is given a node.
+    consults: Box<dyn Fn(&PodRow) -> bool + Send + Sync>,
 }
 
 impl Known {
-    fn node(&mut self, name: &str) -> usize {
-        if let Some(index) = self.by_name.get(name) {
-            return *index;
+    fn profile(&self, pod: &PodRow) -> Option<usize> {
+        let mut all = self.profiles.iter();
+        all.position(|profile| profile.name == pod.scheduler)
+    }
+
+    /// Something happened: pods that it may help are to be tried.
+    pub(crate) fn wake(&mut self, events: u32, what: Happening, now: Duration) {
+        if events == 0 {
+            return;
         }
-        let (name, index): (Arc<str>, usize) = (name.into(), self.nodes.len());
-        self.nodes.push(NodeRow {
-            name: name.clone(),
-            ..NodeRow::default()
+        let (pending, profiles) = (&self.pending, &self.profiles);
+        self.queue.wake(events, now, |key, refused_by| {
+            let Some(pod) = pending.get(key) else {
+                return true;
+            };
+            let profile = profiles.iter().find(|found| found.name == pod.scheduler);
+            profile.is_none_or(|profile| may_help(profile, pod, refused_by, events, what))
         });
-        self.by_name.insert(name, index);
-        index
     }
 
-    fn place(&mut self, row: Arc<PodRow>, index: usize) {
-        self.unplace(&row.key);
-        self.choosy += usize::from(has_anti_affinity(&row));
-        self.placed.insert(row.key.clone(), index);
-        if let Some(node) = self.nodes.get_mut(index) {
-            node.add(row);
+    /// Room is being made for the pod on that node, or no longer on any.
+    fn nominate(&mut self, pod: &Arc<PodRow>, node: &str) -> bool {
+        let old = self.nominated.remove(&pod.key);
+        let old = old.and_then(|name| self.world.cluster.find(&name));
+        if let Some(row) = old.and_then(|index| self.world.cluster.nodes.get_mut(index)) {
+            row.nominated.retain(|other| other.key != pod.key);
         }
+        let new = Some(node)
+            .filter(|name| !name.is_empty())
+            .and_then(|name| self.world.cluster.find(name));
+        if let Some(row) = new.and_then(|index| self.world.cluster.nodes.get_mut(index)) {
+            row.nominated.push(pod.clone());
+            self.nominated.insert(pod.key.clone(), row.name.clone());
+        }
+        old.is_some()
     }
 
-    fn unplace(&mut self, key: &ObjectKey) -> Option<Arc<PodRow>> {
-        let index = self.placed.remove(key)?;
-        let node = self.nodes.get_mut(index)?;
-        let row = node.remove(key)?;
-        self.choosy -= usize::from(has_anti_affinity(&row));
-        if node.facts.is_none() && node.pods.is_empty() {
-            self.drop_node(index);
-        }
-        Some(row)
-    }
-
-    fn drop_node(&mut self, index: usize) {
-        if index >= self.nodes.len() {
-            return;
-        }
-        let gone = self.nodes.swap_remove(index);
-        self.by_name.remove(&gone.name);
-        if let Some(moved) = self.nodes.get(index) {
-            self.by_name.insert(moved.name.clone(), index);
-            for key in moved.pods.keys() {
-                self.placed.insert(key.clone(), index);
-            }
-        }
-    }
-
-    /// Takes in a pod; answers which events that amounts to.
-    fn apply_pod(&mut self, pod: &Pod, scheduler_name: &str) -> u8 {
-        let phase = pod
-            .status
-            .as_ref()
-            .and_then(|status| status.phase.as_deref());
-        let row = PodRow::of(pod);
+    /// Takes in a pod.
+    pub(crate) fn apply_pod(&mut self, pod: &Pod, now: Duration) {
+        let status = pod.status.as_ref();
+        let phase = status.and_then(|status| status.phase.as_deref());
         if matches!(phase, Some("Succeeded" | "Failed")) {
-            return self.remove_pod(&row.key);
+            return self.remove_pod(&ObjectKey::of(&pod.metadata), now);
         }
+        let row = Arc::new(PodRow::of(pod, &mut self.shapes));
         if row.node.is_empty() {
-            self.apply_pending(pod, row, scheduler_name);
-            return 0;
+            self.apply_pending(row, now);
+        } else {
+            self.apply_placed(row, now);
         }
-        self.pending.remove(&row.key);
-        self.queue.remove(&row.key);
-        self.assumed.remove(&row.key);
-        let index = self.node(&row.node.clone());
-        let old = self
-            .placed
-            .get(&row.key)
-            .and_then(|index| self.nodes.get(*index));
-        let old = old.and_then(|node| node.pods.get(&row.key));
-        let events = match old {
-            None => event::POD_ADDED,
-            Some(old) if old.requests != row.requests => event::POD_REMOVED,
-            Some(old) if old.labels != row.labels || old.deleting != row.deleting => {
-                event::POD_ADDED | event::POD_REMOVED
-            }
-            Some(_) => 0,
-        };
-        self.place(Arc::new(row), index);
-        events
     }
 
-    fn apply_pending(&mut self, pod: &Pod, row: PodRow, scheduler_name: &str) {
-        let wanted = pod
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.scheduler_name.as_deref());
-        if wanted.is_some_and(|wanted| wanted != scheduler_name) || row.deleting {
-            self.remove_pod(&row.key);
-            return;
+    fn apply_placed(&mut self, row: Arc<PodRow>, now: Duration) {
+        if self.pending.remove(&row.key).is_some() {
+            self.nominate(&row, "");
         }
+        self.queue.remove(&row.key);
+        let assumed = self.assumed.remove(&row.key);
+        let old = self.world.cluster.pod(&row.key).cloned();
+        self.world.place(row.clone(), &row.node);
+        match old.filter(|_| !assumed) {
+            None => self.wake(event::POD_ADDED, Happening::Pod(None, Some(&row)), now),
+            Some(old) => {
+                let mut events = 0;
+                if old.requests != row.requests {
+                    events |= event::POD_SHRUNK;
+                }
+                if !Arc::ptr_eq(&old.shape, &row.shape) || old.deleting != row.deleting {
+                    events |= event::POD_CHANGED;
+                }
+                self.wake(events, Happening::Pod(Some(&old), Some(&row)), now);
+            }
+        }
+    }
+
+    fn apply_pending(&mut self, row: Arc<PodRow>, now: Duration) {
+        let Some(profile) = self.profile(&row).filter(|_| !row.deleting) else {
+            return self.remove_pod(&row.key, now);
+        };
         // An assumed pod is on its way: what we see is older than what we did.
-        let assumed = self
-            .placed
-            .get(&row.key)
-            .and_then(|index| self.nodes.get(*index));
-        let assumed = assumed.and_then(|node| node.pods.get(&row.key));
-        if self.assumed.contains(&row.key) && assumed.is_some_and(|old| old.uid == row.uid) {
+        let placed = self.world.cluster.pod(&row.key);
+        if self.assumed.contains(&row.key) && placed.is_some_and(|old| old.uid == row.uid) {
             return;
         }
         self.assumed.remove(&row.key);
-        self.unplace(&row.key);
-        let old = self.pending.get(&row.key);
-        let replaced = old.is_some_and(|old| old.uid != row.uid);
-        let same = old.is_some_and(|old| old.asks_the_same(&row));
-        let (key, priority, gated) = (row.key.clone(), row.priority, row.gated);
-        self.pending.insert(key.clone(), Arc::new(row));
-        if replaced || gated {
+        if let Some(old) = self.world.unplace(&row.key) {
+            self.wake(event::POD_REMOVED, Happening::Pod(Some(&old), None), now);
+        }
+        let key = row.key.clone();
+        let old = self.pending.insert(key.clone(), row.clone());
+        let replaced = old.as_ref().is_some_and(|old| old.uid != row.uid);
+        if replaced {
             self.queue.remove(&key);
         }
-        let waits = same && self.queue.contains(&key);
-        if !gated && !waits {
-            self.queue.add(&key, priority);
+        let seen = self.nominated.get(&key).map_or("", AsRef::as_ref);
+        let moved = old
+            .as_ref()
+            .is_none_or(|old| replaced || old.nominated != row.nominated);
+        if moved || seen.is_empty() {
+            self.nominate(&row, &row.nominated);
+        } else {
+            let seen = seen.to_owned();
+            self.nominate(&row, &seen);
+        }
+        let gated = self.profiles.get(profile).is_some_and(|profile| {
+            let gates = profile
+                .pre_enqueue
+                .iter()
+                .filter_map(|number| plugin(*number));
+            gates
+                .filter_map(|plugin| plugin.pre_enqueue)
+                .any(|gate| gate(&row).is_some())
+        });
+        if gated {
+            return self.queue.gate(&key, row.priority);
+        }
+        let same = old.is_some_and(|old| old.asks_the_same(&row));
+        if !same || !self.queue.contains(&key) || self.queue.is_gated(&key) {
+            self.queue.add(&key, row.priority);
         }
     }
 
-    fn remove_pod(&mut self, key: &ObjectKey) -> u8 {
-        self.pending.remove(key);
+    pub(crate) fn remove_pod(&mut self, key: &ObjectKey, now: Duration) {
+        let pending = self.pending.remove(key);
         self.queue.remove(key);
         self.assumed.remove(key);
-        if self.unplace(key).is_some() {
-            event::POD_REMOVED
-        } else {
-            0
+        let nominated = pending.filter(|pod| self.nominate(pod, ""));
+        if let Some(gone) = self.world.unplace(key).or(nominated) {
+            self.wake(event::POD_REMOVED, Happening::Pod(Some(&gone), None), now);
         }
     }
 
-    fn apply_node(&mut self, node: &Node) -> u8 {
-        let facts = NodeFacts::of(node);
-        let index = self.node(node.metadata.name.as_deref().unwrap_or_default());
-        let Some(row) = self.nodes.get_mut(index) else {
-            return 0;
-        };
-        let mut events = 0;
-        match &row.facts {
-            None => events = event::NODE_ADDED,
-            Some(old) => {
-                if old.labels != facts.labels {
-                    events |= event::NODE_LABELS;
-                }
-                if old.taints != facts.taints || old.unschedulable != facts.unschedulable {
-                    events |= event::NODE_TAINTS;
-                }
-                if old.allocatable != facts.allocatable || old.max_pods != facts.max_pods {
-                    events |= event::NODE_ALLOCATABLE;
-                }
-            }
-        }
-        row.facts = Some(facts);
-        events
+    pub(crate) fn pod_keys(&self) -> Vec<ObjectKey> {
+        let placed = self.world.cluster.placed.keys();
+        self.pending.keys().chain(placed).cloned().collect()
     }
 
-    fn remove_node(&mut self, name: &str) {
-        let Some(index) = self.by_name.get(name).copied() else {
+    pub(crate) fn apply_node(&mut self, node: &Node, now: Duration) {
+        let change = self.world.set_node(node);
+        if change.events == 0 {
+            return;
+        }
+        let row = self.world.cluster.nodes.get(change.index);
+        let Some((name, facts)) = row.and_then(|row| Some((row.name.clone(), row.facts.clone()?)))
+        else {
             return;
         };
-        if let Some(node) = self.nodes.get_mut(index) {
-            node.facts = None;
-            if node.pods.is_empty() {
-                self.drop_node(index);
+        let what = Happening::Node(change.old.as_ref(), &name, &facts);
+        self.wake(change.events, what, now);
+    }
+
+    /// Gives the pod a node and notes at once what it takes up there.
+    fn assume(&mut self, pod: Arc<PodRow>, profile: usize, index: usize) -> Option<Assignment> {
+        let row = self.world.cluster.nodes.get(index)?;
+        let (name, facts) = (row.name.clone(), row.facts.as_ref()?);
+        let volumes = match volume_binding::claims(&pod, &self.world.volumes) {
+            Ok(found) => {
+                volume_binding::plan(&found, &self.world.volumes, &name, facts).unwrap_or_default()
             }
+            Err(_) => volume_binding::Plan::default(),
+        };
+        for (volume, claim) in &volumes.bindings {
+            let chosen = &mut self.world.volumes.chosen;
+            chosen.insert(volume.clone(), claim.clone());
+        }
+        for claim in &volumes.provisions {
+            let placed = &mut self.world.volumes.placed;
+            placed.insert(claim.clone(), (&*name).into());
+        }
+        self.pending.remove(&pod.key);
+        self.nominate(&pod, "");
+        self.assumed.insert(pod.key.clone());
+        self.world.place(pod.clone(), &name);
+        Some(Assignment {
+            pod,
+            node: name,
+            profile,
+            volumes,
+        })
+    }
+
+    fn forget_volumes(&mut self, plan: &volume_binding::Plan) {
+        for (volume, _) in &plan.bindings {
+            self.world.volumes.chosen.remove(volume);
+        }
+        for claim in &plan.provisions {
+            self.world.volumes.placed.remove(claim);
         }
     }
+}
+
+/// What an attempt under the lock came to.
+enum Attempt {
+    Node(usize),
+    Ask(Search, Vec<i64>),
+    Nowhere(Box<(Diagnosis, Option<Outcome>)>),
 }
 
 impl State {
     /// Knows nothing yet.
     #[must_use]
-    pub fn new(scheduler_name: &str, clock: SharedClock, random: Random) -> Arc<Self> {
-        Arc::new(Self {
-            known: Mutex::new(Known::default()),
+    pub fn new(profiles: Vec<Profile>, rests: Rests, clock: SharedClock, random: Random) -> Self {
+        Self {
+            known: Mutex::new(Known {
+                profiles: profiles.into(),
+                queue: Queue::new(rests),
+                ..Known::default()
+            }),
             changed: Notify::new(),
+            storage: watch::Sender::new(()),
             clock,
             random,
-            scheduler_name: scheduler_name.to_owned(),
-        })
+            consults: Box::new(|_| false),
+        }
     }
 
-    fn change(&self, change: impl FnOnce(&mut Known) -> u8) {
-        let mut known = self.known.lock();
-        let events = change(&mut known);
-        if events != 0 {
-            known.queue.wake(events, self.clock.monotonic());
-        }
-        drop(known);
+    /// Others are asked about pods for which `consults` answers yes.
+    #[must_use]
+    pub fn consulting(
+        mut self,
+        consults: impl Fn(&PodRow) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.consults = Box::new(consults);
+        self
+    }
+
+    /// Nothing is decided until these collections, as bits, have been listed.
+    pub(crate) fn expect(&self, missing: u32) {
+        self.known.lock().missing = missing;
+    }
+
+    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Known, Duration) -> T) -> T {
+        let now = self.clock.monotonic();
+        let answer = change(&mut self.known.lock(), now);
         self.changed.notify_one();
+        answer
+    }
+
+    /// Something about storage changed.
+    pub(crate) fn storage_changed(&self) {
+        self.storage.send_replace(());
+    }
+
+    /// Tells of changes of storage.
+    pub(crate) fn storage(&self) -> watch::Receiver<()> {
+        self.storage.subscribe()
+    }
+
+    /// Looks into what is known; what counters keep may change by that, and nothing else.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&mut Known) -> T) -> T {
+        look(&mut self.known.lock())
+    }
+
+    /// Reads what is known.
+    pub(crate) fn read<T>(&self, read: impl FnOnce(&Known) -> T) -> T {
+        read(&self.known.lock())
+    }
+
+    /// Takes in a pod.
+    pub fn apply_pod(&self, pod: &Pod) {
+        self.change(|known, now| known.apply_pod(pod, now));
+    }
+
+    /// A pod is gone.
+    pub fn remove_pod(&self, key: &ObjectKey) {
+        self.change(|known, now| known.remove_pod(key, now));
+    }
+
+    /// Takes in a node.
+    pub fn apply_node(&self, node: &Node) {
+        self.change(|known, now| known.apply_node(node, now));
+    }
+
+    /// A node is gone.
+    pub fn remove_node(&self, name: &str) {
+        self.change(|known, _| known.world.remove_node(name));
+    }
+
+    /// Changes what is known of anything else, for tests and measurements.
+    pub fn with_world(&self, change: impl FnOnce(&mut World)) {
+        self.change(|known, _| change(&mut known.world));
+    }
+
+    fn pick(&self, count: usize) -> usize {
+        usize::try_from(self.random.below((count as u64).max(1))).unwrap_or(0)
     }
 
     /// Tries the next pod; none if none is to be tried now.
@@ -243,32 +343,183 @@ impl State {
         let now = self.clock.monotonic();
         let mut guard = self.known.lock();
         let known = &mut *guard;
+        if known.missing != 0 {
+            return None;
+        }
         loop {
             let key = known.queue.pop(now)?;
-            let Some(pod) = known.pending.get(&key).cloned() else {
+            let pod = known.pending.get(&key).cloned();
+            let Some((pod, number)) = pod
+                .and_then(|pod| Some((known.profile(&pod)?, pod)))
+                .map(|(number, pod)| (pod, number))
+            else {
                 known.queue.remove(&key);
                 continue;
             };
-            let cycle = Cycle::new(&pod, &known.nodes, known.choosy > 0);
-            let pick = |count: usize| usize::try_from(self.random.below(count as u64)).unwrap_or(0);
-            let (verdict, next_start) = schedule(&cycle, known.next_start, pick);
-            known.next_start = next_start;
-            match verdict {
-                Verdict::Fits(index) => {
-                    let Some(name) = known.nodes.get(index).map(|node| node.name.clone()) else {
-                        continue;
+            let profiles = known.profiles.clone();
+            let Some(profile) = profiles.get(number) else {
+                continue;
+            };
+            let asked = known.world.ask(&pod, profile);
+            let cycle = Cycle::new(&pod, &known.world, profile, &asked);
+            let (attempt, next) = self.attempt(cycle, known.next_start);
+            known.next_start = next;
+            match attempt {
+                Attempt::Node(index) => match known.assume(pod, number, index) {
+                    Some(assignment) => return Some(Decision::Bind(assignment)),
+                    None => continue,
+                },
+                Attempt::Ask(search, totals) => {
+                    let name = |index: &usize| {
+                        known
+                            .world
+                            .cluster
+                            .nodes
+                            .get(*index)
+                            .map(|row| row.name.clone())
                     };
-                    known.pending.remove(&key);
-                    known.assumed.insert(key);
-                    known.place(pod.clone(), index);
-                    return Some(Decision::Bind(pod, name));
+                    let names: Vec<Arc<str>> = search.feasible.iter().filter_map(name).collect();
+                    return Some(Decision::Consult {
+                        pod,
+                        profile: number,
+                        nodes: names.into_iter().zip(totals).collect(),
+                        diagnosis: search.diagnosis,
+                    });
                 }
-                Verdict::Unfit(diagnosis) => {
-                    known.queue.park(&key, diagnosis.wakes_on, now);
-                    return Some(Decision::Report(pod, diagnosis));
+                Attempt::Nowhere(why) => {
+                    let (diagnosis, outcome) = *why;
+                    let failure = self.fail(known, &pod, number, diagnosis, outcome, now);
+                    return Some(Decision::Report(failure));
                 }
             }
         }
+    }
+
+    fn attempt(&self, mut cycle: Cycle, start: usize) -> (Attempt, usize) {
+        let search = find(&mut cycle, start);
+        let next = search.next;
+        let consults = (self.consults)(cycle.pod);
+        let attempt = match search.feasible.as_slice() {
+            [] => {
+                let outcome = self.post_filter(&cycle, &search.diagnosis);
+                Attempt::Nowhere(Box::new((search.diagnosis, outcome)))
+            }
+            [only] if !consults => Attempt::Node(*only),
+            several => {
+                let totals = scores(&mut cycle, several);
+                if consults {
+                    Attempt::Ask(search, totals)
+                } else {
+                    let pick = |count| self.pick(count);
+                    Attempt::Node(best(several, &totals, pick).unwrap_or_default())
+                }
+            }
+        };
+        (attempt, next)
+    }
+
+    fn post_filter(&self, cycle: &Cycle, diagnosis: &Diagnosis) -> Option<Outcome> {
+        let asks = Profile::asks(&cycle.profile.post_filters, "DefaultPreemption");
+        if !asks || diagnosis.total == 0 {
+            return None;
+        }
+        Some(default_preemption::look(cycle, diagnosis, |count| {
+            self.pick(count)
+        }))
+    }
+
+    fn fail(
+        &self,
+        known: &mut Known,
+        pod: &Arc<PodRow>,
+        profile: usize,
+        mut diagnosis: Diagnosis,
+        outcome: Option<Outcome>,
+        now: Duration,
+    ) -> Failure {
+        known.queue.park(&pod.key, diagnosis.refused_by, now);
+        let mut after: Vec<String> = Vec::new();
+        let devices = |profile: &Profile| Profile::asks(&profile.post_filters, "DynamicResources");
+        if diagnosis.total > 0 && known.profiles.get(profile).is_some_and(devices) {
+            after.push(dynamic_resources::NOTHING_TO_GIVE_UP.to_owned());
+        }
+        let (mut nomination, mut preemption) = (Nomination::Clear, None);
+        match outcome {
+            None if diagnosis.total > 0 => nomination = Nomination::Clear,
+            None => {}
+            Some(Outcome::NotEligible(why)) => {
+                after.push(format!("preemption: {why}"));
+                nomination = Nomination::Keep;
+            }
+            Some(Outcome::None(why)) => after.push(format!("preemption: {why}")),
+            Some(Outcome::Candidates(candidates)) => {
+                if let Some(chosen) = default_preemption::cheapest(candidates) {
+                    preemption = known.make_room(pod, &chosen);
+                    after.clear();
+                }
+            }
+        }
+        diagnosis.after = after.join(", ");
+        if let Some(preemption) = &preemption {
+            nomination = Nomination::Set(preemption.node.clone());
+        }
+        known.note_nomination(pod, &nomination);
+        Failure {
+            pod: pod.clone(),
+            profile,
+            reason: "Unschedulable",
+            message: diagnosis.message(),
+            nomination,
+            preemption,
+        }
+    }
+
+    /// What others said of a pod: the nodes that do with all scores, or why none does.
+    pub fn conclude(
+        &self,
+        pod: &Arc<PodRow>,
+        profile: usize,
+        mut diagnosis: Diagnosis,
+        answer: Result<Vec<(Arc<str>, i64)>, String>,
+    ) -> Option<Decision> {
+        let now = self.clock.monotonic();
+        let mut guard = self.known.lock();
+        let known = &mut *guard;
+        if known
+            .pending
+            .get(&pod.key)
+            .is_none_or(|now| now.uid != pod.uid)
+        {
+            return None;
+        }
+        let nodes = match answer {
+            Ok(nodes) => nodes,
+            Err(message) => {
+                known.queue.retry(&pod.key, now);
+                return Some(Decision::Report(Failure::error(
+                    pod.clone(),
+                    profile,
+                    message,
+                )));
+            }
+        };
+        let indexed = nodes
+            .iter()
+            .filter_map(|(name, total)| Some((known.world.cluster.find(name)?, *total)));
+        let (feasible, totals): (Vec<usize>, Vec<i64>) = indexed.unzip();
+        let Some(index) = best(&feasible, &totals, |count| self.pick(count)) else {
+            diagnosis.refused_by |= crate::framework::ELSEWHERE;
+            let failure = self.fail(known, pod, profile, diagnosis, None, now);
+            return Some(Decision::Report(failure));
+        };
+        // The world went on meanwhile.
+        if !known.still_fits(pod, profile, index) {
+            known.queue.retry(&pod.key, now);
+            return None;
+        }
+        known
+            .assume(pod.clone(), profile, index)
+            .map(Decision::Bind)
     }
 
     /// Returns when there may be something to decide.
@@ -287,93 +538,107 @@ impl State {
         }
     }
 
-    /// The pod could not be bound; it waits again unless it is gone.
-    pub fn binding_failed(&self, pod: &Arc<PodRow>) {
-        self.change(|known| {
+    /// The pod could not be bound; it waits again unless it is gone. Answers whether it does.
+    pub fn binding_failed(&self, assignment: &Assignment) -> bool {
+        self.change(|known, now| {
+            known.forget_volumes(&assignment.volumes);
+            let pod = &assignment.pod;
             if !known.assumed.remove(&pod.key) {
-                return 0;
+                return false;
             }
-            known.unplace(&pod.key);
+            known.world.unplace(&pod.key);
             known.pending.insert(pod.key.clone(), pod.clone());
-            let now = self.clock.monotonic();
             known.queue.retry(&pod.key, now);
-            event::POD_REMOVED
-        });
+            known.wake(event::POD_REMOVED, Happening::Pod(Some(pod), None), now);
+            true
+        })
     }
 
     /// The pod is bound: what is left to do is to see it so.
-    pub fn bound(&self, key: &ObjectKey) {
-        self.known.lock().queue.remove(key);
+    pub fn bound(&self, assignment: &Assignment) {
+        let mut known = self.known.lock();
+        known.queue.remove(&assignment.pod.key);
+        known.forget_volumes(&assignment.volumes);
+    }
+
+    /// Making room for a pod has ended.
+    pub fn room_made(&self, key: &ObjectKey, failed: bool) {
+        self.change(|known, now| known.queue.release(key, failed, now));
+    }
+
+    /// Whether the pod's volumes are as they were planned; an error if they never will be.
+    pub fn volumes_ready(&self, assignment: &Assignment) -> Result<bool, String> {
+        let known = self.known.lock();
+        if !known.assumed.contains(&assignment.pod.key) {
+            return Err("pod does not exist any more".to_owned());
+        }
+        let cluster = &known.world.cluster;
+        let index = cluster.find(&assignment.node);
+        let facts = index.and_then(|index| cluster.nodes.get(index)?.facts.as_ref());
+        volume_binding::progress(
+            &assignment.volumes,
+            &known.world.volumes,
+            &assignment.node,
+            facts,
+        )
     }
 }
 
-/// Takes in pods.
-pub struct PodSink(pub Arc<State>);
-
-impl WatchSink<Pod> for PodSink {
-    fn replace(&self, items: Vec<Pod>, _: &str) {
-        self.0.change(|known| {
-            let listed: HashSet<ObjectKey> = items
-                .iter()
-                .map(|pod| ObjectKey::of(&pod.metadata))
-                .collect();
-            let all = known.pending.keys().chain(known.placed.keys());
-            let gone: Vec<ObjectKey> = all.filter(|key| !listed.contains(*key)).cloned().collect();
-            let mut events = 0;
-            for key in gone {
-                events |= known.remove_pod(&key);
-            }
-            for pod in &items {
-                events |= known.apply_pod(pod, &self.0.scheduler_name);
-            }
-            events
-        });
+impl Known {
+    fn still_fits(&mut self, pod: &PodRow, profile: usize, index: usize) -> bool {
+        let profiles = self.profiles.clone();
+        let Some(profile) = profiles.get(profile) else {
+            return false;
+        };
+        let asked = self.world.ask(pod, profile);
+        let cycle = Cycle::new(pod, &self.world, profile, &asked);
+        View::of(&self.world, index).is_some_and(|view| cycle.check_with_nominated(&view).is_ok())
     }
 
-    fn apply(&self, change: Change<Pod>) {
-        self.0.change(|known| match &change {
-            Change::Applied(pod) => known.apply_pod(pod, &self.0.scheduler_name),
-            Change::Deleted(pod) => known.remove_pod(&ObjectKey::of(&pod.metadata)),
-        });
+    /// Decides on the victims: those that are on their way out already need not be told.
+    fn make_room(
+        &mut self,
+        pod: &Arc<PodRow>,
+        chosen: &default_preemption::Candidate,
+    ) -> Option<Preemption> {
+        let row = self.world.cluster.nodes.get(chosen.node)?;
+        let node = row.name.clone();
+        let lesser = row.nominated.iter();
+        let lesser: Vec<Arc<PodRow>> = lesser
+            .filter(|other| other.priority < pod.priority)
+            .cloned()
+            .collect();
+        let victims = chosen.victims.iter().filter(|victim| !victim.deleting);
+        let victims: Vec<Arc<PodRow>> = victims.cloned().collect();
+        for other in &lesser {
+            self.note_nomination(other, &Nomination::Clear);
+        }
+        if !victims.is_empty() {
+            self.queue.hold(&pod.key);
+        }
+        Some(Preemption {
+            node,
+            victims,
+            denominated: lesser,
+        })
     }
 
-    fn progress(&self, _: &str) {}
-}
-
-/// Takes in nodes.
-pub struct NodeSink(pub Arc<State>);
-
-impl WatchSink<Node> for NodeSink {
-    fn replace(&self, items: Vec<Node>, _: &str) {
-        self.0.change(|known| {
-            let listed: HashSet<&str> = items
-                .iter()
-                .filter_map(|node| node.metadata.name.as_deref())
-                .collect();
-            let gone: Vec<Arc<str>> = known
-                .by_name
-                .keys()
-                .filter(|name| !listed.contains(&***name))
-                .cloned()
-                .collect();
-            gone.iter().for_each(|name| known.remove_node(name));
-            items
-                .iter()
-                .fold(0, |events, node| events | known.apply_node(node))
-        });
+    fn note_nomination(&mut self, pod: &Arc<PodRow>, nomination: &Nomination) {
+        let name = match nomination {
+            Nomination::Keep => return,
+            Nomination::Clear => "",
+            Nomination::Set(name) => name,
+        };
+        let mut row = PodRow::clone(pod);
+        if *row.nominated != *name {
+            row.nominated = name.into();
+        }
+        let row = Arc::new(row);
+        self.nominate(&row, name);
+        if let Some(known) = self.pending.get_mut(&pod.key) {
+            *known = row;
+        }
     }
-
-    fn apply(&self, change: Change<Node>) {
-        self.0.change(|known| match &change {
-            Change::Applied(node) => known.apply_node(node),
-            Change::Deleted(node) => {
-                known.remove_node(node.metadata.name.as_deref().unwrap_or_default());
-                0
-            }
-        });
-    }
-
-    fn progress(&self, _: &str) {}
 }
 
 #[cfg(test)]

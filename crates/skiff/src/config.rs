@@ -101,6 +101,9 @@ pub struct Options {
     /// An AdmissionConfiguration (apiserver.config.k8s.io/v1) that configures admission plugins [default: none]
     #[arg(long, value_name = "FILE")]
     pub admission_control_config_file: Option<PathBuf>,
+    /// A KubeSchedulerConfiguration (kubescheduler.config.k8s.io/v1) that the scheduler goes by [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub scheduler_config: Option<PathBuf>,
     /// API versions to serve or not: group/version=true|false, group/version/resource=true|false, api/all, api/beta, api/alpha,
     /// api/legacy (versions that upstream has removed), for example extensions/v1beta1=true [default: none]
     #[arg(long, value_name = "VERSIONS", value_delimiter = ',')]
@@ -169,6 +172,8 @@ pub struct Config {
     pub disable_admission_plugins: Vec<String>,
     #[serde(default)]
     pub admission_control_config_file: Option<PathBuf>,
+    #[serde(default)]
+    pub scheduler_config: Option<PathBuf>,
     #[serde(default)]
     pub runtime_config: Vec<String>,
     pub log_level: String,
@@ -383,6 +388,7 @@ impl Options {
                 .admission_control_config_file
                 .map(std::path::absolute)
                 .transpose()?,
+            scheduler_config: self.scheduler_config.map(std::path::absolute).transpose()?,
             runtime_config: self.runtime_config.unwrap_or_default(),
             log_level: self.log_level.unwrap_or_else(|| "info".into()),
             identity: self.identity.resolve()?,

@@ -1,10 +1,21 @@
 //! Nodes that have the pod's images already are better.
 
-use crate::framework::{Cycle, MAX_SCORE};
-use crate::rows::{NodeFacts, NodeRow, normal_image};
+use crate::framework::{Cycle, MAX_SCORE, NOTHING, Normal, Plugin, Score, View};
+use crate::nodes::ImageId;
+use crate::rows::PodRow;
+use crate::world::World;
 
-/// The plugin's name.
-pub const NAME: &str = "ImageLocality";
+/// The plugin.
+pub const PLUGIN: Plugin = Plugin {
+    name: "ImageLocality",
+    weight: 1,
+    score: Some(Score {
+        prepare: |cycle, _| !cycle.images.is_empty(),
+        score,
+        normal: Normal::As,
+    }),
+    ..NOTHING
+};
 
 const MEBIBYTE: i64 = 1024 * 1024;
 /// Images smaller than this in all do not count.
@@ -12,24 +23,51 @@ const LEAST: i64 = 23 * MEBIBYTE;
 /// More than this for a container counts as this.
 const MOST: i64 = 1000 * MEBIBYTE;
 
-/// The size of the images there, the less the fewer nodes have them.
+/// The pod's images that any node has, with the share of nodes that have them.
+pub type Present = Vec<(ImageId, f64)>;
+
+/// Looks the pod's images up.
 #[must_use]
-pub fn score(cycle: &Cycle, _: &NodeRow, facts: &NodeFacts) -> i64 {
-    let containers = i64::try_from(cycle.pod.images.len()).unwrap_or(1).max(1);
-    let mut sum = 0;
-    for image in &cycle.pod.images {
-        let name = normal_image(image);
-        let Some(size) = facts.images.get(&name) else {
-            continue;
-        };
-        let has = |node: &&NodeRow| {
-            node.facts
-                .as_ref()
-                .is_some_and(|facts| facts.images.contains_key(&name))
-        };
-        let spread = cycle.nodes.iter().filter(has).count() as f64 / cycle.nodes.len() as f64;
-        sum += (*size as f64 * spread) as i64;
-    }
-    let most = MOST * containers;
+pub fn present(pod: &PodRow, world: &World) -> Present {
+    let total = world.cluster.ready.max(1) as f64;
+    let known = pod
+        .shape
+        .images
+        .iter()
+        .filter_map(|name| world.images.find(name));
+    known
+        .map(|(id, nodes)| (id, f64::from(nodes) / total))
+        .collect()
+}
+
+/// The size of the images there, the less the fewer nodes have them.
+fn score(cycle: &Cycle, view: &View) -> i64 {
+    let sizes = cycle.images.iter().filter_map(|(id, share)| {
+        let size = view.facts.image(*id)?;
+        Some((size as f64 * share) as i64)
+    });
+    weigh(sizes.sum(), cycle.pod.shape.containers)
+}
+
+fn weigh(sum: i64, containers: usize) -> i64 {
+    let most = MOST * i64::try_from(containers).unwrap_or(1).max(1);
     MAX_SCORE * (sum.clamp(LEAST, most) - LEAST) / (most - LEAST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_weighed_between_the_extremes() {
+        for (mebibytes, containers, expected) in [
+            (0, 1, 0),
+            (23, 1, 0),
+            (1000, 1, 100),
+            (9000, 1, 100),
+            (1000, 2, 49),
+        ] {
+            assert_eq!(weigh(mebibytes * MEBIBYTE, containers), expected);
+        }
+    }
 }

@@ -1,245 +1,190 @@
 //! Pods that want to be near other pods, or far from them.
 
-use std::collections::HashMap;
+use crate::counters::Counter;
+use crate::framework::{
+    Cycle, Happening, NOTHING, Normal, Plugin, PreFilter, Rejection, Score, View, event,
+};
+use crate::profile::Profile;
+use crate::rows::PodRow;
+use crate::terms::{NamespaceLabels, Term};
+use crate::topology::NONE;
+use crate::wishes::{Strength, Wish};
+use crate::world::World;
 
-use k8s_openapi::api::core::v1::PodAffinityTerm;
-use skiff_client::LabelMatcher;
+/// The plugin.
+pub const PLUGIN: Plugin = Plugin {
+    name: "InterPodAffinity",
+    weight: 2,
+    pre_filter: Some(pre_filter),
+    filter: Some(filter),
+    score: Some(Score {
+        prepare,
+        score,
+        normal: Normal::BetweenExtremes,
+    }),
+    wakes_on: event::POD_REMOVED
+        | event::POD_ADDED
+        | event::POD_CHANGED
+        | event::NODE_ADDED
+        | event::NODE_LABELS
+        | event::NAMESPACE,
+    hint: Some(hint),
+    ..NOTHING
+};
 
-use crate::framework::{Cycle, Rejection};
-use crate::rows::{NodeFacts, NodeRow, PodRow};
-
-/// The plugin's name.
-pub const NAME: &str = "InterPodAffinity";
-
-type Domain = (String, String);
-
-/// A term that can be matched.
-struct Term {
-    key: String,
-    namespaces: Option<Vec<String>>,
-    matcher: LabelMatcher,
+/// The counters that answer a pod's terms, by number.
+#[derive(Clone, Debug, Default)]
+pub struct AllAsked {
+    near: Vec<usize>,
+    far: Vec<usize>,
+    soft: Vec<(i64, usize)>,
 }
 
-impl Term {
-    fn of(owner: &PodRow, term: &PodAffinityTerm) -> Self {
-        let mut selector = term.label_selector.clone();
-        for key in term.match_label_keys.iter().flatten() {
-            if let (Some(selector), Some(value)) = (&mut selector, owner.labels.get(key)) {
-                let labels = selector.match_labels.get_or_insert_default();
-                labels.entry(key.clone()).or_insert_with(|| value.clone());
-            }
-        }
-        let listed = term.namespaces.clone().unwrap_or_default();
-        // A namespace selector that selects everything opens all namespaces; the labels of namespaces
-        // are not watched, so that any other selector adds none.
-        let everywhere = term.namespace_selector.as_ref().is_some_and(|selector| {
-            LabelMatcher::from_selector(Some(selector)).is_ok_and(|found| found.is_everything())
-        });
-        let own = vec![owner.key.namespace().to_owned()];
-        let namespaces = if listed.is_empty() && term.namespace_selector.is_none() {
-            own
-        } else {
-            listed
-        };
-        Self {
-            key: term.topology_key.clone(),
-            namespaces: (!everywhere).then_some(namespaces),
-            matcher: LabelMatcher::from_selector(selector.as_ref())
-                .unwrap_or_else(|_| LabelMatcher::nothing()),
-        }
+/// Asks the counters for what the pod's terms are about.
+pub fn ask(world: &mut World, pod: &PodRow) -> AllAsked {
+    let terms = &pod.shape.terms;
+    if terms.is_empty() {
+        return AllAsked::default();
     }
-
-    fn matches(&self, pod: &PodRow) -> bool {
-        let namespace = pod.key.namespace();
-        self.namespaces
-            .as_ref()
-            .is_none_or(|all| all.iter().any(|found| found == namespace))
-            && self.matcher.matches(Some(&pod.labels))
-    }
-}
-
-fn required_affinity(pod: &PodRow) -> &[PodAffinityTerm] {
-    let found = pod
-        .affinity
-        .as_ref()
-        .and_then(|all| all.pod_affinity.as_ref());
-    let found = found.and_then(|all| {
-        all.required_during_scheduling_ignored_during_execution
-            .as_deref()
-    });
-    found.unwrap_or_default()
-}
-
-fn required_anti_affinity(pod: &PodRow) -> &[PodAffinityTerm] {
-    let found = pod
-        .affinity
-        .as_ref()
-        .and_then(|all| all.pod_anti_affinity.as_ref());
-    let found = found.and_then(|all| {
-        all.required_during_scheduling_ignored_during_execution
-            .as_deref()
-    });
-    found.unwrap_or_default()
-}
-
-/// Preferred terms, those of anti-affinity with negative weights.
-fn preferred(pod: &PodRow) -> Vec<(i64, &PodAffinityTerm)> {
-    let Some(affinity) = &pod.affinity else {
-        return Vec::new();
-    };
-    let near = affinity.pod_affinity.as_ref();
-    let near = near.and_then(|all| {
-        all.preferred_during_scheduling_ignored_during_execution
-            .as_deref()
-    });
-    let far = affinity.pod_anti_affinity.as_ref();
-    let far = far.and_then(|all| {
-        all.preferred_during_scheduling_ignored_during_execution
-            .as_deref()
-    });
-    let near = near
-        .unwrap_or_default()
-        .iter()
-        .map(|term| (i64::from(term.weight), &term.pod_affinity_term));
-    let far = far
-        .unwrap_or_default()
-        .iter()
-        .map(|term| (-i64::from(term.weight), &term.pod_affinity_term));
-    near.chain(far).collect()
-}
-
-/// Whether other pods must take care of this one.
-#[must_use]
-pub fn has_anti_affinity(pod: &PodRow) -> bool {
-    pod.affinity
-        .as_ref()
-        .is_some_and(|all| all.pod_anti_affinity.is_some() || all.pod_affinity.is_some())
-}
-
-/// What counts for one pod.
-#[derive(Default)]
-pub struct Counts {
-    /// For each required term its topology key and the domains with a matching pod.
-    near: Vec<(String, HashMap<String, usize>)>,
-    /// Whether the pod itself matches all its terms: the first of its kind may go anywhere.
-    first_of_its_kind: bool,
-    /// Domains with pods that the pod must be far from.
-    far: HashMap<Domain, usize>,
-    /// Domains with pods that must be far from the pod.
-    repelled: HashMap<Domain, usize>,
-    /// The weights of domains.
-    weights: HashMap<Domain, i64>,
-}
-
-/// Counts pods by domain. `any` says whether any bound pod has affinity of its own.
-#[must_use]
-pub fn count(pod: &PodRow, nodes: &[NodeRow], any: bool) -> Counts {
-    let near: Vec<Term> = required_affinity(pod)
-        .iter()
-        .map(|term| Term::of(pod, term))
-        .collect();
-    let far: Vec<Term> = required_anti_affinity(pod)
-        .iter()
-        .map(|term| Term::of(pod, term))
-        .collect();
-    let soft: Vec<(i64, Term)> = preferred(pod)
-        .into_iter()
-        .map(|(weight, term)| (weight, Term::of(pod, term)))
-        .collect();
-    let mut counts = Counts {
-        near: near
+    AllAsked {
+        near: terms
+            .near_asks
             .iter()
-            .map(|term| (term.key.clone(), HashMap::new()))
+            .map(|asking| world.counter(asking))
             .collect(),
-        first_of_its_kind: near.iter().all(|term| term.matches(pod)),
-        ..Counts::default()
-    };
-    if near.is_empty() && far.is_empty() && soft.is_empty() && !any {
-        return counts;
+        far: terms
+            .far_asks
+            .iter()
+            .map(|asking| world.counter(asking))
+            .collect(),
+        soft: terms
+            .soft
+            .iter()
+            .zip(&terms.soft_asks)
+            .map(|((weight, _), asking)| (*weight, world.counter(asking)))
+            .collect(),
     }
-    for node in nodes.iter().filter(|node| node.facts.is_some()) {
-        let domain = |key: &str| {
-            node.label(key)
-                .map(|value| (key.to_owned(), value.to_owned()))
+}
+
+/// The wishes of pods on nodes that are about a pod.
+#[derive(Default)]
+pub struct About<'a> {
+    never: Vec<&'a Wish>,
+    weighed: Vec<(i64, &'a Wish)>,
+}
+
+/// Finds the wishes that are about the pod.
+pub fn about<'a>(pod: &'a PodRow, world: &'a World, profile: &Profile) -> About<'a> {
+    let mut found = About::default();
+    if world.wishes.is_empty() {
+        return found;
+    }
+    let ignores = profile.args.ignore_preferred_of_others && pod.shape.terms.soft.is_empty();
+    for wish in world.wishes.about(pod, &world.cluster.namespaces) {
+        match wish.strength {
+            Strength::Never => found.never.push(wish),
+            _ if ignores => {}
+            Strength::Needed if profile.args.hard_pod_affinity_weight == 0 => {}
+            Strength::Needed => found
+                .weighed
+                .push((profile.args.hard_pod_affinity_weight, wish)),
+            Strength::Liked(weight) => found.weighed.push((weight, wish)),
+        }
+    }
+    found
+}
+
+fn pre_filter(cycle: &Cycle) -> PreFilter {
+    let terms = &cycle.pod.shape.terms;
+    if terms.near.is_empty() && terms.far.is_empty() && cycle.wishes.never.is_empty() {
+        PreFilter::Skip
+    } else {
+        PreFilter::All
+    }
+}
+
+/// What a counter says of the node's domain, with what is supposed to move there. None where the node lacks the key.
+fn count(cycle: &Cycle, view: &View, counter: &Counter) -> Option<i64> {
+    let domain = cycle.world.topologies.domain(counter.key(), view.index);
+    (domain != NONE).then(|| counter.count(domain) + moved(cycle, view, counter))
+}
+
+fn moved(cycle: &Cycle, view: &View, counter: &Counter) -> i64 {
+    let known = &cycle.world.cluster.namespaces;
+    let counted = view
+        .moved
+        .iter()
+        .filter(|(pod, _)| counter.counts(pod, view.index, known));
+    counted.map(|(_, by)| by).sum()
+}
+
+/// Whether the pods that the pod must be near to are there. The first of its kind may go to any labelled node.
+fn is_near(cycle: &Cycle, view: &View) -> bool {
+    let (mut all_there, mut none_anywhere) = (true, true);
+    for counter in &cycle.asked.affinity.near {
+        let Some(counter) = cycle.world.counters.get(*counter) else {
+            return false;
         };
-        for other in node.pods.values() {
-            // A pod counts as near only where it matches all terms.
-            if !near.is_empty() && near.iter().all(|term| term.matches(other)) {
-                for (key, domains) in &mut counts.near {
-                    if let Some(value) = node.label(key) {
-                        *domains.entry(value.to_owned()).or_default() += 1;
-                    }
-                }
-            }
-            for term in far.iter().filter(|term| term.matches(other)) {
-                domain(&term.key)
-                    .into_iter()
-                    .for_each(|found| *counts.far.entry(found).or_default() += 1);
-            }
-            for (weight, term) in soft.iter().filter(|(_, term)| term.matches(other)) {
-                domain(&term.key)
-                    .into_iter()
-                    .for_each(|found| *counts.weights.entry(found).or_default() += weight);
-            }
-            if any {
-                count_wishes_of(other, pod, &domain, &mut counts);
-            }
-        }
+        let Some(there) = count(cycle, view, counter) else {
+            return false;
+        };
+        all_there &= there > 0;
+        none_anywhere &= counter.total() + moved(cycle, view, counter) == 0;
     }
-    counts
+    all_there || (none_anywhere && is_first_of_its_kind(cycle))
 }
 
-fn count_wishes_of(
-    other: &PodRow,
-    pod: &PodRow,
-    domain: &dyn Fn(&str) -> Option<Domain>,
-    counts: &mut Counts,
-) {
-    for term in required_anti_affinity(other) {
-        if Term::of(other, term).matches(pod) {
-            domain(&term.topology_key)
-                .into_iter()
-                .for_each(|found| *counts.repelled.entry(found).or_default() += 1);
-        }
-    }
-    let hard = required_affinity(other).iter().map(|term| (1, term));
-    for (weight, term) in preferred(other).into_iter().chain(hard) {
-        if Term::of(other, term).matches(pod) {
-            domain(&term.topology_key)
-                .into_iter()
-                .for_each(|found| *counts.weights.entry(found).or_default() += weight);
-        }
-    }
+fn is_first_of_its_kind(cycle: &Cycle) -> bool {
+    let (pod, known) = (cycle.pod, &cycle.world.cluster.namespaces);
+    let near = &pod.shape.terms.near;
+    near.iter()
+        .all(|term| term.matches(pod.namespace(), pod.labels(), known))
 }
 
-fn hits(domains: &HashMap<Domain, usize>, node: &NodeRow) -> bool {
-    domains
-        .keys()
-        .any(|(key, value)| node.label(key) == Some(value))
+fn is_far(cycle: &Cycle, view: &View) -> bool {
+    cycle.asked.affinity.far.iter().all(|counter| {
+        let counter = cycle.world.counters.get(*counter);
+        let there = counter.and_then(|counter| count(cycle, view, counter));
+        there.is_none_or(|there| there <= 0)
+    })
+}
+
+/// Whether nobody there must be far from the pod.
+fn is_welcome(cycle: &Cycle, view: &View) -> bool {
+    let known = &cycle.world.cluster.namespaces;
+    let unwished = cycle.wishes.never.iter().all(|wish| {
+        let domain = cycle.world.topologies.domain(wish.key(), view.index);
+        let stated = |(pod, by): &(&PodRow, i64)| wish.stated_by(&pod.shape) * by;
+        let by: i64 = view.moved.iter().map(stated).sum();
+        domain == NONE || wish.count(domain) + by <= 0
+    });
+    // Pods that are supposed to come may wish what nobody on a node does.
+    unwished
+        && !view
+            .moved
+            .iter()
+            .any(|(other, by)| *by > 0 && repels(other, cycle.pod, view, known))
+}
+
+fn repels(other: &PodRow, pod: &PodRow, view: &View, known: &NamespaceLabels) -> bool {
+    let far = other.shape.terms.far.iter();
+    far.filter(|term| view.facts.labels.contains_key(&*term.key))
+        .any(|term| term.matches(pod.namespace(), pod.labels(), known))
 }
 
 /// Refuses nodes that are too far from what the pod wants, or too near to what it or others shun.
-pub fn filter(cycle: &Cycle, node: &NodeRow, _: &NodeFacts) -> Result<(), Rejection> {
-    let counts = &cycle.affinity;
-    let near = counts.near.iter().all(|(key, domains)| {
-        node.label(key)
-            .is_some_and(|value| domains.contains_key(value))
-    });
-    if !near {
-        let labelled = counts.near.iter().all(|(key, _)| node.label(key).is_some());
-        let nobody = counts.near.iter().all(|(_, domains)| domains.is_empty());
-        if !(labelled && nobody && counts.first_of_its_kind) {
-            return Err(Rejection::unresolvable(
-                "node(s) didn't match pod affinity rules",
-            ));
-        }
+fn filter(cycle: &Cycle, view: &View) -> Result<(), Rejection> {
+    if !is_near(cycle, view) {
+        return Err(Rejection::unresolvable(
+            "node(s) didn't match pod affinity rules",
+        ));
     }
-    if hits(&counts.far, node) {
+    if !is_far(cycle, view) {
         return Err(Rejection::resolvable(
             "node(s) didn't match pod anti-affinity rules",
         ));
     }
-    if hits(&counts.repelled, node) {
+    if !is_welcome(cycle, view) {
         return Err(Rejection::resolvable(
             "node(s) didn't satisfy existing pods anti-affinity rules",
         ));
@@ -247,12 +192,56 @@ pub fn filter(cycle: &Cycle, node: &NodeRow, _: &NodeFacts) -> Result<(), Reject
     Ok(())
 }
 
+fn prepare(cycle: &mut Cycle, _: &[usize]) -> bool {
+    !cycle.asked.affinity.soft.is_empty() || !cycle.wishes.weighed.is_empty()
+}
+
 /// The sum of the weights of the node's domains.
-#[must_use]
-pub fn score(cycle: &Cycle, node: &NodeRow, _: &NodeFacts) -> i64 {
-    let weights = cycle.affinity.weights.iter();
-    weights
-        .filter(|((key, value), _)| node.label(key) == Some(value))
-        .map(|(_, weight)| weight)
-        .sum()
+fn score(cycle: &Cycle, view: &View) -> i64 {
+    let domain = |key| cycle.world.topologies.domain(key, view.index);
+    let own = cycle.asked.affinity.soft.iter().map(|(weight, counter)| {
+        let counter = cycle.world.counters.get(*counter);
+        counter.map_or(0, |counter| counter.count(domain(counter.key())) * weight)
+    });
+    let wished = cycle.wishes.weighed.iter();
+    let wished = wished.map(|(weight, wish)| wish.count(domain(wish.key())) * weight);
+    own.chain(wished).sum()
+}
+
+/// Pods that the pod looks for, or that it or they shun, make a difference where they come and go; nodes that have
+/// the keys.
+fn hint(_: &Profile, pod: &PodRow, what: Happening) -> bool {
+    // The labels of namespaces are not at hand here: a term that needs them may be about anybody.
+    let is_about = |term: &Term, other: &PodRow| {
+        (term.namespaces.selector.is_some()
+            || term
+                .namespaces
+                .names
+                .iter()
+                .any(|name| **name == *other.namespace()))
+            && term.matcher.matches(Some(other.labels()))
+    };
+    let terms = &pod.shape.terms;
+    let sought = |other: &PodRow| {
+        !terms.near.is_empty() && terms.near.iter().all(|term| is_about(term, other))
+    };
+    let shunned = |other: &PodRow| {
+        terms.far.iter().any(|term| is_about(term, other))
+            || other.shape.terms.far.iter().any(|term| is_about(term, pod))
+    };
+    match what {
+        Happening::Pod(old, new) => old.is_some_and(shunned) || new.is_some_and(sought),
+        Happening::Node(old, _, new) => {
+            let mut keys = terms.near.iter().chain(&terms.far).map(|term| &*term.key);
+            let Some(old) = old else {
+                return terms
+                    .near
+                    .iter()
+                    .all(|term| new.labels.contains_key(&*term.key));
+            };
+            keys.any(|key| old.labels.get(key) != new.labels.get(key))
+                || (terms.near.is_empty() && terms.far.is_empty() && old.labels != new.labels)
+        }
+        Happening::Claim(..) | Happening::Other => true,
+    }
 }

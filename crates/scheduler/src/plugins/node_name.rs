@@ -1,14 +1,18 @@
 //! A pod that names its node goes there only.
 
-use crate::framework::{Cycle, Rejection};
-use crate::rows::{NodeFacts, NodeRow};
+use crate::framework::{Cycle, NOTHING, Plugin, Rejection, View, event};
 
-/// The plugin's name.
-pub const NAME: &str = "NodeName";
+/// The plugin.
+pub const PLUGIN: Plugin = Plugin {
+    name: "NodeName",
+    filter: Some(filter),
+    wakes_on: event::NODE_ADDED,
+    ..NOTHING
+};
 
 /// Refuses other nodes than the named one.
-pub fn filter(cycle: &Cycle, node: &NodeRow, _: &NodeFacts) -> Result<(), Rejection> {
-    if cycle.pod.node.is_empty() || *cycle.pod.node == *node.name {
+fn filter(cycle: &Cycle, view: &View) -> Result<(), Rejection> {
+    if cycle.pod.node.is_empty() || *cycle.pod.node == *view.node.name {
         return Ok(());
     }
     Err(Rejection::unresolvable(

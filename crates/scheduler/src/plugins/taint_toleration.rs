@@ -2,20 +2,34 @@
 
 use k8s_openapi::api::core::v1::{Taint, Toleration};
 
-use crate::framework::{Cycle, Rejection};
-use crate::rows::{NodeFacts, NodeRow};
+use crate::framework::{Cycle, Happening, NOTHING, Normal, Plugin, Rejection, Score, View, event};
+use crate::profile::Profile;
+use crate::rows::PodRow;
 
-/// The plugin's name.
-pub const NAME: &str = "TaintToleration";
+/// The plugin.
+pub const PLUGIN: Plugin = Plugin {
+    name: "TaintToleration",
+    weight: 3,
+    filter: Some(filter),
+    score: Some(Score {
+        prepare: |_, _| true,
+        score,
+        normal: Normal::Reversed,
+    }),
+    wakes_on: event::NODE_ADDED | event::NODE_TAINTS,
+    hint: Some(hint),
+    ..NOTHING
+};
 
 /// Whether the toleration covers the taint.
 #[must_use]
 pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let stated = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
-    let same = |stated: Option<String>, with: &str| stated.is_none_or(|text| text == with);
-    if !same(stated(&toleration.effect), &taint.effect)
-        || !same(stated(&toleration.key), &taint.key)
-    {
+    let covers = |stated: &Option<String>, with: &str| {
+        stated
+            .as_deref()
+            .is_none_or(|text| text.is_empty() || text == with)
+    };
+    if !covers(&toleration.effect, &taint.effect) || !covers(&toleration.key, &taint.key) {
         return false;
     }
     match toleration.operator.as_deref() {
@@ -28,37 +42,39 @@ pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     }
 }
 
+/// Whether all taints that keep pods off are tolerated.
+#[must_use]
+pub fn bears(tolerations: &[Toleration], taints: &[Taint]) -> bool {
+    taints
+        .iter()
+        .filter(|taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute"))
+        .all(|taint| tolerations.iter().any(|found| tolerates(found, taint)))
+}
+
 /// Refuses nodes with a taint that keeps the pod off.
-pub fn filter(cycle: &Cycle, _: &NodeRow, facts: &NodeFacts) -> Result<(), Rejection> {
-    let keeps_off = |taint: &&Taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute");
-    let borne = |taint: &Taint| {
-        cycle
-            .pod
-            .tolerations
-            .iter()
-            .any(|found| tolerates(found, taint))
-    };
-    if facts.taints.iter().filter(keeps_off).all(borne) {
+fn filter(cycle: &Cycle, view: &View) -> Result<(), Rejection> {
+    if bears(&cycle.pod.shape.tolerations, &view.facts.taints) {
         return Ok(());
     }
     Err(Rejection::unresolvable("node(s) had untolerated taint(s)"))
 }
 
 /// Counts the taints that would rather keep the pod off; fewer are better.
-#[must_use]
-pub fn score(cycle: &Cycle, _: &NodeRow, facts: &NodeFacts) -> i64 {
-    let soft = facts
-        .taints
-        .iter()
-        .filter(|taint| taint.effect == "PreferNoSchedule");
-    let unborne = soft.filter(|taint| {
-        !cycle
-            .pod
-            .tolerations
-            .iter()
-            .any(|found| tolerates(found, taint))
-    });
+fn score(cycle: &Cycle, view: &View) -> i64 {
+    let taints = view.facts.taints.iter();
+    let soft = taints.filter(|taint| taint.effect == "PreferNoSchedule");
+    let tolerations = &cycle.pod.shape.tolerations;
+    let unborne = soft.filter(|taint| !tolerations.iter().any(|found| tolerates(found, taint)));
     i64::try_from(unborne.count()).unwrap_or(i64::MAX)
+}
+
+/// A node helps that the pod bears now and did not before.
+fn hint(_: &Profile, pod: &PodRow, what: Happening) -> bool {
+    let Happening::Node(old, _, new) = what else {
+        return true;
+    };
+    let bears = |taints: &[Taint]| bears(&pod.shape.tolerations, taints);
+    bears(&new.taints) && !old.is_some_and(|old| bears(&old.taints))
 }
 
 #[cfg(test)]

@@ -434,11 +434,22 @@ pub(crate) fn start_controllers(
     if config.runs("scheduler") {
         let client = identity::client(&plane.server, identity::scheduler());
         running.start(
-            skiff_scheduler::component(client, SchedulerConfig::default(), clock, random),
+            skiff_scheduler::component(client, scheduler_config(config)?, clock, random),
             context,
         );
     }
     Ok(())
+}
+
+/// The scheduler's settings: those of its file, or the defaults.
+pub(crate) fn scheduler_config(config: &Config) -> Result<SchedulerConfig> {
+    let Some(path) = &config.scheduler_config else {
+        return Ok(SchedulerConfig::default());
+    };
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("reading the scheduler's configuration {}", path.display()))?;
+    skiff_scheduler::configuration::read(&text)
+        .with_context(|| format!("the scheduler's configuration {}", path.display()))
 }
 
 fn token_signer(tokens: Arc<Tokens>) -> TokenSigner {

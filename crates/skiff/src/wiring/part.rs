@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use skiff_base::{Component, Random, Shutdown, SystemClock, supervise};
-use skiff_scheduler::SchedulerConfig;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Config;
@@ -21,7 +20,7 @@ pub async fn run(part: &str, config: Config, target: kube::Config) -> Result<()>
     let component: Arc<dyn Component> = match part {
         "scheduler" => skiff_scheduler::component(
             client,
-            SchedulerConfig::default(),
+            control_plane::scheduler_config(&config)?,
             clock.clone(),
             random.clone(),
         ),

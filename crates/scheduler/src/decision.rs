@@ -1,0 +1,94 @@
+//! What is to be done about a pod.
+
+use std::sync::Arc;
+
+use crate::diagnosis::Diagnosis;
+use crate::plugins::volume_binding::Plan;
+use crate::rows::PodRow;
+
+/// A decision.
+#[derive(Debug)]
+pub enum Decision {
+    /// Bind it.
+    Bind(Assignment),
+    /// Tell why it has no node, and make room if there is a way.
+    Report(Failure),
+    /// Ask others which of these nodes do, and which is best.
+    Consult {
+        /// The pod.
+        pod: Arc<PodRow>,
+        /// The number of the profile.
+        profile: usize,
+        /// The nodes that do, with their scores so far.
+        nodes: Vec<(Arc<str>, i64)>,
+        /// Why the others do not.
+        diagnosis: Diagnosis,
+    },
+}
+
+/// A pod with its node.
+#[derive(Clone, Debug)]
+pub struct Assignment {
+    /// The pod.
+    pub pod: Arc<PodRow>,
+    /// The node.
+    pub node: Arc<str>,
+    /// The number of the profile.
+    pub profile: usize,
+    /// What is to be done about its volumes first.
+    pub volumes: Plan,
+}
+
+/// The node that room is being made on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Nomination {
+    /// As it was.
+    Keep,
+    /// None.
+    Clear,
+    /// That one.
+    Set(Arc<str>),
+}
+
+/// Room that is to be made.
+#[derive(Clone, Debug)]
+pub struct Preemption {
+    /// The node.
+    pub node: Arc<str>,
+    /// Pods that have to go.
+    pub victims: Vec<Arc<PodRow>>,
+    /// Less important pods that room was being made for there.
+    pub denominated: Vec<Arc<PodRow>>,
+}
+
+/// A pod for which there is no node.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// The pod.
+    pub pod: Arc<PodRow>,
+    /// The number of the profile.
+    pub profile: usize,
+    /// `Unschedulable` or `SchedulerError`.
+    pub reason: &'static str,
+    /// Why.
+    pub message: String,
+    /// The node that room is being made on.
+    pub nomination: Nomination,
+    /// Room that is to be made.
+    pub preemption: Option<Preemption>,
+}
+
+impl Failure {
+    /// Something went wrong.
+    #[must_use]
+    pub fn error(pod: Arc<PodRow>, profile: usize, message: String) -> Self {
+        Self {
+            pod,
+            profile,
+            reason: "SchedulerError",
+            message,
+            nomination: Nomination::Clear,
+            preemption: None,
+        }
+    }
+}

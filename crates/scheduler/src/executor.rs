@@ -1,0 +1,447 @@
+//! Does what was decided: binds pods, tells why others wait, makes room.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{
+    Binding, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
+use kube::core::Resource;
+use kube::{Client, Error};
+use serde_json::{Value, json};
+use skiff_base::SharedClock;
+use skiff_client::failure::message;
+use skiff_client::{EventRecorder, EventType, is_not_found};
+use tokio::sync::Semaphore;
+
+use crate::decision::{Assignment, Decision, Failure, Nomination, Preemption};
+use crate::extender::Extenders;
+use crate::profile::Profile;
+use crate::rows::PodRow;
+use crate::state::State;
+use crate::volumes::SELECTED_NODE;
+
+/// So many decisions are carried out at once.
+const AT_ONCE: usize = 64;
+/// After so many decisions in a row others get their turn.
+const BREATH: u32 = 32;
+/// So many pods are sent away at once.
+const VICTIMS: usize = 16;
+/// Longer messages are cut in events.
+const LONGEST_NOTE: usize = 1024;
+
+/// Carries decisions out.
+pub(crate) struct Executor {
+    pub client: Client,
+    pub state: Arc<State>,
+    /// One for each profile: events come from the scheduler's name.
+    pub recorders: Vec<EventRecorder>,
+    pub profiles: Vec<Profile>,
+    pub extenders: Arc<Extenders>,
+    pub clock: SharedClock,
+    pub running: Arc<Semaphore>,
+}
+
+impl Executor {
+    /// How many decisions are carried out at once.
+    pub fn permits() -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(AT_ONCE))
+    }
+
+    /// Decides and carries out, for ever.
+    pub async fn work(self: Arc<Self>) {
+        let mut decided = 0_u32;
+        loop {
+            // The semaphore is never closed.
+            let Ok(permit) = self.running.clone().acquire_owned().await else {
+                return;
+            };
+            let Some(decision) = self.state.decide() else {
+                drop(permit);
+                self.state.wait().await;
+                continue;
+            };
+            // Waiting for volumes may take minutes: others are not held up.
+            let permit = match &decision {
+                Decision::Bind(assignment) if !assignment.volumes.is_empty() => None,
+                _ => Some(permit),
+            };
+            let executor = self.clone();
+            tokio::spawn(async move {
+                executor.carry_out(decision).await;
+                drop(permit);
+            });
+            decided = decided.wrapping_add(1);
+            if decided.is_multiple_of(BREATH) {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    async fn carry_out(&self, decision: Decision) {
+        match decision {
+            Decision::Bind(assignment) => self.bind(assignment).await,
+            Decision::Report(failure) => self.fail(failure).await,
+            Decision::Consult {
+                pod,
+                profile,
+                nodes,
+                mut diagnosis,
+            } => {
+                let answer = self
+                    .extenders
+                    .ask(&self.client, &pod, nodes, &mut diagnosis)
+                    .await;
+                match self.state.conclude(&pod, profile, diagnosis, answer) {
+                    Some(Decision::Bind(assignment)) => self.bind(assignment).await,
+                    Some(Decision::Report(failure)) => self.fail(failure).await,
+                    Some(Decision::Consult { .. }) | None => {}
+                }
+            }
+        }
+    }
+
+    async fn bind(&self, assignment: Assignment) {
+        let pod = &assignment.pod;
+        let outcome = match self.bind_volumes(&assignment).await {
+            Err(why) => Err((
+                false,
+                format!("running PreBind plugin \"VolumeBinding\": {why}"),
+            )),
+            Ok(()) => self.write_binding(&assignment).await,
+        };
+        match outcome {
+            Ok(()) => {
+                self.state.bound(&assignment);
+                let text = format!("Successfully assigned {} to {}", pod.key, assignment.node);
+                let kind = EventType::Normal;
+                self.tell(
+                    pod,
+                    assignment.profile,
+                    kind,
+                    ("Scheduled", "Binding"),
+                    text,
+                );
+            }
+            Err((gone, why)) => {
+                if self.state.binding_failed(&assignment) && !gone {
+                    let failure = Failure::error(pod.clone(), assignment.profile, why);
+                    self.fail(failure).await;
+                }
+            }
+        }
+    }
+
+    /// Writes the pod's node. An error says whether the pod is gone.
+    async fn write_binding(&self, assignment: &Assignment) -> Result<(), (bool, String)> {
+        if let Some(outcome) = self.extenders.bind(&assignment.pod, &assignment.node).await {
+            return outcome.map_err(|why| (false, why));
+        }
+        let outcome = self.post_binding(&assignment.pod, &assignment.node).await;
+        outcome.map_err(|error| {
+            let why = message(&error);
+            (
+                is_not_found(&error),
+                format!("running Bind plugin \"DefaultBinder\": {why}"),
+            )
+        })
+    }
+
+    async fn post_binding(&self, pod: &PodRow, node: &str) -> Result<(), Error> {
+        let (namespace, name) = (pod.key.namespace(), pod.key.name());
+        let binding = Binding {
+            metadata: ObjectMeta {
+                name: Some(name.to_owned()),
+                namespace: Some(namespace.to_owned()),
+                uid: Some(pod.uid.to_string()),
+                ..ObjectMeta::default()
+            },
+            target: ObjectReference {
+                kind: Some("Node".to_owned()),
+                name: Some(node.to_owned()),
+                ..ObjectReference::default()
+            },
+        };
+        let body = serde_json::to_vec(&binding).map_err(Error::SerdeError)?;
+        let path = format!("{}/{name}/binding", Pod::url_path(&(), Some(namespace)));
+        let request = http::Request::post(path)
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .body(body)
+            .map_err(Error::HttpError)?;
+        self.client.request_text(request).await.map(drop)
+    }
+
+    /// Has the pod's volumes bound, and waits for that.
+    async fn bind_volumes(&self, assignment: &Assignment) -> Result<(), String> {
+        if assignment.volumes.is_empty() {
+            return Ok(());
+        }
+        // Said early, so that others leave the room if this takes long or the scheduler ends meanwhile.
+        let status = json!({"nominatedNodeName": &*assignment.node});
+        self.patch_status(&assignment.pod, status).await;
+        let mut changes = self.state.storage();
+        self.write_volumes(assignment)
+            .await
+            .map_err(|error| message(&error))?;
+        let profile = self.profiles.get(assignment.profile);
+        let seconds = profile.map_or(600, |profile| profile.args.bind_timeout_seconds);
+        let bound = async {
+            while !self.state.volumes_ready(assignment)? {
+                tokio::select! {
+                    changed = changes.changed() => {
+                        if changed.is_err() {
+                            return Err("the scheduler is ending".to_owned());
+                        }
+                    }
+                    // The pod's own end is no change of storage.
+                    () = self.clock.sleep(Duration::from_secs(1)) => {}
+                }
+            }
+            Ok(())
+        };
+        let outcome: Result<(), String> = tokio::select! {
+            outcome = bound => outcome,
+            () = self.clock.sleep(Duration::from_secs(seconds)) => {
+                Err("context deadline exceeded".to_owned())
+            }
+        };
+        outcome.map_err(|why| format!("binding volumes: {why}"))
+    }
+
+    async fn write_volumes(&self, assignment: &Assignment) -> Result<(), Error> {
+        let params = PatchParams::default();
+        for (name, key) in &assignment.volumes.bindings {
+            let rows = self.state.read(|known| {
+                let volumes = &known.world.volumes;
+                Some((
+                    volumes.volumes.get(name)?.clone(),
+                    volumes.claims.get(key)?.clone(),
+                ))
+            });
+            let Some((volume, claim)) = rows else {
+                continue;
+            };
+            let mut metadata = json!({"resourceVersion": volume.version.to_string()});
+            if !volume.is_for(&claim) {
+                metadata["annotations"] = json!({"pv.kubernetes.io/bound-by-controller": "yes"});
+            }
+            let reference = json!({
+                "apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": key.namespace(),
+                "name": key.name(), "uid": claim.uid, "resourceVersion": claim.version.to_string(),
+            });
+            let patch = json!({"metadata": metadata, "spec": {"claimRef": reference}});
+            let api: Api<PersistentVolume> = Api::all(self.client.clone());
+            api.patch(name, &params, &Patch::Merge(patch)).await?;
+        }
+        for key in &assignment.volumes.provisions {
+            let version = self.state.read(|known| {
+                let claim = known.world.volumes.claims.get(key)?;
+                Some(claim.version.to_string())
+            });
+            let patch = json!({"metadata": {
+                "resourceVersion": version, "annotations": {SELECTED_NODE: &*assignment.node},
+            }});
+            let api: Api<PersistentVolumeClaim> =
+                Api::namespaced(self.client.clone(), key.namespace());
+            api.patch(key.name(), &params, &Patch::Merge(patch)).await?;
+        }
+        Ok(())
+    }
+
+    /// Tells by event and condition why the pod has no node, and makes room if there is a way.
+    async fn fail(&self, failure: Failure) {
+        let pod = &failure.pod;
+        let kind = EventType::Warning;
+        let what = ("FailedScheduling", "Scheduling");
+        self.tell(pod, failure.profile, kind, what, note(&failure.message));
+        let mut status = serde_json::Map::new();
+        if let Some(condition) = self.condition(&failure) {
+            status.insert("conditions".to_owned(), json!([condition]));
+        }
+        match &failure.nomination {
+            Nomination::Set(node) if *pod.nominated != **node => {
+                status.insert("nominatedNodeName".to_owned(), json!(&**node));
+            }
+            Nomination::Clear if !pod.nominated.is_empty() => {
+                status.insert("nominatedNodeName".to_owned(), Value::Null);
+            }
+            _ => {}
+        }
+        if !status.is_empty() {
+            self.patch_status(pod, Value::Object(status)).await;
+        }
+        if let Some(preemption) = &failure.preemption {
+            let made = self.make_room(pod, failure.profile, preemption).await;
+            self.state.room_made(&pod.key, !made);
+        }
+    }
+
+    /// The condition, if it is not what the pod says already.
+    fn condition(&self, failure: &Failure) -> Option<Value> {
+        let (pod, old) = (&failure.pod, &failure.pod.condition);
+        if &*old.status == "False"
+            && &*old.reason == failure.reason
+            && *old.message == *failure.message
+        {
+            return None;
+        }
+        let since = old.since.clone().filter(|_| &*old.status == "False");
+        let since = since.unwrap_or_else(|| self.now());
+        let mut condition = json!({
+            "type": "PodScheduled", "status": "False", "reason": failure.reason,
+            "message": failure.message, "lastProbeTime": null, "lastTransitionTime": since,
+        });
+        if let Some(generation) = pod.generation {
+            condition["observedGeneration"] = generation.into();
+        }
+        Some(condition)
+    }
+
+    fn now(&self) -> Time {
+        skiff_client::timestamp(&*self.clock)
+    }
+
+    async fn patch_status(&self, pod: &PodRow, status: Value) {
+        let patch = json!({"metadata": {"uid": &*pod.uid}, "status": status});
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), pod.key.namespace());
+        let params = PatchParams::default();
+        let outcome = api
+            .patch_status(pod.key.name(), &params, &Patch::Strategic(patch))
+            .await;
+        if let Err(error) = outcome {
+            tracing::debug!(pod = %pod.key, error = message(&error), "the status was not written");
+        }
+    }
+
+    /// Sends the victims away, the last one after all others. Answers whether all went.
+    async fn make_room(&self, pod: &PodRow, profile: usize, preemption: &Preemption) -> bool {
+        for other in &preemption.denominated {
+            self.patch_status(other, json!({"nominatedNodeName": null}))
+                .await;
+        }
+        let Some((last, others)) = preemption.victims.split_last() else {
+            return true;
+        };
+        let send = |victim: &Arc<PodRow>| {
+            let victim = victim.clone();
+            async move {
+                self.send_away(&victim, pod, profile, &preemption.node)
+                    .await
+            }
+        };
+        let sent: Vec<bool> = futures::stream::iter(others)
+            .map(send)
+            .buffer_unordered(VICTIMS)
+            .collect()
+            .await;
+        sent.iter().all(|sent| *sent) && send(last).await
+    }
+
+    async fn send_away(&self, victim: &PodRow, pod: &PodRow, profile: usize, node: &str) -> bool {
+        let scheduler = &pod.scheduler;
+        let mut condition = json!({
+            "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
+            "message": format!("{scheduler}: preempting to accommodate a higher priority pod"),
+            "lastProbeTime": null, "lastTransitionTime": self.now(),
+        });
+        if let Some(generation) = victim.generation {
+            condition["observedGeneration"] = generation.into();
+        }
+        let patch =
+            json!({"metadata": {"uid": &*victim.uid}, "status": {"conditions": [condition]}});
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), victim.key.namespace());
+        let (name, params) = (victim.key.name(), PatchParams::default());
+        let patched = api
+            .patch_status(name, &params, &Patch::Strategic(patch))
+            .await;
+        let outcome = match patched {
+            Err(error) => Err(error),
+            Ok(_) => {
+                let params = DeleteParams {
+                    preconditions: Some(Preconditions {
+                        uid: Some(victim.uid.to_string()),
+                        resource_version: None,
+                    }),
+                    ..DeleteParams::default()
+                };
+                api.delete(name, &params).await.map(drop)
+            }
+        };
+        match outcome {
+            Err(error) if is_not_found(&error) => true,
+            Err(error) => {
+                tracing::warn!(victim = %victim.key, pod = %pod.key, error = message(&error), "no room was made");
+                false
+            }
+            Ok(()) => {
+                let text = format!("Preempted by pod {} on node {node}", pod.uid);
+                if let Some(recorder) = self.recorders.get(profile) {
+                    let related = Some(reference(pod));
+                    let kind = EventType::Normal;
+                    recorder.record_action(
+                        reference(victim),
+                        related,
+                        kind,
+                        "Preempted",
+                        "Preempting",
+                        text,
+                    );
+                }
+                true
+            }
+        }
+    }
+
+    fn tell(
+        &self,
+        pod: &PodRow,
+        profile: usize,
+        kind: EventType,
+        (reason, action): (&str, &str),
+        text: String,
+    ) {
+        if let Some(recorder) = self.recorders.get(profile) {
+            recorder.record_action(reference(pod), None, kind, reason, action, text);
+        }
+    }
+}
+
+/// What fits into an event.
+fn note(text: &str) -> String {
+    const CUT: &str = " ...";
+    if text.len() <= LONGEST_NOTE {
+        return text.to_owned();
+    }
+    let mut end = LONGEST_NOTE - CUT.len();
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}{CUT}", text.get(..end).unwrap_or_default())
+}
+
+fn reference(pod: &PodRow) -> ObjectReference {
+    ObjectReference {
+        api_version: Some("v1".to_owned()),
+        kind: Some("Pod".to_owned()),
+        namespace: Some(pod.key.namespace().to_owned()),
+        name: Some(pod.key.name().to_owned()),
+        uid: Some(pod.uid.to_string()),
+        resource_version: Some(pod.resource_version.to_string()),
+        ..ObjectReference::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_notes_are_cut() {
+        assert_eq!(note("short"), "short");
+        let cut = note(&"ä".repeat(600));
+        assert!(cut.len() <= LONGEST_NOTE && cut.ends_with(" ..."));
+    }
+}

@@ -1,0 +1,6 @@
+//! The whole scheduler against the real API server in process: what comes about, not which calls were made.
+
+mod binding;
+mod preemption;
+mod running;
+mod volumes;
