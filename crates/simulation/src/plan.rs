@@ -354,7 +354,7 @@ mod tests {
     #[test]
     fn a_pod_goes_through_its_life() {
         let running = ("/status/phase", json!("Running"));
-        let started = ("/status/startTime", json!("1970-01-12T13:47:50Z"));
+        let started = ("/status/startTime", json!("1970-01-12T13:48:10Z"));
         let runs_for = (
             "/metadata/annotations/simulation.skiff.local~1run-for",
             json!("20.5"),
