@@ -295,7 +295,7 @@ fn drain(state: &State) -> Outcome {
                     state.room_made(&failure.pod.key, false);
                 }
             }
-            Decision::Consult { .. } => {}
+            Decision::Consult { .. } | Decision::Evict(_) => {}
         }
     }
     outcome.time = start.elapsed();

@@ -381,6 +381,18 @@ impl Counters {
         index
     }
 
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// Whether nothing was asked yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
     /// A counter by its number.
     #[must_use]
     pub fn get(&self, index: usize) -> Option<&Counter> {

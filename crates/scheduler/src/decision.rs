@@ -13,6 +13,8 @@ pub enum Decision {
     Bind(Assignment),
     /// Tell why it has no node, and make room if there is a way.
     Report(Failure),
+    /// Send it away: its node is no longer what it requires.
+    Evict(Assignment),
     /// Ask others which of these nodes do, and which is best.
     Consult {
         /// The pod.

@@ -30,6 +30,8 @@ const AT_ONCE: usize = 64;
 const BREATH: u32 = 32;
 /// So many pods are sent away at once.
 const VICTIMS: usize = 16;
+/// After so long a pod that could not be sent away is tried again.
+const AGAIN: Duration = Duration::from_secs(5);
 /// Longer messages are cut in events.
 const LONGEST_NOTE: usize = 1024;
 
@@ -85,6 +87,7 @@ impl Executor {
         match decision {
             Decision::Bind(assignment) => self.bind(assignment).await,
             Decision::Report(failure) => self.fail(failure).await,
+            Decision::Evict(found) => self.evict(&found).await,
             Decision::Consult {
                 pod,
                 profile,
@@ -98,7 +101,7 @@ impl Executor {
                 match self.state.conclude(&pod, profile, diagnosis, answer) {
                     Some(Decision::Bind(assignment)) => self.bind(assignment).await,
                     Some(Decision::Report(failure)) => self.fail(failure).await,
-                    Some(Decision::Consult { .. }) | None => {}
+                    Some(Decision::Consult { .. } | Decision::Evict(_)) | None => {}
                 }
             }
         }
@@ -341,35 +344,11 @@ impl Executor {
     }
 
     async fn send_away(&self, victim: &PodRow, pod: &PodRow, profile: usize, node: &str) -> bool {
-        let scheduler = &pod.scheduler;
-        let mut condition = json!({
-            "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
-            "message": format!("{scheduler}: preempting to accommodate a higher priority pod"),
-            "lastProbeTime": null, "lastTransitionTime": self.now(),
-        });
-        if let Some(generation) = victim.generation {
-            condition["observedGeneration"] = generation.into();
-        }
-        let patch =
-            json!({"metadata": {"uid": &*victim.uid}, "status": {"conditions": [condition]}});
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), victim.key.namespace());
-        let (name, params) = (victim.key.name(), PatchParams::default());
-        let patched = api
-            .patch_status(name, &params, &Patch::Strategic(patch))
-            .await;
-        let outcome = match patched {
-            Err(error) => Err(error),
-            Ok(_) => {
-                let params = DeleteParams {
-                    preconditions: Some(Preconditions {
-                        uid: Some(victim.uid.to_string()),
-                        resource_version: None,
-                    }),
-                    ..DeleteParams::default()
-                };
-                api.delete(name, &params).await.map(drop)
-            }
-        };
+        let why = format!(
+            "{}: preempting to accommodate a higher priority pod",
+            pod.scheduler
+        );
+        let outcome = self.disrupt(victim, "PreemptionByScheduler", &why).await;
         match outcome {
             Err(error) if is_not_found(&error) => true,
             Err(error) => {
@@ -391,6 +370,50 @@ impl Executor {
                     );
                 }
                 true
+            }
+        }
+    }
+
+    /// Says in the pod's status why it goes, and deletes it.
+    async fn disrupt(&self, victim: &PodRow, reason: &str, why: &str) -> Result<(), Error> {
+        let mut condition = json!({
+            "type": "DisruptionTarget", "status": "True", "reason": reason, "message": why,
+            "lastProbeTime": null, "lastTransitionTime": self.now(),
+        });
+        if let Some(generation) = victim.generation {
+            condition["observedGeneration"] = generation.into();
+        }
+        let patch =
+            json!({"metadata": {"uid": &*victim.uid}, "status": {"conditions": [condition]}});
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), victim.key.namespace());
+        let (name, params) = (victim.key.name(), PatchParams::default());
+        api.patch_status(name, &params, &Patch::Strategic(patch))
+            .await?;
+        let params = DeleteParams {
+            preconditions: Some(Preconditions {
+                uid: Some(victim.uid.to_string()),
+                resource_version: None,
+            }),
+            ..DeleteParams::default()
+        };
+        api.delete(name, &params).await.map(drop)
+    }
+
+    /// Sends a pod away whose node is no longer what it requires.
+    async fn evict(&self, found: &Assignment) {
+        let (pod, node) = (&found.pod, &found.node);
+        let why =
+            format!("Node {node} no longer matches the pod's required node affinity/selector");
+        match self.disrupt(pod, "DeletionByNodeAffinity", &why).await {
+            Ok(()) => {
+                let what = ("NodeAffinityNotMet", "Evicting");
+                self.tell(pod, found.profile, EventType::Warning, what, why);
+            }
+            Err(error) if is_not_found(&error) => {}
+            Err(error) => {
+                tracing::warn!(pod = %pod.key, error = message(&error), "the pod was not sent away");
+                self.clock.sleep(AGAIN).await;
+                self.state.leave_again(found);
             }
         }
     }

@@ -105,6 +105,7 @@ impl Scene {
             None => "nothing".to_owned(),
             Some(Decision::Bind(found)) => format!("{} on {}", found.pod.key.name(), found.node),
             Some(Decision::Report(failure)) => format!("{} nowhere", failure.pod.key.name()),
+            Some(Decision::Evict(found)) => format!("{} off {}", found.pod.key.name(), found.node),
             Some(Decision::Consult { pod, .. }) => format!("{} asked", pod.key.name()),
         }
     }

@@ -34,6 +34,8 @@ pub mod world;
 mod fixtures;
 #[cfg(test)]
 mod scheduling_tests;
+#[cfg(test)]
+mod volume_tests;
 
 use std::sync::Arc;
 

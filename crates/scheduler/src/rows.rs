@@ -17,6 +17,10 @@ use crate::terms::{Labels, Terms};
 use crate::nodes::normal_image;
 use crate::plugins::pod_topology_spread::{self, Constraint};
 
+/// Opts a pod in to lose its node when that no longer matches what the pod required of it: upstream planned this as
+/// `requiredDuringSchedulingRequiredDuringExecution` and never had it.
+pub const REQUIRED_DURING_EXECUTION: &str = "scheduling.skiff.local/required-during-execution";
+
 /// A port of the host that a pod takes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct HostPort {
@@ -114,6 +118,8 @@ pub struct Shape {
     pub disks: Vec<Disk>,
     /// Device claims: how many.
     pub device_claims: usize,
+    /// Whether the node has to be as wanted for as long as the pod is there.
+    pub during_execution: bool,
 }
 
 /// What tells one shape from another.
@@ -132,6 +138,7 @@ struct Identity<'a> {
     claims: &'a [ClaimUse],
     disks: &'a [Disk],
     device_claims: usize,
+    during_execution: bool,
 }
 
 /// Hashes what is written to it, twice.
@@ -173,6 +180,10 @@ impl Shapes {
         let owner = controller(meta.owner_references.as_deref().unwrap_or_default());
         let containers = spec.containers.len() + spec.init_containers.as_ref().map_or(0, Vec::len);
         let namespace = meta.namespace.as_deref().unwrap_or_default();
+        let annotations = meta.annotations.as_ref();
+        let during_execution = annotations
+            .and_then(|all| all.get(REQUIRED_DURING_EXECUTION))
+            .is_some_and(|value| value == "true");
         let device_claims = spec.resource_claims.as_ref().map_or(0, Vec::len);
         let identity = Identity {
             namespace,
@@ -188,6 +199,7 @@ impl Shapes {
             claims: &claims,
             disks: &disks,
             device_claims,
+            during_execution,
         };
         let digest = identity.digest();
         if let Some(known) = self.known.get(&digest).and_then(Weak::upgrade) {
@@ -221,6 +233,7 @@ impl Shapes {
             claims,
             disks,
             device_claims,
+            during_execution,
         });
         self.known.insert(digest, Arc::downgrade(&shape));
         if self.known.len() > self.sweep_at {

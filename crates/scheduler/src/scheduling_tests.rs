@@ -331,3 +331,26 @@ fn each_profile_has_its_own_pods_and_plugins() {
     scene.apply(&pod("r", json!({"schedulerName": "other"})));
     assert_eq!(scene.decide(), "nothing");
 }
+
+#[test]
+fn what_is_counted_does_not_grow_with_the_pods() {
+    let mut scene = scene();
+    for number in 0..200 {
+        scene = scene.nodes([node(&format!("n{number}"), json!({}))]);
+    }
+    for number in 0..300 {
+        let mut spec = apart(json!({}));
+        crate::fixtures::merge(&mut spec, spread(json!({"maxSkew": 5})));
+        scene.apply(&pod(&format!("p{number}"), spec));
+        scene.decide();
+    }
+    // Two hundred have a node each; all of one make share one shape, one wish and one counter for each question.
+    scene.state.read(|known| {
+        assert_eq!(known.world.cluster.placed.len(), 200);
+        assert_eq!(
+            (known.world.counters.len(), known.world.wishes.len()),
+            (2, 1)
+        );
+        assert_eq!(known.shapes(), 1);
+    });
+}

@@ -14,7 +14,7 @@ use crate::decision::{Assignment, Decision, Failure, Nomination, Preemption};
 use crate::diagnosis::Diagnosis;
 use crate::framework::{Cycle, Happening, View, event, may_help, plugin};
 use crate::plugins::default_preemption::{self, Outcome};
-use crate::plugins::{dynamic_resources, volume_binding};
+use crate::plugins::{dynamic_resources, node_affinity, volume_binding};
 use crate::profile::Profile;
 use crate::queue::{Queue, Rests};
 use crate::rows::{PodRow, Shapes};
@@ -35,6 +35,8 @@ pub(crate) struct Known {
     /// The nodes that room is being made on.
     nominated: HashMap<ObjectKey, Arc<str>>,
     next_start: usize,
+    /// Pods that are to leave their nodes.
+    leaving: Vec<(Arc<PodRow>, Arc<str>)>,
     /// Collections that were not listed yet, as bits.
     pub(crate) missing: u32,
 }
@@ -111,6 +113,12 @@ impl Known {
         let assumed = self.assumed.remove(&row.key);
         let old = self.world.cluster.pod(&row.key).cloned();
         self.world.place(row.clone(), &row.node);
+        if row.shape.during_execution {
+            let index = self.world.cluster.find(&row.node);
+            index
+                .into_iter()
+                .for_each(|index| self.send_strangers_away(index));
+        }
         match old.filter(|_| !assumed) {
             None => self.wake(event::POD_ADDED, Happening::Pod(None, Some(&row)), now),
             Some(old) => {
@@ -183,6 +191,12 @@ impl Known {
         }
     }
 
+    /// How many different makes of pods are remembered.
+    #[cfg(test)]
+    pub(crate) fn shapes(&self) -> usize {
+        self.shapes.len()
+    }
+
     pub(crate) fn pod_keys(&self) -> Vec<ObjectKey> {
         let placed = self.world.cluster.placed.keys();
         self.pending.keys().chain(placed).cloned().collect()
@@ -198,8 +212,29 @@ impl Known {
         else {
             return;
         };
+        if change.events & (event::NODE_LABELS | event::NODE_ADDED) != 0 {
+            self.send_strangers_away(change.index);
+        }
         let what = Happening::Node(change.old.as_ref(), &name, &facts);
         self.wake(change.events, what, now);
+    }
+
+    /// Pods that want it so leave a node that is no longer what they require.
+    fn send_strangers_away(&mut self, index: usize) {
+        let Some(row) = self.world.cluster.nodes.get(index) else {
+            return;
+        };
+        let Some(facts) = &row.facts else {
+            return;
+        };
+        let strangers = row.pods.values().filter(|pod| {
+            pod.shape.during_execution
+                && !pod.deleting
+                && !pod.node.is_empty()
+                && !node_affinity::allows(&pod.shape.wants, &row.name, facts)
+        });
+        let strangers = strangers.map(|pod| (pod.clone(), row.name.clone()));
+        self.leaving.extend(strangers);
     }
 
     /// Gives the pod a node and notes at once what it takes up there.
@@ -345,6 +380,16 @@ impl State {
         let known = &mut *guard;
         if known.missing != 0 {
             return None;
+        }
+        if let Some((pod, node)) = known.leaving.pop() {
+            let profile = known.profile(&pod).unwrap_or_default();
+            let volumes = volume_binding::Plan::default();
+            return Some(Decision::Evict(Assignment {
+                pod,
+                node,
+                profile,
+                volumes,
+            }));
         }
         loop {
             let key = known.queue.pop(now)?;
@@ -559,6 +604,18 @@ impl State {
         let mut known = self.known.lock();
         known.queue.remove(&assignment.pod.key);
         known.forget_volumes(&assignment.volumes);
+    }
+
+    /// A pod could not be sent away: it is tried again unless it is gone or may stay now.
+    pub fn leave_again(&self, found: &Assignment) {
+        self.change(|known, _| {
+            let cluster = &known.world.cluster;
+            if cluster.placed.contains_key(&found.pod.key)
+                && let Some(index) = cluster.find(&found.node)
+            {
+                known.send_strangers_away(index);
+            }
+        });
     }
 
     /// Making room for a pod has ended.

@@ -311,6 +311,30 @@ fn claims_that_cannot_be_had_are_told() {
     ));
 }
 
+#[test]
+fn pods_that_want_it_leave_a_node_that_stops_matching() {
+    let labelled = |value: &str| node("n", json!({"metadata": {"labels": {"disk": value}}}));
+    let user = |name: &str, annotation: &str| {
+        pod_with(
+            name,
+            json!({"metadata": {"annotations": {crate::rows::REQUIRED_DURING_EXECUTION: annotation}},
+            "spec": {"nodeSelector": {"disk": "ssd"}}}),
+        )
+    };
+    let scene = scene()
+        .nodes([labelled("ssd")])
+        .on("n", user("stays", "false"))
+        .on("n", user("leaves", "true"));
+    assert_eq!(scene.decide(), "nothing");
+    let scene = scene.nodes([labelled("hdd")]);
+    assert_eq!(
+        [scene.decide(), scene.decide()],
+        ["leaves off n", "nothing"]
+    );
+    // One that is seen there only afterwards leaves as well.
+    assert_eq!(scene.on("n", user("late", "true")).decide(), "late off n");
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Node(u8, u8, bool),
