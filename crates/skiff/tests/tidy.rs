@@ -19,6 +19,7 @@ const LEVELS: &[(&str, u8)] = &[
     ("controllers", 2),
     ("kubelet", 2),
     ("proxy", 2),
+    ("simulation", 2),
     ("skiff", 3),
 ];
 /// For tests only: it may depend on everything below the top, and only tests may depend on it.
