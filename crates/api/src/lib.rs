@@ -13,6 +13,7 @@ pub mod certificates;
 pub mod conversion;
 pub mod coordination;
 pub mod core;
+pub mod cron_schedule;
 pub mod defaults;
 pub mod discovery;
 pub mod discovery_documents;

@@ -356,7 +356,7 @@ async fn remove(target: &Target<'_>, current: &Current) -> ApiResult<Option<Entr
     }
 }
 
-fn check_preconditions(
+pub(crate) fn check_preconditions(
     target: &Target<'_>,
     options: &DeleteOptions,
     current: &Current,

@@ -31,6 +31,7 @@ mod kubernetes_service;
 pub mod limits;
 mod metrics;
 mod openapi;
+mod own_services;
 mod patch;
 pub mod query;
 mod read;
@@ -55,6 +56,7 @@ mod zpages;
 pub use admission::AdmissionChain;
 pub use aggregation::{FRONT_PROXY_NAME, FrontProxy};
 pub use connect::KUBELET_AUTHORITY;
+pub use own_services::Answer;
 pub use request::{Attributes, RequestInfo, UserInfo};
 pub use seam::{
     Authenticator, AuthnError, Authorizer, Decision, IssuedToken, MastersOnly, NonResourceRule,

@@ -100,6 +100,8 @@ pub struct ApiServer {
     kubelet_tls: ArcSwapOption<rustls::ClientConfig>,
     /// The group-versions that other servers serve.
     pub(crate) aggregation: crate::aggregation::Aggregation,
+    /// Services that this process stands in for.
+    pub(crate) own_services: crate::own_services::OwnServices,
     /// The policies that admission asks.
     pub(crate) policies: crate::admission::policy::Policies,
     /// The webhooks that admission asks.
@@ -195,6 +197,7 @@ impl ApiServer {
             token_issuer: ArcSwapOption::empty(),
             kubelet_tls: ArcSwapOption::empty(),
             aggregation: Default::default(),
+            own_services: Default::default(),
             policies: Default::default(),
             webhooks: Default::default(),
             webhook_clients: Default::default(),

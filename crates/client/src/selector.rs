@@ -78,6 +78,33 @@ impl LabelMatcher {
         Ok(matcher)
     }
 
+    /// Reads a selector as queries and scales carry it: `a=b,c in (d,e),!f`.
+    pub fn parse(text: &str) -> Result<Self, InvalidSelector> {
+        let mut matcher = Self::everything();
+        let (mut depth, mut start) = (0_i32, 0);
+        let mut terms = Vec::new();
+        for (position, letter) in text.char_indices() {
+            match letter {
+                '(' => depth += 1,
+                ')' => depth -= 1,
+                ',' if depth == 0 => {
+                    terms.extend(text.get(start..position));
+                    start = position + 1;
+                }
+                _ => {}
+            }
+        }
+        terms.extend(text.get(start..));
+        if text.trim().is_empty() {
+            return Ok(matcher);
+        }
+        for term in terms {
+            let test = term_of(term.trim()).ok_or_else(|| InvalidSelector(term.to_owned()))?;
+            matcher.tests.push(test);
+        }
+        Ok(matcher)
+    }
+
     /// Whether an object with these labels is selected.
     #[must_use]
     pub fn matches(&self, labels: Option<&Labels>) -> bool {
@@ -100,6 +127,43 @@ impl LabelMatcher {
     }
 }
 
+fn is_word(text: &str) -> bool {
+    let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/');
+    text.chars().all(inner)
+}
+
+/// One term of a selector's text.
+fn term_of(term: &str) -> Option<(String, Test)> {
+    let key_of = |key: &str| {
+        let key = key.trim();
+        (!key.is_empty() && is_word(key)).then(|| key.to_owned())
+    };
+    if let Some(key) = term.strip_prefix('!') {
+        return Some((key_of(key)?, Test::Absent));
+    }
+    if let Some(list) = term.strip_suffix(')') {
+        let (left, list) = list.split_once('(')?;
+        let values = list.split(',').map(|value| value.trim().to_owned());
+        let values: Vec<String> = values.collect();
+        let (key, operator) = left.trim().rsplit_once(char::is_whitespace)?;
+        let test = match operator {
+            "in" => Test::In(values),
+            "notin" => Test::NotIn(values),
+            _ => return None,
+        };
+        return Some((key_of(key)?, test));
+    }
+    let value_of =
+        |value: &str| Some(vec![value.trim().to_owned()]).filter(|v| v.iter().all(|v| is_word(v)));
+    if let Some((key, value)) = term.split_once("!=") {
+        return Some((key_of(key)?, Test::NotIn(value_of(value)?)));
+    }
+    match term.split_once("==").or_else(|| term.split_once('=')) {
+        Some((key, value)) => Some((key_of(key)?, Test::In(value_of(value)?))),
+        None => Some((key_of(term)?, Test::Exists)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,6 +177,29 @@ mod tests {
                 values: Some(values.iter().map(|value| (*value).to_owned()).collect()),
             }]),
             ..LabelSelector::default()
+        }
+    }
+
+    #[test]
+    fn texts() {
+        let labels = Labels::from([
+            ("app".to_owned(), "web".to_owned()),
+            ("a.b/c".to_owned(), String::new()),
+        ]);
+        for (text, matches) in [
+            ("", true),
+            ("app=web", true),
+            ("app==web,a.b/c=", true),
+            ("app!=web", false),
+            ("app in (db, web),!tier", true),
+            ("app notin (db),app", true),
+            ("tier", false),
+        ] {
+            let matcher = LabelMatcher::parse(text).unwrap();
+            assert_eq!(matcher.matches(Some(&labels)), matches, "{text}");
+        }
+        for text in ["=x", "a,,b", "a in b", "a of (b)", "a (b", "a=b c"] {
+            assert!(LabelMatcher::parse(text).is_err(), "{text}");
         }
     }
 

@@ -8,6 +8,8 @@ pub mod certificate_authority;
 pub mod certificate_request;
 pub mod cluster_role_aggregation;
 pub mod context;
+pub mod cron_job;
+mod cron_plan;
 pub mod csr_approving;
 pub mod csr_cleaner;
 pub mod csr_signing;
@@ -18,6 +20,8 @@ mod deployment_plan;
 mod deployment_status;
 pub mod dir_provisioner;
 pub mod discovery;
+pub mod disruption;
+mod disruption_plan;
 pub mod endpoint_slice;
 pub mod endpoint_slice_mirroring;
 pub mod endpoints;
@@ -27,7 +31,21 @@ mod garbage_graph;
 mod garbage_watch;
 pub mod gate;
 mod history;
+pub mod horizontal_pod_autoscaler;
+mod hpa_behavior;
+mod hpa_metrics;
+mod hpa_readings;
+mod hpa_replicas;
+mod hpa_status;
+pub mod job;
+mod job_backoff;
+mod job_indexes;
+mod job_plan;
+mod job_pod;
+mod job_policy;
 pub mod legacy_token_cleaner;
+mod metrics_samples;
+pub mod metrics_server;
 pub mod namespace;
 mod node_health;
 pub mod node_ipam;
@@ -51,6 +69,7 @@ mod stateful_set_plan;
 pub mod taint_eviction;
 pub mod template_hash;
 pub mod token_secrets;
+pub mod ttl_after_finished;
 pub mod validating_admission_policy_status;
 pub mod volume_binder;
 pub mod volume_expand;
@@ -88,6 +107,15 @@ const CONTROLLERS: &[(&str, Start)] = &[
     (deployment::NAME, |c| Box::pin(deployment::run(c))),
     (daemon_set::NAME, |c| Box::pin(daemon_set::run(c))),
     (stateful_set::NAME, |c| Box::pin(stateful_set::run(c))),
+    (job::NAME, |c| Box::pin(job::run(c))),
+    (disruption::NAME, |c| Box::pin(disruption::run(c))),
+    (horizontal_pod_autoscaler::NAME, |c| {
+        Box::pin(horizontal_pod_autoscaler::run(c))
+    }),
+    (cron_job::NAME, |c| Box::pin(cron_job::run(c))),
+    (ttl_after_finished::NAME, |c| {
+        Box::pin(ttl_after_finished::run(c))
+    }),
     (namespace::NAME, |c| Box::pin(namespace::run(c))),
     (service_account::NAME, |c| Box::pin(service_account::run(c))),
     (root_ca::NAME, |c| Box::pin(root_ca::run(c))),

@@ -156,6 +156,19 @@ impl Amount {
         }
     }
 
+    /// A number of thousandths, written with binary suffixes where that loses nothing.
+    #[must_use]
+    pub fn thousandths(value: i64, binary: bool) -> Self {
+        Self {
+            nanos: i128::from(value) * (NANO / 1000),
+            format: if binary {
+                Format::BinarySi
+            } else {
+                Format::DecimalSi
+            },
+        }
+    }
+
     /// Reads a quantity. More than nine decimal places round away from zero; what exceeds 10^29 is capped.
     ///
     /// # Errors

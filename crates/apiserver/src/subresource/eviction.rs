@@ -2,20 +2,23 @@
 
 use axum::body::Body;
 use http::Response;
-use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::api::policy::v1::{Eviction, PodDisruptionBudget};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::api::core::v1::{Pod, PodCondition};
+use k8s_openapi::api::policy::v1::{Eviction, PodDisruptionBudget, PodDisruptionBudgetStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serde_json::json;
 use skiff_api::{ApiError, ApiResult, Object, ObjectExt};
 
 use super::{body_as, kind_of, success};
 use crate::admission::{self, Operation};
-use crate::delete::{DeleteOptions, delete_object};
+use crate::delete::{DeleteOptions, check_preconditions, delete_object};
 use crate::query::{Freshness, WriteOptions, dry_run};
 use crate::registry::Resource;
 use crate::server::Call;
 use crate::write::{self, Current, Part, Target};
 
+const ALLOWED: &str = "DisruptionAllowed";
+/// A pod that changes all the time is given up on after so many tries.
+const ATTEMPTS: usize = 20;
 /// A budget remembers so many disrupted pods at most.
 const MAX_DISRUPTED: usize = 2000;
 
@@ -42,33 +45,152 @@ pub(crate) async fn evict(call: &Call, pods: &Resource, body: Body) -> ApiResult
         None => DeleteOptions::default(),
     };
     options.dry_run |= dry_run(delete.dry_run.iter().map(String::as_str), "DeleteOptions")?;
-    let entry = call
-        .server
-        .lookup(pods, &call.info.namespace, name)
-        .await?
-        .ok_or_else(|| ApiError::not_found("", "pods", name))?;
-    let pod: Pod = entry.decode().ok_or_else(|| ApiError::internal("no pod"))?;
-    let target = Target {
-        call,
-        resource: pods,
-        namespace: &call.info.namespace,
-        name,
-        subresource: "eviction",
-        options: &options,
-    };
-    admission::validate(&target.admission(Operation::Create), Some(&eviction), None).await?;
     let mut delete = delete;
     if options.dry_run {
         delete.dry_run = vec!["All".to_owned()];
     }
     admit(call, pods, eviction, &options).await?;
-    if !ignores_budget(&pod)
-        && let Some(budget) = budget_of(call, &pod).await?
-    {
-        take_disruption(call, &budget, &pod, &options).await?;
-    }
-    delete_object(call, pods, &call.info.namespace, name, &delete).await?;
+    let eviction = Evicting {
+        call,
+        pods,
+        options: &options,
+        delete: &delete,
+    };
+    eviction.run().await?;
     success(call, 201)
+}
+
+/// An eviction that was admitted.
+struct Evicting<'a> {
+    call: &'a Call,
+    pods: &'a Resource,
+    options: &'a WriteOptions,
+    /// How the pod is to be deleted, as the client says.
+    delete: &'a DeleteOptions,
+}
+
+impl Evicting<'_> {
+    async fn run(&self) -> ApiResult<()> {
+        for _ in 0..ATTEMPTS {
+            let pod = self.pod().await?;
+            if !ignores_budget(&pod) {
+                return self.by_budget(&pod).await;
+            }
+            // A pod that starts to run in the meantime is protected.
+            let may_run = !is_over(&pod);
+            match self.go(may_run.then_some(&pod)).await {
+                Err(error) if may_run && !self.names_version() && error.code == 409 => {}
+                outcome => return outcome,
+            }
+        }
+        let name = &self.call.info.name;
+        Err(ApiError::conflict("", "pods", name, write::MODIFIED))
+    }
+
+    async fn pod(&self) -> ApiResult<Pod> {
+        let info = &self.call.info;
+        let entry = self
+            .call
+            .server
+            .lookup(self.pods, &info.namespace, &info.name)
+            .await?
+            .ok_or_else(|| ApiError::not_found("", "pods", &info.name))?;
+        entry.decode().ok_or_else(|| ApiError::internal("no pod"))
+    }
+
+    /// Whether the client says which version of the pod it means.
+    fn names_version(&self) -> bool {
+        let conditions = self.delete.preconditions.as_ref();
+        conditions.is_some_and(|conditions| conditions.resource_version.is_some())
+    }
+
+    async fn by_budget(&self, pod: &Pod) -> ApiResult<()> {
+        let Some(budget) = budget_of(self.call, pod).await? else {
+            return self.go(None).await;
+        };
+        if !needs_none(&budget, pod) {
+            take_disruption(self.call, &budget, pod, self.options).await?;
+            return self.go(None).await;
+        }
+        // It goes only as long as it is as unready as we saw it.
+        match self.go(Some(pod)).await {
+            Err(error) if error.code == 409 && !self.names_version() => {
+                let name = budget.metadata.name.unwrap_or_default();
+                Err(still_processed(&name))
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Says in the pod why it goes, and deletes it; `only` in that version.
+    async fn go(&self, only: Option<&Pod>) -> ApiResult<()> {
+        let (call, pods) = (self.call, self.pods);
+        let mut delete = self.delete.clone();
+        if let Some(pod) = only.filter(|_| !self.names_version()) {
+            let conditions = delete.preconditions.get_or_insert_default();
+            conditions
+                .resource_version
+                .clone_from(&pod.metadata.resource_version);
+        }
+        let info = &call.info;
+        if !self.options.dry_run {
+            let target = Target {
+                call,
+                resource: pods,
+                namespace: &info.namespace,
+                name: &info.name,
+                subresource: "eviction",
+                options: self.options,
+            };
+            let now = Time(call.server.now());
+            let mut change = |current: &Current| {
+                check_preconditions(&target, &delete, current)?;
+                let mut object = current.object.clone_box();
+                let pod = object
+                    .downcast_mut::<Pod>()
+                    .ok_or_else(|| ApiError::internal("no pod"))?;
+                mark(pod, &now);
+                Ok::<Box<dyn Object>, ApiError>(object)
+            };
+            let written = write::update(&target, Part::Own, &mut change).await?;
+            if let Some(conditions) = &mut delete.preconditions
+                && conditions.resource_version.is_some()
+            {
+                conditions.resource_version = Some(written.entry.revision.to_string());
+            }
+        }
+        delete_object(call, pods, &info.namespace, &info.name, &delete)
+            .await
+            .map(drop)
+    }
+}
+
+/// Puts the condition into the pod that says why it goes.
+fn mark(pod: &mut Pod, now: &Time) {
+    let conditions = pod
+        .status
+        .get_or_insert_default()
+        .conditions
+        .get_or_insert_default();
+    let known = conditions
+        .iter_mut()
+        .find(|found| found.type_ == "DisruptionTarget");
+    let since = known
+        .as_ref()
+        .filter(|known| known.status == "True")
+        .and_then(|known| known.last_transition_time.clone());
+    let condition = PodCondition {
+        type_: "DisruptionTarget".to_owned(),
+        status: "True".to_owned(),
+        reason: Some("EvictionByEvictionAPI".to_owned()),
+        message: Some("Eviction API: evicting".to_owned()),
+        last_transition_time: Some(since.unwrap_or_else(|| now.clone())),
+        ..PodCondition::default()
+    };
+    match known {
+        Some(known) => *known = condition,
+        None => conditions.push(condition),
+    }
 }
 
 async fn admit(
@@ -91,14 +213,33 @@ async fn admit(
     admission::validate(&request, Some(&*eviction), None).await
 }
 
+fn phase(pod: &Pod) -> &str {
+    let status = pod.status.as_ref();
+    status
+        .and_then(|status| status.phase.as_deref())
+        .unwrap_or_default()
+}
+
+/// Whether the pod has ended or is on its way out.
+fn is_over(pod: &Pod) -> bool {
+    matches!(phase(pod), "Succeeded" | "Failed") || pod.metadata.deletion_timestamp.is_some()
+}
+
 /// Pods that are over, not yet running or on their way out disrupt nothing when they go.
 fn ignores_budget(pod: &Pod) -> bool {
-    let phase = pod
-        .status
+    is_over(pod) || phase(pod) == "Pending"
+}
+
+/// Whether the pod is unready and may go without one of the budget's disruptions.
+fn needs_none(budget: &PodDisruptionBudget, pod: &Pod) -> bool {
+    let policy = budget
+        .spec
         .as_ref()
-        .and_then(|status| status.phase.as_deref())
-        .unwrap_or_default();
-    matches!(phase, "Succeeded" | "Failed" | "Pending") || pod.metadata.deletion_timestamp.is_some()
+        .and_then(|spec| spec.unhealthy_pod_eviction_policy.as_deref());
+    let enough = budget.status.as_ref().is_some_and(|status| {
+        status.current_healthy >= status.desired_healthy && status.desired_healthy.unwrap_or(0) > 0
+    });
+    !is_ready(pod) && (policy == Some("AlwaysAllow") || enough)
 }
 
 fn is_ready(pod: &Pod) -> bool {
@@ -141,25 +282,13 @@ async fn budget_of(call: &Call, pod: &Pod) -> ApiResult<Option<PodDisruptionBudg
     Ok(first)
 }
 
-/// Takes one of the budget's allowed disruptions, unless an unready pod needs none.
+/// Takes one of the budget's allowed disruptions.
 async fn take_disruption(
     call: &Call,
     budget: &PodDisruptionBudget,
     pod: &Pod,
     options: &WriteOptions,
 ) -> ApiResult<()> {
-    let status = budget.status.clone().unwrap_or_default();
-    if !is_ready(pod) {
-        let policy = budget
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.unhealthy_pod_eviction_policy.as_deref());
-        let enough = status.current_healthy >= status.desired_healthy
-            && status.desired_healthy.unwrap_or(0) > 0;
-        if policy == Some("AlwaysAllow") || enough {
-            return Ok(());
-        }
-    }
     let registry = call.server.registry.load_full();
     let budgets = registry
         .stored("policy", "poddisruptionbudgets")
@@ -188,25 +317,34 @@ async fn take_disruption(
         .map(drop)
 }
 
-fn decrement(budget: &mut PodDisruptionBudget, pod: &str, now: &Time) -> ApiResult<()> {
-    let name = budget.metadata.name.clone().unwrap_or_default();
-    let generation = budget.metadata.generation.unwrap_or(0);
-    let status = budget.status.get_or_insert_default();
-    let too_many = |message: String, retry: u64| ApiError {
-        details: Some(json!({
-            "causes": [{"reason": "DisruptionBudget", "message": message}], "retryAfterSeconds": retry,
-        })),
+fn too_many(message: &str, retry: Option<u64>) -> ApiError {
+    let mut details = json!({"causes": [{"reason": "DisruptionBudget", "message": message}]});
+    if let Some(seconds) = retry {
+        details["retryAfterSeconds"] = json!(seconds);
+    }
+    ApiError {
+        details: Some(details),
         ..ApiError::new(
             429,
             "TooManyRequests",
             "Cannot evict pod as it would violate the pod's disruption budget.",
         )
-    };
+    }
+}
+
+fn still_processed(budget: &str) -> ApiError {
+    too_many(
+        &format!("The disruption budget {budget} is still being processed by the server."),
+        Some(10),
+    )
+}
+
+fn decrement(budget: &mut PodDisruptionBudget, pod: &str, now: &Time) -> ApiResult<()> {
+    let name = budget.metadata.name.clone().unwrap_or_default();
+    let generation = budget.metadata.generation.unwrap_or(0);
+    let status = budget.status.get_or_insert_default();
     if status.observed_generation.unwrap_or(0) < generation {
-        return Err(too_many(
-            format!("The disruption budget {name} is still being processed by the server."),
-            10,
-        ));
+        return Err(still_processed(&name));
     }
     let allowed = status.disruptions_allowed.unwrap_or(0);
     if allowed < 0 {
@@ -230,19 +368,55 @@ fn decrement(budget: &mut PodDisruptionBudget, pod: &str, now: &Time) -> ApiResu
         ));
     }
     if allowed == 0 {
-        let message = format!(
-            "The disruption budget {name} needs {} healthy pods and has {} currently",
-            status.desired_healthy.unwrap_or(0),
-            status.current_healthy.unwrap_or(0)
-        );
-        return Err(too_many(message, 0));
+        return Err(too_many(&refusal(&name, status), None));
     }
     status.disruptions_allowed = Some(allowed - 1);
+    if allowed == 1 {
+        use_up(status, now);
+    }
     status
         .disrupted_pods
         .get_or_insert_default()
         .insert(pod.to_owned(), now.clone());
     Ok(())
+}
+
+/// Why a budget allows no disruption.
+fn refusal(name: &str, status: &PodDisruptionBudgetStatus) -> String {
+    let mut conditions = status.conditions.iter().flatten();
+    let told = conditions.find(|found| {
+        found.type_ == ALLOWED && found.status == "False" && !found.message.is_empty()
+    });
+    let (healthy, desired) = (status.current_healthy, status.desired_healthy);
+    let (healthy, desired) = (healthy.unwrap_or(0), desired.unwrap_or(0));
+    match told {
+        Some(told) if told.reason == "SyncFailed" => format!(
+            "The disruption budget {name} does not allow evicting pods currently because it failed sync: {}",
+            told.message
+        ),
+        _ if healthy <= desired => format!(
+            "The disruption budget {name} needs {desired} healthy pods and has {healthy} currently"
+        ),
+        Some(told) => format!(
+            "The disruption budget {name} does not allow evicting pods currently ({}): {}",
+            told.reason, told.message
+        ),
+        None => format!("The disruption budget {name} does not allow evicting pods currently"),
+    }
+}
+
+/// The condition of a budget whose last disruption was taken.
+fn use_up(status: &mut PodDisruptionBudgetStatus, now: &Time) {
+    let conditions = status.conditions.get_or_insert_default();
+    conditions.retain(|found| found.type_ != ALLOWED);
+    conditions.push(Condition {
+        type_: ALLOWED.to_owned(),
+        status: "False".to_owned(),
+        reason: "InsufficientPods".to_owned(),
+        message: String::new(),
+        observed_generation: status.observed_generation,
+        last_transition_time: now.clone(),
+    });
 }
 
 #[cfg(test)]
@@ -262,8 +436,18 @@ mod tests {
         assert_eq!(error.code, 429);
         assert_eq!(
             error.details.unwrap()["causes"][0]["message"],
-            "The disruption budget b needs 2 healthy pods and has 3 currently"
+            "The disruption budget b does not allow evicting pods currently"
         );
+        let condition = &budget.status.as_ref().unwrap().conditions.as_ref().unwrap()[0];
+        assert_eq!(condition.reason, "InsufficientPods");
+        budget.status.as_mut().unwrap().current_healthy = Some(2);
+        let error = decrement(&mut budget, "q", &now).unwrap_err();
+        let details = error.details.unwrap();
+        assert_eq!(
+            details["causes"][0]["message"],
+            "The disruption budget b needs 2 healthy pods and has 2 currently"
+        );
+        assert!(details.get("retryAfterSeconds").is_none());
         budget.metadata.generation = Some(2);
         assert_eq!(decrement(&mut budget, "q", &now).unwrap_err().code, 429);
     }

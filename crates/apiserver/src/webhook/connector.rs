@@ -78,6 +78,13 @@ impl Connector {
                 let server = server
                     .upgrade()
                     .ok_or_else(|| ConnectError("the server is shutting down".to_owned()))?;
+                if let Some(stream) = server
+                    .own_services
+                    .connect(&server, &namespace, &name)
+                    .await
+                {
+                    return Ok(Link(TokioIo::new(Box::new(stream))));
+                }
                 crate::connect::service_endpoint(&server, &namespace, &name, port)
                     .await
                     .map_err(|error| ConnectError(error.message))?

@@ -1,9 +1,11 @@
 //! The controllers against the real API server in process: what comes about, not which calls were made.
 
 mod accounts;
+mod budgets;
 mod claims;
 mod endpoints;
 mod garbage;
+mod jobs;
 mod nodes;
 mod quotas;
 mod rollout;

@@ -3,7 +3,7 @@
 use k8s_openapi::api::batch::v1::{CronJob, JobSpec};
 
 use super::job::{spec_warnings, template_spec};
-use super::schedule::{is_zone, schedule_error};
+use crate::cron_schedule::{Schedule, is_zone};
 use crate::field::{ErrorList, FieldError, Path};
 use crate::validation::absent::{set, text};
 use crate::validation::meta::shown_selector;
@@ -101,7 +101,7 @@ fn schedule(
     zone: &Option<String>,
     path: &Path,
 ) {
-    if let Some(error) = schedule_error(schedule) {
+    if let Err(error) = Schedule::parse(schedule) {
         errors.push(FieldError::invalid(path, schedule, &error));
     }
     if !schedule.contains("TZ") {

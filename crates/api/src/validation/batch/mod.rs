@@ -3,7 +3,6 @@
 mod cron_job;
 mod job;
 mod job_status;
-mod schedule;
 
 pub use cron_job::{validate_cron_job, validate_cron_job_update, warnings_cron_job};
 pub use job::{validate_job, validate_job_update, warnings_job};
