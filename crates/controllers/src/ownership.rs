@@ -213,13 +213,13 @@ where
 
 /// The strategic merge patch that makes `owner` manage the object with uid `object`.
 #[must_use]
-fn adoption_patch(owner: &OwnerReference, object: &str) -> Value {
+pub(crate) fn adoption_patch(owner: &OwnerReference, object: &str) -> Value {
     json!({"metadata": {"ownerReferences": [owner], "uid": object}})
 }
 
 /// The strategic merge patch that takes the owner `owner` away from the object with uid `object`.
 #[must_use]
-fn release_patch(owner: &str, object: &str) -> Value {
+pub(crate) fn release_patch(owner: &str, object: &str) -> Value {
     json!({"metadata": {"ownerReferences": [{"$patch": "delete", "uid": owner}], "uid": object}})
 }
 
