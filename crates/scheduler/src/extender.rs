@@ -296,7 +296,7 @@ impl Extenders {
     ) -> Result<Value, String> {
         let names: Vec<&str> = nodes.iter().map(|(name, _)| &**name).collect();
         if extender.config.node_cache_capable {
-            return Ok(json!({"pod": pod, "nodenames": names}));
+            return Ok(json!({"Pod": pod, "Nodes": null, "NodeNames": names}));
         }
         let api: Api<Node> = Api::all(cluster.clone());
         let all = api
@@ -313,7 +313,7 @@ impl Extenders {
                     .is_some_and(|name| names.contains(&name))
             })
             .collect();
-        Ok(json!({"pod": pod, "nodes": {"metadata": {}, "items": items}}))
+        Ok(json!({"Pod": pod, "Nodes": {"metadata": {}, "items": items}, "NodeNames": null}))
     }
 
     /// Binds by the first that wants to. None if none does.
@@ -323,8 +323,8 @@ impl Extenders {
         };
         for extender in self.all.iter().filter(binds) {
             let body = json!({
-                "podName": pod.key.name(), "podNamespace": pod.key.namespace(),
-                "podUID": &*pod.uid, "node": node,
+                "PodName": pod.key.name(), "PodNamespace": pod.key.namespace(),
+                "PodUID": &*pod.uid, "Node": node,
             });
             let answer: Result<Bound, String> =
                 self.send(extender, &extender.config.bind_verb, &body).await;

@@ -1,7 +1,8 @@
 //! `Pod` (v1): how it is named, stored, selected and printed.
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::Value;
 
 use crate::field::ErrorList;
@@ -118,6 +119,27 @@ const COLUMNS: &[Column] = &[
     .wide(),
 ];
 
+/// Whether somebody holds the pod back from being scheduled.
+fn is_held_back(pod: &Pod) -> bool {
+    let gates = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.scheduling_gates.as_ref());
+    gates.is_some_and(|gates| !gates.is_empty())
+}
+
+/// The condition of such a pod. No scheduler looks at it, so that it has to come from here.
+fn held_back(now: Timestamp) -> PodCondition {
+    PodCondition {
+        type_: "PodScheduled".to_owned(),
+        status: "False".to_owned(),
+        reason: Some("SchedulingGated".to_owned()),
+        message: Some("Scheduling is blocked due to non-empty scheduling gates".to_owned()),
+        last_transition_time: Some(Time(now)),
+        ..PodCondition::default()
+    }
+}
+
 /// What is special about this kind.
 pub struct PodStrategy;
 
@@ -125,7 +147,7 @@ impl Strategy for PodStrategy {
     type Object = Pod;
     const HAS_STATUS: bool = true;
 
-    fn prepare_create(object: &mut Pod, _: &WriteContext) {
+    fn prepare_create(object: &mut Pod, context: &WriteContext) {
         let class = object
             .spec
             .as_ref()
@@ -133,6 +155,7 @@ impl Strategy for PodStrategy {
         object.status = Some(PodStatus {
             phase: Some("Pending".to_owned()),
             qos_class: class,
+            conditions: is_held_back(object).then(|| vec![held_back(context.now)]),
             ..PodStatus::default()
         });
     }

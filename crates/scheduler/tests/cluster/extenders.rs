@@ -32,15 +32,15 @@ async fn serve(mut stream: TcpStream) {
             continue;
         }
         let body: Value = serde_json::from_slice(&text[end + 4..end + 4 + length]).unwrap();
-        assert!(body["pod"]["metadata"]["name"].is_string());
-        let items = body["nodes"]["items"].as_array().unwrap().clone();
+        assert!(body["Pod"]["metadata"]["name"].is_string());
+        let items = body["Nodes"]["items"].as_array().unwrap().clone();
         let name = |item: &Value| item["metadata"]["name"].as_str().unwrap().to_owned();
         let answer = if head.starts_with("post /x/filter") {
             let kept: Vec<Value> = items.into_iter().filter(|item| name(item) != "a").collect();
-            json!({"nodes": {"items": kept}, "failedNodes": {"a": "node(s) were not liked"}})
+            json!({"Nodes": {"items": kept}, "FailedNodes": {"a": "node(s) were not liked"}})
         } else {
             let scores = items.iter().map(
-                |item| json!({"host": name(item), "score": i32::from(name(item) == "c") * 10}),
+                |item| json!({"Host": name(item), "Score": i32::from(name(item) == "c") * 10}),
             );
             scores.collect()
         };
