@@ -414,7 +414,9 @@ impl Planner<'_> {
                 continue;
             }
             let healthy = is_running_and_ready(&pod) && self.is_available(&pod);
-            if self.ordered && !healthy && first_unhealthy != Some(ordinal) {
+            // One that has ended will not get better: unlike upstream, nobody waits for it.
+            let ended = pods::is_terminal(&pod);
+            if self.ordered && !healthy && !ended && first_unhealthy != Some(ordinal) {
                 return Next::Wait;
             }
             self.act(Action::Delete(pod));

@@ -113,6 +113,7 @@ fn pods_come_in_order() {
         ("rurrr", ""),
         ("rrrru", "-db-4"),
         ("rrruu", ""),
+        ("rrrff", "-db-4"),
         ("rrrrd", ""),
     ] {
         assert_eq!(told(&plan_for(&set, &pods(states))), expected, "{states}");

@@ -31,7 +31,7 @@ use crate::server::authorize::Authorizer;
 use crate::server::router::{Shared, router};
 use crate::server::streams::StreamRuntime;
 use crate::volumes::mounter::KernelMounter;
-use crate::volumes::teardown;
+use crate::volumes::{local_dir, teardown};
 use crate::{eviction, image_gc, server, static_pods};
 
 /// What a kubelet is made from.
@@ -97,6 +97,7 @@ impl Kubelet {
     async fn run_parts(&self, shutdown: Shutdown) -> Result<(), ComponentError> {
         std::fs::create_dir_all(self.config.root_dir.join("pods"))?;
         std::fs::create_dir_all(&self.config.log_dir)?;
+        std::fs::create_dir_all(local_dir::directory(&self.config.root_dir))?;
         let (changed, mut objects_changed) = mpsc::unbounded_channel();
         let cluster = KubeCluster::start(
             self.client.clone(),
@@ -112,7 +113,7 @@ impl Kubelet {
         let mut parts: JoinSet<&'static str> = JoinSet::new();
         self.serve(&manager, &mut parts, &shutdown).await?;
         self.start_parts(&manager, &mut parts, &shutdown);
-        self.follow_node(&cluster, &shutdown);
+        self.follow_node(&cluster, &mut parts, &shutdown);
         let pods = self.pods(&shutdown);
         let mut events = pods.subscribe();
         tokio::select! {
@@ -269,7 +270,12 @@ impl Kubelet {
         )
     }
 
-    fn follow_node(&self, cluster: &Arc<KubeCluster>, shutdown: &Shutdown) {
+    fn follow_node(
+        &self,
+        cluster: &Arc<KubeCluster>,
+        parts: &mut JoinSet<&'static str>,
+        shutdown: &Shutdown,
+    ) {
         let selector = format!("metadata.name={}", self.config.node_name);
         let nodes: SharedCache<Node> = SharedCache::start(
             self.client.clone(),
@@ -278,6 +284,17 @@ impl Kubelet {
             self.random.clone(),
             shutdown.clone(),
         );
+        let removals = local_dir::run(
+            self.client.clone(),
+            self.config.root_dir.clone(),
+            Arc::new(KernelMounter),
+            nodes.subscribe(),
+            shutdown.clone(),
+        );
+        parts.spawn(async move {
+            removals.await;
+            "removal of volumes"
+        });
         let cluster = cluster.clone();
         let mut events = nodes.subscribe();
         let shutdown = shutdown.clone();

@@ -9,6 +9,7 @@ pub mod downward_api;
 pub mod empty_dir;
 pub mod host_path;
 pub mod image;
+pub mod local_dir;
 pub mod mounter;
 pub mod ownership;
 pub mod payload;

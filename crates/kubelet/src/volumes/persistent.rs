@@ -6,7 +6,9 @@ use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{PersistentVolume, Pod, Volume};
 
 use crate::pod::spec;
-use crate::volumes::{Ready, SetUp, VolumeError, VolumePlugin, fs_group, host_path, ownership};
+use crate::volumes::{
+    Ready, SetUp, VolumeError, VolumePlugin, fs_group, host_path, local_dir, ownership,
+};
 
 /// The type.
 pub struct Persistent;
@@ -71,6 +73,7 @@ fn path(volume: &PersistentVolume) -> Result<PathBuf, VolumeError> {
         return Err(VolumeError::Unsupported);
     };
     let path = PathBuf::from(&source.path);
+    local_dir::make(volume, &path)?;
     if !path.exists() {
         let error = std::io::ErrorKind::NotFound.into();
         return Err(VolumeError::io("path", &path)(error));

@@ -304,7 +304,8 @@ fn write_admin_kubeconfig(context: &Context, running: &mut Running) -> Result<()
 
 /// Makes what is missing of the objects that every cluster starts with; of what exists, the RBAC policy is mended.
 async fn make_bootstrap_objects(server: &Arc<ApiServer>) -> Result<()> {
-    let objects = bootstrap::objects();
+    let mut objects = bootstrap::objects();
+    objects.push(default_storage_class());
     let (namespaces, others): (Vec<Value>, Vec<Value>) = objects
         .into_iter()
         .partition(|object| object["kind"] == "Namespace");
@@ -314,6 +315,16 @@ async fn make_bootstrap_objects(server: &Arc<ApiServer>) -> Result<()> {
             .await?;
     }
     Ok(())
+}
+
+/// Claims without a class get a directory of the node that their pod comes to.
+fn default_storage_class() -> Value {
+    serde_json::json!({
+        "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
+        "metadata": {"name": "local-dir", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
+        "provisioner": skiff_controllers::dir_provisioner::PROVISIONER,
+        "reclaimPolicy": "Delete", "volumeBindingMode": "WaitForFirstConsumer", "allowVolumeExpansion": true,
+    })
 }
 
 pub(super) async fn make(server: &Arc<ApiServer>, object: Value) -> Result<()> {

@@ -13,6 +13,7 @@ use kube::api::{Api, WatchEvent, WatchParams};
 use skiff_apiserver::KUBELET_AUTHORITY;
 use skiff_base::{Component, Random, SharedClock, Shutdown};
 use skiff_kubelet::KubeletConfig;
+use skiff_kubelet::volumes::local_dir;
 use skiff_network::Cidr;
 use skiff_network::dns::Resolvers;
 use skiff_network::pod::{PodNetwork, PodNetworkConfig};
@@ -351,6 +352,11 @@ fn kubelet_config(config: &Config) -> KubeletConfig {
             time_added: None,
         })
         .collect();
+    let volumes = local_dir::directory(&root);
+    kubelet.annotations.insert(
+        local_dir::NODE_DIRECTORY.to_owned(),
+        volumes.display().to_string(),
+    );
     kubelet.max_pods = config.max_pods;
     kubelet.cgroup_root = format!("/{}/pods", config.cluster_name);
     kubelet

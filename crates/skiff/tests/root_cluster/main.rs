@@ -26,6 +26,7 @@ mod pods;
 mod policies;
 mod probes;
 mod registry;
+mod sets;
 mod streams;
 mod tour;
 mod volumes;
