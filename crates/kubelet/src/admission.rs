@@ -49,6 +49,10 @@ fn resources_short(pod: &Pod, others: &[Arc<Pod>], allocatable: &Amounts) -> Opt
     let mut wanted = resources::pod_requests(pod);
     wanted.insert("pods".to_owned(), 1);
     for (name, requested) in wanted {
+        // What others advertise for the node is theirs to count, and the scheduler's.
+        if is_extended(&name) && !allocatable.contains_key(&name) {
+            continue;
+        }
         let used = used.get(&name).copied().unwrap_or(0);
         let capacity = allocatable.get(&name).copied().unwrap_or(0);
         if requested > 0 && requested + used > capacity {
@@ -61,6 +65,11 @@ fn resources_short(pod: &Pod, others: &[Arc<Pod>], allocatable: &Amounts) -> Opt
         }
     }
     None
+}
+
+/// Whether a resource is none of Kubernetes' own.
+fn is_extended(name: &str) -> bool {
+    name.contains('/') && !name.contains("kubernetes.io/")
 }
 
 /// A port of the host: address (empty for all), protocol, number.
@@ -212,6 +221,17 @@ mod tests {
         let full = [others[0].clone(), others[0].clone()];
         let (word, _) = reason(&pod("0", None), &full).unwrap();
         assert_eq!(word, "OutOfpods");
+        let asking = |name: &str| {
+            let mut asking = pod("1m", None);
+            let containers = &mut asking.spec.as_mut().unwrap().containers;
+            let resources = containers[0].resources.as_mut().unwrap();
+            let requests = resources.requests.as_mut().unwrap();
+            requests.insert(name.to_owned(), Quantity("2".to_owned()));
+            asking
+        };
+        // What somebody else advertises for the node is not this one's business; a missing one of Kubernetes' own is.
+        assert_eq!(reason(&asking("example.com/gpu"), &[]), None);
+        assert!(reason(&asking("hugepages-2Mi"), &[]).is_some());
     }
 
     #[test]

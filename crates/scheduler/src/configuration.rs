@@ -268,84 +268,93 @@ fn profile(
 
 type Does = fn(&Plugin) -> bool;
 
-/// Settles who is asked at each point: the defaults, `multiPoint`, then what is said of the point.
-fn choose(profile: &mut Profile, plugins: &Plugins, path: &str) -> Result<(), ConfigurationError> {
-    let named = |choice: &PluginChoice, at: &str| match number(&choice.name) {
+/// The number of a plugin that is named at a point of a profile.
+fn named(choice: &PluginChoice, path: &str, at: &str) -> Result<usize, ConfigurationError> {
+    match number(&choice.name) {
         Some(number) => Ok(number),
         None => wrong(format!(
             "{path}.plugins.{at}: plugin \"{}\" does not exist",
             choice.name
         )),
+    }
+}
+
+/// A point at which plugins are asked: who can be, its name, and what the file says of it.
+type Point<'a> = (Does, &'static str, &'a PluginSet);
+
+/// Who is asked at a point, and how much that counts: the defaults, `multiPoint`, then what is said of the point.
+fn list(
+    (does, at, set): Point,
+    multi: &PluginSet,
+    path: &str,
+) -> Result<Vec<(usize, i64)>, ConfigurationError> {
+    let off = |set: &PluginSet, name: &str| {
+        let mut disabled = set.disabled.iter();
+        disabled.any(|found| found.name == "*" || found.name == name)
     };
-    let list =
-        |does: Does, at: &str, set: &PluginSet| -> Result<Vec<(usize, i64)>, ConfigurationError> {
-            let off = |set: &PluginSet, name: &str| {
-                set.disabled
-                    .iter()
-                    .any(|found| found.name == "*" || found.name == name)
-            };
-            let mut first: Vec<(usize, i64)> = Vec::new();
-            for choice in &set.enabled {
-                let number = named(choice, at)?;
-                if !PLUGINS.get(number).is_some_and(does) {
-                    return wrong(format!(
-                        "{path}.plugins.{at}: plugin \"{}\" does not extend it",
-                        choice.name
-                    ));
-                }
-                first.push((number, choice.weight));
-            }
-            let mut all: Vec<(usize, i64)> = Vec::new();
-            let multi = &plugins.multi_point;
-            for (number, plugin) in PLUGINS.iter().enumerate() {
-                if does(plugin) && !off(multi, plugin.name) {
-                    all.push((number, plugin.weight));
-                }
-            }
-            for choice in &multi.enabled {
-                let number = named(choice, "multiPoint")?;
-                if !PLUGINS.get(number).is_some_and(does) {
-                    continue;
-                }
-                match all.iter_mut().find(|(known, _)| *known == number) {
-                    Some((_, weight)) if choice.weight != 0 => *weight = choice.weight,
-                    Some(_) => {}
-                    None => all.push((number, weight_of(number, choice.weight))),
-                }
-            }
-            all.retain(|(number, _)| {
-                let name = PLUGINS.get(*number).map_or("", |plugin| plugin.name);
-                !off(set, name) && !first.iter().any(|(chosen, _)| chosen == number)
-            });
-            let own = first
-                .into_iter()
-                .map(|(number, weight)| (number, weight_of(number, weight)));
-            Ok(own.chain(all).collect())
-        };
-    let numbers = |does: Does, at: &str, set: &PluginSet| {
-        let all = list(does, at, set)?;
+    let mut first: Vec<(usize, i64)> = Vec::new();
+    for choice in &set.enabled {
+        let number = named(choice, path, at)?;
+        if !PLUGINS.get(number).is_some_and(does) {
+            return wrong(format!(
+                "{path}.plugins.{at}: plugin \"{}\" does not extend it",
+                choice.name
+            ));
+        }
+        first.push((number, weight_of(number, choice.weight)));
+    }
+    let mut all: Vec<(usize, i64)> = Vec::new();
+    for (number, plugin) in PLUGINS.iter().enumerate() {
+        if does(plugin) && !off(multi, plugin.name) {
+            all.push((number, plugin.weight));
+        }
+    }
+    for choice in &multi.enabled {
+        let number = named(choice, path, "multiPoint")?;
+        if !PLUGINS.get(number).is_some_and(does) {
+            continue;
+        }
+        match all.iter_mut().find(|(known, _)| *known == number) {
+            Some((_, weight)) if choice.weight != 0 => *weight = choice.weight,
+            Some(_) => {}
+            None => all.push((number, weight_of(number, choice.weight))),
+        }
+    }
+    all.retain(|(number, _)| {
+        let name = PLUGINS.get(*number).map_or("", |plugin| plugin.name);
+        !off(set, name) && !first.iter().any(|(chosen, _)| chosen == number)
+    });
+    first.extend(all);
+    Ok(first)
+}
+
+/// Settles who is asked at each point.
+fn choose(profile: &mut Profile, plugins: &Plugins, path: &str) -> Result<(), ConfigurationError> {
+    let numbers = |point: Point| {
+        let all = list(point, &plugins.multi_point, path)?;
         Ok::<Vec<usize>, ConfigurationError>(all.into_iter().map(|(number, _)| number).collect())
     };
-    profile.pre_enqueue = numbers(
+    profile.pre_enqueue = numbers((
         |found| found.pre_enqueue.is_some(),
         "preEnqueue",
         &plugins.pre_enqueue,
-    )?;
-    profile.pre_filters = numbers(
+    ))?;
+    profile.pre_filters = numbers((
         |found| found.pre_filter.is_some(),
         "preFilter",
         &plugins.pre_filter,
-    )?;
-    profile.filters = numbers(|found| found.filter.is_some(), "filter", &plugins.filter)?;
-    profile.post_filters = numbers(
+    ))?;
+    profile.filters = numbers((|found| found.filter.is_some(), "filter", &plugins.filter))?;
+    profile.post_filters = numbers((
         |found| found.post_filter,
         "postFilter",
         &plugins.post_filter,
-    )?;
-    profile.reserves = numbers(|found| found.reserve, "reserve", &plugins.reserve)?;
-    profile.binds = numbers(|found| found.bind, "bind", &plugins.bind)?;
-    profile.scores = list(|found| found.score.is_some(), "score", &plugins.score)?;
-    let sorting = numbers(|found| found.queue_sort, "queueSort", &plugins.queue_sort)?;
+    ))?;
+    profile.reserves = numbers((|found| found.reserve, "reserve", &plugins.reserve))?;
+    profile.binds = numbers((|found| found.bind, "bind", &plugins.bind))?;
+    let scoring: Point = (|found| found.score.is_some(), "score", &plugins.score);
+    profile.scores = list(scoring, &plugins.multi_point, path)?;
+    let sorting = numbers((|found| found.queue_sort, "queueSort", &plugins.queue_sort))?;
     if sorting.len() != 1 {
         return wrong(format!(
             "{path}.plugins.queueSort: exactly one plugin is needed"
@@ -362,9 +371,9 @@ fn choose(profile: &mut Profile, plugins: &Plugins, path: &str) -> Result<(), Co
         ("preBind", &plugins.pre_bind),
         ("postBind", &plugins.post_bind),
     ] {
-        set.enabled
-            .iter()
-            .try_for_each(|choice| named(choice, at).map(drop))?;
+        for choice in &set.enabled {
+            named(choice, path, at)?;
+        }
     }
     Ok(())
 }
@@ -392,7 +401,7 @@ struct AllArgs {
     defaulting_type: Option<String>,
     bind_timeout_seconds: Option<i64>,
     #[serde(rename = "shape")]
-    _shape: Option<Vec<Point>>,
+    _shape: Option<Vec<ShapePoint>>,
     min_candidate_nodes_percentage: Option<i64>,
     min_candidate_nodes_absolute: Option<i64>,
     #[serde(rename = "filterTimeout")]
@@ -415,12 +424,12 @@ struct ScoringStrategy {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Ratio {
     #[serde(default)]
-    shape: Vec<Point>,
+    shape: Vec<ShapePoint>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Point {
+struct ShapePoint {
     utilization: i64,
     score: i64,
 }
@@ -579,7 +588,7 @@ fn take_strategy(args: &mut Args, strategy: ScoringStrategy) -> Result<(), Confi
     Ok(())
 }
 
-fn line(points: Vec<Point>) -> Result<Vec<(i64, i64)>, ConfigurationError> {
+fn line(points: Vec<ShapePoint>) -> Result<Vec<(i64, i64)>, ConfigurationError> {
     const PATH: &str = "scoringStrategy.requestedToCapacityRatio.shape";
     if points.is_empty() {
         return wrong(format!(

@@ -117,7 +117,7 @@ impl Known {
             let index = self.world.cluster.find(&row.node);
             index
                 .into_iter()
-                .for_each(|index| self.send_strangers_away(index));
+                .for_each(|index| self.send_strangers_away(index, Some(&row.key)));
         }
         match old.filter(|_| !assumed) {
             None => self.wake(event::POD_ADDED, Happening::Pod(None, Some(&row)), now),
@@ -213,14 +213,14 @@ impl Known {
             return;
         };
         if change.events & (event::NODE_LABELS | event::NODE_ADDED) != 0 {
-            self.send_strangers_away(change.index);
+            self.send_strangers_away(change.index, None);
         }
         let what = Happening::Node(change.old.as_ref(), &name, &facts);
         self.wake(change.events, what, now);
     }
 
-    /// Pods that want it so leave a node that is no longer what they require.
-    fn send_strangers_away(&mut self, index: usize) {
+    /// Pods that want it so leave a node that is no longer what they require: all of them, or that one.
+    fn send_strangers_away(&mut self, index: usize, only: Option<&ObjectKey>) {
         let Some(row) = self.world.cluster.nodes.get(index) else {
             return;
         };
@@ -229,6 +229,7 @@ impl Known {
         };
         let strangers = row.pods.values().filter(|pod| {
             pod.shape.during_execution
+                && only.is_none_or(|key| *key == pod.key)
                 && !pod.deleting
                 && !pod.node.is_empty()
                 && !node_affinity::allows(&pod.shape.wants, &row.name, facts)
@@ -613,7 +614,7 @@ impl State {
             if cluster.placed.contains_key(&found.pod.key)
                 && let Some(index) = cluster.find(&found.node)
             {
-                known.send_strangers_away(index);
+                known.send_strangers_away(index, Some(&found.pod.key));
             }
         });
     }
