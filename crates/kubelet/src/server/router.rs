@@ -50,6 +50,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route("/containerLogs/{namespace}/{pod}/{container}", get(logs))
         .route("/stats/summary", get(stats))
         .route("/metrics/resource", get(resource_metrics))
+        .route("/metrics/cadvisor", get(cadvisor_metrics))
         .merge(remote::routes())
         .layer(middleware::from_fn_with_state(shared.clone(), guard))
         .with_state(shared)
@@ -112,7 +113,14 @@ async fn stats(State(shared): Server) -> Result<Response, Refusal> {
 }
 
 async fn resource_metrics(State(shared): Server) -> Result<Response, Refusal> {
-    let text = summary::resource_metrics(shared.manager.context()).await;
+    samples(summary::resource_metrics(shared.manager.context()).await)
+}
+
+async fn cadvisor_metrics(State(shared): Server) -> Result<Response, Refusal> {
+    samples(summary::cadvisor_metrics(shared.manager.context()).await)
+}
+
+fn samples(text: Result<String, tonic::Status>) -> Result<Response, Refusal> {
     let text = text.map_err(|status| Refusal::internal(status.message()))?;
     let kind = [(
         header::CONTENT_TYPE,

@@ -1,4 +1,4 @@
-//! `/stats/summary` and `/metrics/resource`: what pods and the node use.
+//! `/stats/summary`, `/metrics/resource` and `/metrics/cadvisor`: what pods and the node use.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -17,6 +17,8 @@ use crate::context::Context;
 #[derive(Clone, Debug, Default)]
 struct Use {
     name: String,
+    id: String,
+    image: String,
     time: i64,
     cpu_total: Option<u64>,
     cpu_rate: Option<u64>,
@@ -55,10 +57,8 @@ async fn pods(context: &Context) -> Result<Vec<PodUse>, tonic::Status> {
         .into_inner()
         .stats;
     let containers = context.runtime.containers(None).await?;
-    let started: BTreeMap<&str, i64> = containers
-        .iter()
-        .map(|c| (c.id.as_str(), c.created_at))
-        .collect();
+    let known: BTreeMap<&str, &cri::Container> =
+        containers.iter().map(|c| (c.id.as_str(), c)).collect();
     let mut pods: BTreeMap<String, PodUse> = BTreeMap::new();
     for one in stats {
         let attributes = one.attributes.unwrap_or_default();
@@ -72,8 +72,12 @@ async fn pods(context: &Context) -> Result<Vec<PodUse>, tonic::Status> {
         });
         let cpu = one.cpu.unwrap_or_default();
         let memory = one.memory.unwrap_or_default();
+        let known = known.get(attributes.id.as_str());
+        let image = known.and_then(|container| container.image.as_ref());
         pod.containers.push(Use {
             name: label(CONTAINER_NAME_LABEL),
+            id: attributes.id.clone(),
+            image: image.map(|image| image.image.clone()).unwrap_or_default(),
             time: cpu.timestamp,
             cpu_total: value(cpu.usage_core_nano_seconds),
             cpu_rate: value(cpu.usage_nano_cores),
@@ -81,7 +85,7 @@ async fn pods(context: &Context) -> Result<Vec<PodUse>, tonic::Status> {
             usage: value(memory.usage_bytes),
             rss: value(memory.rss_bytes),
             disk: value(one.writable_layer.and_then(|w| w.used_bytes)),
-            started: started.get(attributes.id.as_str()).copied().unwrap_or(0),
+            started: known.map_or(0, |container| container.created_at),
         });
     }
     Ok(pods.into_values().collect())
@@ -273,9 +277,132 @@ pub async fn resource_metrics(context: &Context) -> Result<String, tonic::Status
     Ok(text)
 }
 
+/// The answer of `/metrics/cadvisor`: those of cAdvisor's names that dashboards go by.
+pub async fn cadvisor_metrics(context: &Context) -> Result<String, tonic::Status> {
+    let pods = pods(context).await?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let node = node_use(context);
+    Ok(cadvisor_text(
+        &pods,
+        cores,
+        node.memory_available.saturating_add(node.memory_used),
+    ))
+}
+
+/// Help, type, further labels, and the sample of a container.
+type Family<'a> = (
+    &'a str,
+    &'a str,
+    &'a str,
+    &'a str,
+    &'a dyn Fn(&Use) -> Option<f64>,
+);
+
+fn cadvisor_text(pods: &[PodUse], cores: usize, memory: u64) -> String {
+    let float = |number: u64| number as f64;
+    let families: [Family; 6] = [
+        (
+            "container_cpu_usage_seconds_total",
+            "Cumulative cpu time consumed in seconds.",
+            "counter",
+            "cpu=\"total\",",
+            &|u| u.cpu_total.map(|n| float(n) / 1e9),
+        ),
+        (
+            "container_memory_usage_bytes",
+            "Current memory usage in bytes, including all memory regardless of when it was accessed",
+            "gauge",
+            "",
+            &|u| u.usage.or(u.memory).map(float),
+        ),
+        (
+            "container_memory_working_set_bytes",
+            "Current working set in bytes.",
+            "gauge",
+            "",
+            &|u| u.memory.map(float),
+        ),
+        (
+            "container_memory_rss",
+            "Size of RSS in bytes.",
+            "gauge",
+            "",
+            &|u| u.rss.map(float),
+        ),
+        (
+            "container_fs_usage_bytes",
+            "Number of bytes that are consumed by the container on this filesystem.",
+            "gauge",
+            "",
+            &|u| u.disk.map(float),
+        ),
+        (
+            "container_start_time_seconds",
+            "Start time of the container since unix epoch in seconds.",
+            "gauge",
+            "",
+            &|u| Some(float(u64::try_from(u.started).unwrap_or(0)) / 1e9),
+        ),
+    ];
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    for (name, help, kind, labels, of) in families {
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        for (pod, u) in pods
+            .iter()
+            .flat_map(|pod| pod.containers.iter().map(move |u| (pod, u)))
+        {
+            let Some(value) = of(u) else { continue };
+            let (container, id, image) = (&u.name, &u.id, &u.image);
+            let (namespace, pod) = (&pod.namespace, &pod.name);
+            let _ = writeln!(
+                text,
+                "{name}{{container=\"{container}\",{labels}id=\"/kubepods/{id}\",image=\"{image}\",name=\"{id}\",namespace=\"{namespace}\",pod=\"{pod}\"}} {value}"
+            );
+        }
+    }
+    let _ = writeln!(
+        text,
+        "# HELP machine_cpu_cores Number of logical CPU cores.\n# TYPE machine_cpu_cores gauge\nmachine_cpu_cores {cores}"
+    );
+    let _ = writeln!(
+        text,
+        "# HELP machine_memory_bytes Amount of memory installed on the machine.\n# TYPE machine_memory_bytes gauge\nmachine_memory_bytes {memory}"
+    );
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cadvisors_names() {
+        let container = Use {
+            name: "c".into(),
+            id: "f00".into(),
+            image: "i".into(),
+            cpu_total: Some(1_500_000_000),
+            memory: Some(4096),
+            ..Use::default()
+        };
+        let pod = PodUse {
+            name: "p".into(),
+            namespace: "n".into(),
+            uid: "u".into(),
+            containers: vec![container],
+        };
+        let text = cadvisor_text(&[pod], 2, 1024);
+        for line in [
+            "container_cpu_usage_seconds_total{container=\"c\",cpu=\"total\",id=\"/kubepods/f00\",image=\"i\",name=\"f00\",namespace=\"n\",pod=\"p\"} 1.5",
+            "container_memory_working_set_bytes{container=\"c\",id=\"/kubepods/f00\",image=\"i\",name=\"f00\",namespace=\"n\",pod=\"p\"} 4096",
+            "machine_cpu_cores 2",
+            "machine_memory_bytes 1024",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in {text}");
+        }
+        assert!(!text.contains("container_memory_rss{"));
+    }
 
     #[test]
     fn reads_the_nodes_use() {
