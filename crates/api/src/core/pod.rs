@@ -1,8 +1,12 @@
 //! `Pod` (v1): how it is named, stored, selected and printed.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::api::core::v1::{Pod, PodAffinityTerm, PodCondition, PodSpec, PodStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
+    LabelSelector, LabelSelectorRequirement, Time,
+};
 use serde_json::Value;
 
 use crate::field::ErrorList;
@@ -140,6 +144,66 @@ fn held_back(now: Timestamp) -> PodCondition {
     }
 }
 
+/// Labels of a pod, or none.
+type Labels = Option<BTreeMap<String, String>>;
+
+/// Asks in a selector for the pod's own values of these labels (`In`), or for others (`NotIn`). No selector at all selects
+/// nothing and stays so.
+fn select_own(
+    selector: Option<&mut LabelSelector>,
+    keys: Option<&[String]>,
+    operator: &str,
+    labels: &Labels,
+) {
+    let Some(selector) = selector else { return };
+    for key in keys.unwrap_or_default() {
+        let Some(value) = labels.as_ref().and_then(|labels| labels.get(key)) else {
+            continue;
+        };
+        let requirement = LabelSelectorRequirement {
+            key: key.clone(),
+            operator: operator.to_owned(),
+            values: Some(vec![value.clone()]),
+        };
+        selector
+            .match_expressions
+            .get_or_insert_default()
+            .push(requirement);
+    }
+}
+
+/// Puts `matchLabelKeys` and `mismatchLabelKeys` into the selectors that they belong to, so that a later change of the
+/// pod's labels changes nothing.
+fn merge_label_keys(spec: &mut PodSpec, labels: &Labels) {
+    let mut terms: Vec<&mut PodAffinityTerm> = Vec::new();
+    if let Some(affinity) = spec.affinity.as_mut() {
+        if let Some(near) = affinity.pod_affinity.as_mut() {
+            let required = &mut near.required_during_scheduling_ignored_during_execution;
+            let preferred = &mut near.preferred_during_scheduling_ignored_during_execution;
+            terms.extend(required.iter_mut().flatten());
+            let preferred = preferred.iter_mut().flatten();
+            terms.extend(preferred.map(|weighted| &mut weighted.pod_affinity_term));
+        }
+        if let Some(far) = affinity.pod_anti_affinity.as_mut() {
+            let required = &mut far.required_during_scheduling_ignored_during_execution;
+            let preferred = &mut far.preferred_during_scheduling_ignored_during_execution;
+            terms.extend(required.iter_mut().flatten());
+            let preferred = preferred.iter_mut().flatten();
+            terms.extend(preferred.map(|weighted| &mut weighted.pod_affinity_term));
+        }
+    }
+    for term in terms {
+        let selector = &mut term.label_selector;
+        let (equal, other) = (&term.match_label_keys, &term.mismatch_label_keys);
+        select_own(selector.as_mut(), equal.as_deref(), "In", labels);
+        select_own(selector.as_mut(), other.as_deref(), "NotIn", labels);
+    }
+    for constraint in spec.topology_spread_constraints.iter_mut().flatten() {
+        let keys = constraint.match_label_keys.as_deref();
+        select_own(constraint.label_selector.as_mut(), keys, "In", labels);
+    }
+}
+
 /// What is special about this kind.
 pub struct PodStrategy;
 
@@ -158,6 +222,10 @@ impl Strategy for PodStrategy {
             conditions: is_held_back(object).then(|| vec![held_back(context.now)]),
             ..PodStatus::default()
         });
+        let labels = &object.metadata.labels;
+        if let Some(spec) = object.spec.as_mut() {
+            merge_label_keys(spec, labels);
+        }
     }
 
     fn prepare_update(new: &mut Pod, old: &Pod, _: &WriteContext) {
@@ -199,5 +267,47 @@ impl Strategy for PodStrategy {
 
     fn row(object: &Pod, now: Timestamp) -> Vec<Value> {
         super::pod_row::row(object, now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn label_keys_become_part_of_the_selectors() {
+        let labels: Labels = Some(BTreeMap::from([
+            ("app".into(), "web".into()),
+            ("v".into(), "2".into()),
+        ]));
+        let selector = json!({"matchLabels": {"app": "web"}});
+        let term = json!({"topologyKey": "zone", "labelSelector": selector, "matchLabelKeys": ["v", "none"]});
+        let mut spec: PodSpec = serde_json::from_value(json!({
+            "containers": [],
+            "affinity": {
+                "podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term, {"topologyKey": "zone", "matchLabelKeys": ["v"]}]},
+                "podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "podAffinityTerm": {
+                    "topologyKey": "zone", "labelSelector": selector, "mismatchLabelKeys": ["v"]}}]},
+            },
+            "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule",
+                "labelSelector": selector, "matchLabelKeys": ["v"]}],
+        }))
+        .unwrap();
+        merge_label_keys(&mut spec, &labels);
+        let value = serde_json::to_value(&spec).unwrap();
+        let expressions = |place: &str| {
+            value
+                .pointer(&format!("{place}/labelSelector/matchExpressions"))
+                .cloned()
+        };
+        let own = json!([{"key": "v", "operator": "In", "values": ["2"]}]);
+        let required = "/affinity/podAffinity/requiredDuringSchedulingIgnoredDuringExecution";
+        assert_eq!(expressions(&format!("{required}/0")), Some(own.clone()));
+        assert_eq!(value.pointer(&format!("{required}/1/labelSelector")), None);
+        let preferred = "/affinity/podAntiAffinity/preferredDuringSchedulingIgnoredDuringExecution/0/podAffinityTerm";
+        let others = json!([{"key": "v", "operator": "NotIn", "values": ["2"]}]);
+        assert_eq!(expressions(preferred), Some(others));
+        assert_eq!(expressions("/topologySpreadConstraints/0"), Some(own));
     }
 }
