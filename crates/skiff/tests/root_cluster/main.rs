@@ -5,6 +5,7 @@
 )]
 
 mod bad_days;
+mod batch;
 mod cluster;
 mod command_line;
 mod containers;
