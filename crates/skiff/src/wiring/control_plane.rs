@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use arc_swap::ArcSwap;
 use axum::body::Body;
 use futures::TryStreamExt as _;
-use http::{Method, Request, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use serde_json::Value;
 use skiff_apiserver::audit::Audit;
 use skiff_apiserver::authn::tokens::{Reference, Tokens};
@@ -19,6 +19,7 @@ use skiff_apiserver::{
     AdmissionChain, ApiServer, ApiServerConfig, FRONT_PROXY_NAME, FrontProxy, UserInfo, bootstrap,
 };
 use skiff_controllers::certificate_authority::CertificateAuthority;
+use skiff_controllers::metrics_server::{self, MetricsServer};
 use skiff_controllers::{ClientFactory, ControllersConfig, TokenSigner};
 use skiff_scheduler::SchedulerConfig;
 use skiff_store::{
@@ -99,7 +100,13 @@ impl ControlPlane {
             },
         ));
         show_front_proxy(context, &server, running)?;
-        make_bootstrap_objects(&server).await?;
+        let mut objects = bootstrap::objects();
+        objects.push(default_storage_class());
+        make_objects(&server, objects).await?;
+        if config.runs("controllers") {
+            serve_metrics(&server, context);
+            make_objects(&server, metrics_server::objects()).await?;
+        }
         if config.api_server.priority_and_fairness {
             running.add(server.clone().keep_flow_control());
         }
@@ -302,10 +309,34 @@ fn write_admin_kubeconfig(context: &Context, running: &mut Running) -> Result<()
     Ok(())
 }
 
+/// The metrics API that is built in: reached through aggregation, answered within the process.
+fn serve_metrics(server: &Arc<ApiServer>, context: &Context) {
+    let client = identity::client(server, identity::kube_system(metrics_server::NAME));
+    let metrics = MetricsServer::new(client, context.clock.clone());
+    server.stand_in_for(
+        "kube-system",
+        metrics_server::NAME,
+        Arc::new(move |request: Request<hyper::body::Incoming>| {
+            let metrics = metrics.clone();
+            Box::pin(async move {
+                let (method, uri) = (request.method(), request.uri());
+                let query = uri.query().unwrap_or_default();
+                let (code, body) = metrics.answer(method.as_str(), uri.path(), query).await;
+                let mut response = Response::new(Body::from(body.to_string()));
+                *response.status_mut() =
+                    StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                let json = http::HeaderValue::from_static("application/json");
+                response
+                    .headers_mut()
+                    .insert(http::header::CONTENT_TYPE, json);
+                response
+            })
+        }),
+    );
+}
+
 /// Makes what is missing of the objects that every cluster starts with; of what exists, the RBAC policy is mended.
-async fn make_bootstrap_objects(server: &Arc<ApiServer>) -> Result<()> {
-    let mut objects = bootstrap::objects();
-    objects.push(default_storage_class());
+async fn make_objects(server: &Arc<ApiServer>, objects: Vec<Value>) -> Result<()> {
     let (namespaces, others): (Vec<Value>, Vec<Value>) = objects
         .into_iter()
         .partition(|object| object["kind"] == "Namespace");
