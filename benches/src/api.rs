@@ -11,7 +11,7 @@ use hyper::Method;
 use crate::bare::Bare;
 use crate::cluster::{Cluster, cpu_ticks, memory};
 use crate::figures::Figures;
-use crate::load::{Outcome, Target, closed_loop};
+use crate::load::{Outcome, closed_loop};
 
 /// The ConfigMaps of the namespace `default`.
 pub const MAPS: &str = "/api/v1/namespaces/default/configmaps";

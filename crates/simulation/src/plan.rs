@@ -371,7 +371,7 @@ mod tests {
         let (delay, step) = planned(&[]).unwrap();
         assert_eq!(step, Step::Run);
         assert!(delay >= seconds(0.2) && delay <= seconds(2.0));
-        assert_eq!(planned(&[running.clone()]), None);
+        assert_eq!(planned(std::slice::from_ref(&running)), None);
         assert_eq!(planned(&[("/status/phase", json!("Failed"))]), None);
 
         // It has run for ten seconds of its twenty.
