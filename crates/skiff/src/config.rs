@@ -702,7 +702,7 @@ mod tests {
                 store: Some("paper".into()),
                 ..Options::default()
             },
-            "embedded or memory",
+            "embedded, etcd or memory",
         );
     }
 }
