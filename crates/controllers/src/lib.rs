@@ -44,6 +44,7 @@ mod job_plan;
 mod job_pod;
 mod job_policy;
 pub mod legacy_token_cleaner;
+mod metrics_openapi;
 mod metrics_samples;
 pub mod metrics_server;
 pub mod namespace;

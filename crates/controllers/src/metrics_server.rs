@@ -21,6 +21,7 @@ use skiff_client::ApiFailure;
 use skiff_client::failure::message;
 use tokio::sync::Mutex;
 
+use crate::metrics_openapi;
 use crate::metrics_samples::{NodeSample, Usage, read, usage};
 
 /// The account that it acts with, and the service that it stands in for.
@@ -185,6 +186,11 @@ impl MetricsServer {
             let text = "the server does not allow this method on the requested resource";
             let code = StatusCode::METHOD_NOT_ALLOWED;
             return failure(code, "MethodNotAllowed", text, Value::Null);
+        }
+        match path {
+            "/openapi/v3" => return (200, metrics_openapi::index()),
+            "/openapi/v3/apis/metrics.k8s.io/v1beta1" => return (200, metrics_openapi::document()),
+            _ => {}
         }
         let outcome = match wanted(path) {
             Some(Wanted::Resources) => return (200, resources()),

@@ -121,6 +121,10 @@ fn sets_keep_what_is_theirs_and_roll_out_and_back() {
     // So it is when the server is killed too.
     let server = nix::unistd::Pid::from_raw(cluster.process());
     nix::sys::signal::kill(server, nix::sys::signal::Signal::SIGKILL).unwrap();
+    // The signal is delivered some time after it was sent.
+    eventually("the end of the server", || {
+        !cluster.skiff(&["status"]).status.success()
+    });
     assert!(cluster.up().status.success());
     there_and_back(&cluster, "statefulset/db", "db", "red red ");
     assert_eq!(text(&starts("db-1")), "db-1\ndb-1\ndb-1\n");
