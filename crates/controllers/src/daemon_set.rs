@@ -39,6 +39,9 @@ const BURST: usize = 250;
 const FIRST_DELAY: Duration = Duration::from_secs(1);
 const LONGEST_DELAY: Duration = Duration::from_secs(15 * 60);
 
+/// The index of pods by the node that they are on or, not bound yet, ask for.
+const PLACE_INDEX: &str = "place";
+
 fn selector(set: &DaemonSet) -> Option<LabelMatcher> {
     LabelMatcher::from_selector(set.spec.as_ref().map(|spec| &spec.selector)).ok()
 }
@@ -55,7 +58,12 @@ pub async fn run(context: Context) {
     let revisions = context.caches.of::<ControllerRevision>();
     pods.index_owners();
     pods::index_orphans(&pods);
-    pods::index_nodes(&pods);
+    pods.add_index(PLACE_INDEX, |pod| {
+        planner::target(pod)
+            .map(str::to_owned)
+            .into_iter()
+            .collect()
+    });
     let queue = context.queue();
     sets.wait_synced().await;
     nodes.wait_synced().await;
@@ -110,7 +118,10 @@ fn on_node(
     }
     let node = event.object();
     let gone = matches!(event, Event::Deleted(_));
-    let there = pods::on_node(pods, node.metadata.name.as_deref().unwrap_or_default());
+    let there = pods.by_index(
+        PLACE_INDEX,
+        node.metadata.name.as_deref().unwrap_or_default(),
+    );
     for set in sets.list() {
         let owned = there.iter().any(|pod| {
             controller_of(&pod.metadata)

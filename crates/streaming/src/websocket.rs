@@ -27,6 +27,8 @@ const BUFFER: usize = 16 * 1024;
 const CLOSE_SIGNAL: u8 = 255;
 /// After closing, the other side gets so long to close as well.
 const LINGER: Duration = Duration::from_secs(2);
+/// A client that does not answer a ping gets its messages after so long.
+const WAKE: Duration = Duration::from_secs(1);
 
 /// How messages carry channels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,7 +110,7 @@ impl Channels {
         codec: Codec,
         readable: &[bool],
     ) -> Self {
-        let (sink, stream) = open(io, role).await.split();
+        let (mut sink, stream) = open(io, role).await.split();
         let (outbox, queue) = Outbox::new();
         let (feeds, readers) = readable
             .iter()
@@ -121,9 +123,10 @@ impl Channels {
             })
             .unzip();
         let closed = CancellationToken::new();
-        let (ended, finish) = (closed.clone(), outbox.clone());
+        let awake = CancellationToken::new();
+        let (ended, finish, heard) = (closed.clone(), outbox.clone(), awake.clone());
         tokio::spawn(async move {
-            if let Err(error) = receive(stream, codec, feeds, &ended).await {
+            if let Err(error) = receive(stream, codec, feeds, &heard, &ended).await {
                 tracing::debug!(%error, "WebSocket broken");
             }
             ended.cancel();
@@ -132,7 +135,13 @@ impl Channels {
         });
         let (ended, finish) = (closed.clone(), outbox.clone());
         tokio::spawn(async move {
-            if let Err(error) = send(sink, codec, role, queue).await {
+            let sent = async {
+                if role == Role::Server {
+                    wake(&mut sink, &awake, &ended).await?;
+                }
+                send(sink, codec, role, queue).await
+            };
+            if let Err(error) = sent.await {
                 tracing::debug!(%error, "WebSocket broken");
             }
             ended.cancel();
@@ -199,6 +208,7 @@ async fn receive<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: SplitStream<WebSocketStream<S>>,
     codec: Codec,
     mut feeds: Vec<Option<Sender<Bytes>>>,
+    heard: &CancellationToken,
     closed: &CancellationToken,
 ) -> Result<(), Error> {
     loop {
@@ -212,6 +222,7 @@ async fn receive<S: AsyncRead + AsyncWrite + Unpin>(
         let Some(message) = message.transpose()? else {
             return Ok(());
         };
+        heard.cancel();
         let Some(bytes) = payload(message) else {
             continue;
         };
@@ -242,6 +253,23 @@ async fn drain<S: AsyncRead + AsyncWrite + Unpin>(mut stream: SplitStream<WebSoc
         while let Some(Ok(_)) = stream.next().await {}
     })
     .await;
+}
+
+/// Pings the client and waits until it says something, so that nothing is sent to one that does not read yet:
+/// kubectl up to 1.33 takes messages as soon as it reads, and drops those for streams that it has not made by then.
+/// A short command would be over before that. One who does not answer a ping, as it ought to, only waits.
+async fn wake<S: AsyncRead + AsyncWrite + Unpin>(
+    sink: &mut SplitSink<WebSocketStream<S>, Message>,
+    heard: &CancellationToken,
+    closed: &CancellationToken,
+) -> Result<(), Error> {
+    sink.send(Message::Ping(Bytes::new())).await?;
+    tokio::select! {
+        () = heard.cancelled() => {}
+        () = closed.cancelled() => {}
+        () = tokio::time::sleep(WAKE) => {}
+    }
+    Ok(())
 }
 
 async fn send<S: AsyncRead + AsyncWrite + Unpin>(

@@ -285,20 +285,28 @@ async fn a_daemon_set_follows_nodes_and_rolls_out_and_back() {
     sets.patch("agent", &params, &image("v1")).await.unwrap();
     places("v1", &["n1", "n2"]).await;
     assert_eq!(world.revisions().await, [2, 3]);
+    let settled = |pods: i32| {
+        let (world, sets) = (&world, &sets);
+        async move {
+            until("the status", || async {
+                world.live().await;
+                let set = sets.get("agent").await.unwrap();
+                let status = set.status?;
+                (status.desired_number_scheduled == pods
+                    && status.number_available == Some(pods)
+                    && status.updated_number_scheduled == Some(pods)
+                    && status.observed_generation == set.metadata.generation)
+                    .then_some(())
+            })
+            .await;
+        }
+    };
+    // From here on nothing but the node's change makes the controller look: its pod was never bound.
+    settled(2).await;
     let label = Patch::Merge(json!({"metadata": {"labels": {"kind": "spare"}}}));
     nodes.patch("n2", &params, &label).await.unwrap();
     places("v1", &["n1"]).await;
-    until("the status", || async {
-        world.live().await;
-        let status = sets.get("agent").await.unwrap().status?;
-        let generation = sets.get("agent").await.unwrap().metadata.generation;
-        (status.desired_number_scheduled == 1
-            && status.number_available == Some(1)
-            && status.updated_number_scheduled == Some(1)
-            && status.observed_generation == generation)
-            .then_some(())
-    })
-    .await;
+    settled(1).await;
     // A pod that has failed is replaced.
     let failed = Patch::Merge(json!({"status": {"phase": "Failed"}}));
     let name = world.live().await.remove(0).0;
