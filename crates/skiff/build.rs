@@ -6,5 +6,6 @@ fn main() {
     // Rust links with its own lld there, which knows the option; other linkers may not. A quick build need not be small.
     if is("TARGET", "x86_64-unknown-linux-gnu") && is("PROFILE", "release") {
         println!("cargo::rustc-link-arg-bins=-Wl,--icf=safe");
+        println!("cargo::rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
     }
 }

@@ -53,13 +53,7 @@ pub(crate) async fn answer(call: &Call) -> ApiResult<Response<Body>> {
             ))
         }
         ["apis"] => {
-            let apis = call.server.aggregation.apis();
-            let mut document = discovery(call).apis();
-            if !apis.is_empty() {
-                let mut with = serde_json::from_slice(&document).unwrap_or_default();
-                aggregation::add_groups(&mut with, &apis);
-                document = with.to_string().into();
-            }
+            let document = discovery(call).apis(&call.server.aggregation);
             let accepted = content::negotiate(call, false).unwrap_or(Accepted::JSON);
             Ok(content::json_response(call, accepted, 200, document))
         }
@@ -171,17 +165,12 @@ fn wants_aggregated(call: &Call) -> bool {
 
 fn aggregated(call: &Call, core: bool) -> Response<Body> {
     let discovery = discovery(call);
-    let mut document = match core {
+    let document = match core {
         true => discovery_documents::aggregated(discovery.group(""), true)
             .to_string()
             .into(),
-        false => discovery.aggregated(),
+        false => discovery.aggregated(&call.server.aggregation),
     };
-    if !core && !call.server.aggregation.apis().is_empty() {
-        let mut with = serde_json::from_slice(&document).unwrap_or_default();
-        aggregation::add_aggregated(&mut with, &call.server.aggregation);
-        document = with.to_string().into();
-    }
     let mut response = content::json_response(call, Accepted::JSON, 200, document);
     response
         .headers_mut()

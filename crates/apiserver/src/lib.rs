@@ -29,6 +29,7 @@ mod health;
 mod held;
 mod kubernetes_service;
 pub mod limits;
+mod list_body;
 mod metrics;
 mod openapi;
 mod own_services;
@@ -48,7 +49,6 @@ mod table;
 mod unread;
 mod update;
 mod watch;
-#[allow(dead_code, reason = "step one: the callers follow")]
 pub mod webhook;
 mod write;
 mod zpages;

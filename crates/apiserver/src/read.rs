@@ -1,18 +1,13 @@
 //! GET and LIST: served from the watch cache's bytes, or from the store for states of the past.
 
-use std::io::Write as _;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use axum::body::Body;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use bytes::{Bytes, BytesMut};
-use flate2::write::GzEncoder;
+use bytes::Bytes;
 use http::Response;
 use http::header::{CONTENT_LENGTH, HeaderValue};
-use http_body::{Frame, SizeHint};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use skiff_api::{ApiError, ApiResult};
@@ -20,14 +15,12 @@ use skiff_store::StoreError;
 
 use crate::cache::{CacheError, Entry};
 use crate::content::{self, Accepted, Encoding, Shape};
+use crate::list_body::{Compressed, PIECE, Pieces};
 use crate::query::{Freshness, ListOptions, Reading, parse_revision};
 use crate::registry::Resource;
 use crate::selector::Filter;
 use crate::server::{ApiServer, Call};
 use crate::table;
-
-/// Lists are sent in pieces of about this size.
-const PIECE: usize = 64 << 10;
 
 impl From<CacheError> for ReadError {
     fn from(error: CacheError) -> Self {
@@ -572,170 +565,9 @@ pub(crate) fn list_response(
     response
 }
 
-/// The body of a list, made piece by piece as the connection takes it.
-struct Pieces {
-    head: Option<Bytes>,
-    items: std::vec::IntoIter<Bytes>,
-    first: bool,
-    length: u64,
-    done: bool,
-}
-
-impl Pieces {
-    fn new(head: Bytes, items: Vec<Bytes>) -> Self {
-        let commas = items.len().saturating_sub(1);
-        let length = head.len() + items.iter().map(Bytes::len).sum::<usize>() + commas + 2;
-        Self {
-            head: Some(head),
-            items: items.into_iter(),
-            first: true,
-            length: length as u64,
-            done: false,
-        }
-    }
-
-    fn piece(&mut self, size: usize) -> Option<Bytes> {
-        if self.done {
-            return None;
-        }
-        let room = usize::try_from(self.length)
-            .unwrap_or(size)
-            .min(size + PIECE / 4);
-        let mut piece = BytesMut::with_capacity(room);
-        if let Some(head) = self.head.take() {
-            piece.extend_from_slice(&head);
-        }
-        while piece.len() < size {
-            let Some(item) = self.items.next() else {
-                piece.extend_from_slice(b"]}");
-                self.done = true;
-                break;
-            };
-            if !std::mem::take(&mut self.first) {
-                piece.extend_from_slice(b",");
-            }
-            piece.extend_from_slice(&item);
-        }
-        self.length = self.length.saturating_sub(piece.len() as u64);
-        Some(piece.freeze())
-    }
-
-    fn collect(mut self) -> Bytes {
-        self.piece(usize::MAX - PIECE).unwrap_or_default()
-    }
-}
-
-impl http_body::Body for Pieces {
-    type Data = Bytes;
-    type Error = std::convert::Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        Poll::Ready(self.piece(PIECE).map(|piece| Ok(Frame::data(piece))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.done
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.length)
-    }
-}
-
-/// A list's body, compressed as it is made.
-struct Compressed {
-    pieces: Pieces,
-    encoder: Option<GzEncoder<Vec<u8>>>,
-}
-
-impl Compressed {
-    fn new(pieces: Pieces) -> Self {
-        let encoder = GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        Self {
-            pieces,
-            encoder: Some(encoder),
-        }
-    }
-
-    fn piece(&mut self) -> Option<Bytes> {
-        loop {
-            let encoder = self.encoder.as_mut()?;
-            let Some(piece) = self.pieces.piece(PIECE) else {
-                // Writing to a vector cannot fail.
-                let rest = self.encoder.take()?.finish().unwrap_or_default();
-                return Some(rest.into());
-            };
-            let _ = encoder.write_all(&piece);
-            if encoder.get_ref().len() >= PIECE / 4 {
-                return Some(std::mem::take(encoder.get_mut()).into());
-            }
-        }
-    }
-}
-
-impl http_body::Body for Compressed {
-    type Data = Bytes;
-    type Error = std::convert::Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        Poll::Ready(self.piece().map(|piece| Ok(Frame::data(piece))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.encoder.is_none()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Read as _;
-
-    #[test]
-    fn a_list_is_compressed_as_it_is_made() {
-        let items: Vec<Bytes> = (0..30_000)
-            .map(|n| format!("{{\"n\":{},\"x\":\"{}\"}}", n * 7919, n % 97).into())
-            .collect();
-        let make = || Pieces::new(list_head("XList", "v1", &json!({})), items.clone());
-        let mut compressed = Compressed::new(make());
-        let mut bytes = Vec::new();
-        let mut frames = 0;
-        while let Some(piece) = compressed.piece() {
-            bytes.extend_from_slice(&piece);
-            frames += 1;
-        }
-        let mut plain = Vec::new();
-        flate2::read::GzDecoder::new(&bytes[..])
-            .read_to_end(&mut plain)
-            .unwrap();
-        assert_eq!(plain, make().collect());
-        assert!(frames > 1 && bytes.len() < plain.len());
-    }
-
-    #[test]
-    fn a_list_is_the_same_in_one_piece_and_in_many() {
-        let items: Vec<Bytes> = (0..500)
-            .map(|n| format!("{{\"n\":{n},\"x\":\"{}\"}}", "y".repeat(n)).into())
-            .collect();
-        let make = || Pieces::new(list_head("XList", "v1", &json!({})), items.clone());
-        let whole = make().collect();
-        assert_eq!(whole.len() as u64, make().length);
-        let value: serde_json::Value = serde_json::from_slice(&whole).unwrap();
-        assert_eq!(value["items"].as_array().unwrap().len(), 500);
-        let mut pieces = make();
-        let mut joined = Vec::new();
-        while let Some(piece) = pieces.piece(1000) {
-            joined.extend_from_slice(&piece);
-        }
-        assert_eq!(joined, whole);
-        assert_eq!(pieces.length, 0);
-    }
 
     #[test]
     fn continue_tokens_survive_the_client() {

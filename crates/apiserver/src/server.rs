@@ -106,9 +106,6 @@ pub struct ApiServer {
     pub(crate) policies: crate::admission::policy::Policies,
     /// The webhooks that admission asks.
     pub(crate) webhooks: crate::admission::webhooks::Tables,
-    /// Clients of webhooks that have no better place, by configuration.
-    #[allow(dead_code, reason = "conversion webhooks come next")]
-    pub(crate) webhook_clients: crate::webhook::Clients,
 }
 
 /// One request on its way through the handlers.
@@ -200,7 +197,6 @@ impl ApiServer {
             own_services: Default::default(),
             policies: Default::default(),
             webhooks: Default::default(),
-            webhook_clients: Default::default(),
         });
         tokio::spawn(
             server

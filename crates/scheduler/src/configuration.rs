@@ -159,8 +159,11 @@ struct ManagedResource {
 
 /// Reads a file's text, YAML or JSON.
 pub fn read(text: &str) -> Result<SchedulerConfig, ConfigurationError> {
-    let file: File =
+    // By way of JSON: a YAML decoder for each of these types would be a lot of code.
+    let file: serde_json::Value =
         serde_saphyr::from_str(text).map_err(|error| ConfigurationError(error.to_string()))?;
+    let file: File =
+        serde_json::from_value(file).map_err(|error| ConfigurationError(error.to_string()))?;
     if file.api_version != API_VERSION || file.kind != "KubeSchedulerConfiguration" {
         return wrong(format!(
             "no kind \"{}\" is registered for version \"{}\": {API_VERSION} KubeSchedulerConfiguration is",

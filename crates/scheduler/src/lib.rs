@@ -12,6 +12,7 @@ pub mod decision;
 pub mod diagnosis;
 pub mod executor;
 pub mod explain;
+pub mod explain_api;
 pub mod extender;
 mod feeds;
 pub mod framework;

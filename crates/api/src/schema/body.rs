@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_saphyr::options::DuplicateKeyPolicy;
 
@@ -357,6 +358,18 @@ pub fn parse_yaml(text: &[u8]) -> Result<Yaml, String> {
             duplicate: Some(message(error)),
         });
     }
+}
+
+/// Reads a configuration file's text, YAML or JSON, as upstream does: by way of JSON, and with no key twice.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_configuration<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
+    let yaml = parse_yaml(text)?;
+    if let Some(duplicate) = yaml.duplicate {
+        return Err(duplicate);
+    }
+    serde_json::from_value(yaml.value).map_err(|error| error.to_string())
 }
 
 /// How many bytes may be read anew because a line of a quoted scalar had to be indented.

@@ -300,7 +300,8 @@ fn read_yaml<T: DeserializeOwned>(file: &Path) -> Result<T, String> {
             file.display().to_string()
         )
     })?;
-    serde_saphyr::from_str(&text).map_err(|error| format!("{}: {error}", file.display()))
+    skiff_api::schema::body::parse_configuration(text.as_bytes())
+        .map_err(|error| format!("{}: {error}", file.display()))
 }
 
 /// A plugin's configuration as its own type, with its version and kind checked; `None` without one.

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -90,6 +91,8 @@ pub(crate) struct Aggregation {
     front_proxy: ArcSwapOption<FrontProxy>,
     /// What each group-version's server said that it serves, the last time it did.
     documents: ArcSwap<HashMap<(String, String), Arc<Said>>>,
+    /// Counts the changes of both.
+    state: AtomicU64,
     /// The table of APIs changed.
     changed: Notify,
     /// The front proxy's certificate changed.
@@ -99,6 +102,11 @@ pub(crate) struct Aggregation {
 impl Aggregation {
     pub fn apis(&self) -> Arc<Apis> {
         self.apis.load_full()
+    }
+
+    /// What tells the present APIs and what they said from those of other times.
+    pub fn state(&self) -> u64 {
+        self.state.load(Ordering::Acquire)
     }
 
     pub fn set_front_proxy(&self, front_proxy: FrontProxy) {
@@ -133,6 +141,7 @@ impl Aggregation {
             documents.insert(key.clone(), document.clone());
             documents
         });
+        self.state.fetch_add(1, Ordering::Release);
     }
 
     fn find(&self, group: &str, version: &str) -> Option<Arc<Api>> {
@@ -246,6 +255,7 @@ fn rebuild(server: &Arc<ApiServer>, services: impl Iterator<Item = APIService>) 
         documents
     });
     server.aggregation.apis.store(Arc::new(apis));
+    server.aggregation.state.fetch_add(1, Ordering::Release);
     server.aggregation.changed.notify_one();
 }
 

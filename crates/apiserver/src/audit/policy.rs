@@ -142,7 +142,7 @@ pub(crate) struct Policy {
 impl Policy {
     /// Reads and checks a policy file's text.
     pub fn parse(text: &str) -> Result<Self, AuditError> {
-        let written: Written = serde_saphyr::from_str(text)
+        let written: Written = skiff_api::schema::body::parse_configuration(text.as_bytes())
             .map_err(|error| AuditError::new(format!("failed decoding: {error}")))?;
         if written.api_version != "audit.k8s.io/v1" || written.kind != "Policy" {
             let (version, kind) = (&written.api_version, &written.kind);

@@ -136,7 +136,7 @@ pub struct UserRule {
 impl AuthenticationConfiguration {
     /// Reads YAML or JSON; unknown fields are refused.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let config: Self = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
+        let config: Self = skiff_api::schema::body::parse_configuration(text.as_bytes())?;
         if config.kind != "AuthenticationConfiguration"
             || !VERSIONS.contains(&config.api_version.as_str())
         {

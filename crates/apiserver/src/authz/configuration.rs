@@ -239,7 +239,7 @@ impl ConnectionInfo {
 impl AuthorizationConfiguration {
     /// Reads YAML or JSON; unknown fields are refused.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let config: Self = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
+        let config: Self = skiff_api::schema::body::parse_configuration(text.as_bytes())?;
         if config.kind != "AuthorizationConfiguration"
             || !VERSIONS.contains(&config.api_version.as_str())
         {

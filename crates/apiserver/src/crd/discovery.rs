@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use skiff_api::Scope;
 use skiff_api::discovery_documents::{self as documents, Resource, SubresourceEntry};
 
+use crate::aggregation::{Aggregation, discovery as aggregated};
 use crate::registry::{Registry, ServedKind, Text};
 
 /// What is told for one state of the registry.
@@ -22,8 +23,26 @@ pub(crate) struct Discovery {
     documents: BTreeMap<(String, String), u64>,
     all: u64,
     /// `/apis` in both forms.
-    apis: std::sync::OnceLock<Bytes>,
-    aggregated: std::sync::OnceLock<Bytes>,
+    apis: Merged,
+    aggregated: Merged,
+}
+
+/// A document with what aggregated APIs add, and the state of those that it shows.
+#[derive(Default)]
+struct Merged(Mutex<Option<(u64, Bytes)>>);
+
+impl Merged {
+    fn of(&self, aggregation: &Aggregation, make: impl FnOnce() -> Value) -> Bytes {
+        let mut kept = self.0.lock();
+        // Read first: what changes meanwhile is in the next one.
+        let state = aggregation.state();
+        if let Some((_, document)) = kept.as_ref().filter(|(of, _)| *of == state) {
+            return document.clone();
+        }
+        let document = Bytes::from(make().to_string());
+        *kept = Some((state, document.clone()));
+        document
+    }
 }
 
 /// The newest state that was asked for.
@@ -138,8 +157,8 @@ impl Discovery {
             order,
             documents: hashes,
             all,
-            apis: std::sync::OnceLock::new(),
-            aggregated: std::sync::OnceLock::new(),
+            apis: Merged::default(),
+            aggregated: Merged::default(),
         }
     }
 
@@ -185,32 +204,33 @@ impl Discovery {
     }
 
     /// `/apis`.
-    pub fn apis(&self) -> Bytes {
-        let made = self.apis.get_or_init(|| {
+    pub fn apis(&self, aggregation: &Aggregation) -> Bytes {
+        self.apis.of(aggregation, || {
             let groups = self
                 .beside_core()
                 .flat_map(|resources| items(documents::groups(resources), "groups"));
             let groups: Vec<Value> = groups.collect();
-            let document = json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups});
-            document.to_string().into()
-        });
-        made.clone()
+            let mut document =
+                json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups});
+            aggregated::add_groups(&mut document, &aggregation.apis());
+            document
+        })
     }
 
     /// `/apis` with all that is under it.
-    pub fn aggregated(&self) -> Bytes {
-        let made = self.aggregated.get_or_init(|| {
+    pub fn aggregated(&self, aggregation: &Aggregation) -> Bytes {
+        self.aggregated.of(aggregation, || {
             let groups = self
                 .beside_core()
                 .flat_map(|resources| items(documents::aggregated(resources, false), "items"));
             let groups: Vec<Value> = groups.collect();
-            let document = json!({
+            let mut document = json!({
                 "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2",
                 "metadata": {}, "items": groups,
             });
-            document.to_string().into()
-        });
-        made.clone()
+            aggregated::add_aggregated(&mut document, aggregation);
+            document
+        })
     }
 }
 

@@ -139,7 +139,7 @@ impl EncryptionConfiguration {
         if text.trim().is_empty() {
             return Err(EncryptionError::new("the file is empty"));
         }
-        let read: Self = serde_saphyr::from_str(text)
+        let read: Self = skiff_api::schema::body::parse_configuration(text.as_bytes())
             .map_err(|error| EncryptionError::new(format!("not understood: {error}")))?;
         let known = matches!(
             read.api_version.as_str(),

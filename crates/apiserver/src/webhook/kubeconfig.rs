@@ -92,8 +92,7 @@ impl Client {
     ) -> Result<Self, KubeconfigError> {
         let read = || {
             let text = std::fs::read(path).map_err(|error| error.to_string())?;
-            let config: Kubeconfig =
-                serde_saphyr::from_slice(&text).map_err(|error| error.to_string())?;
+            let config: Kubeconfig = skiff_api::schema::body::parse_configuration(&text)?;
             let base = path.parent().unwrap_or(Path::new("."));
             client(&config, context, base, clock)
         };

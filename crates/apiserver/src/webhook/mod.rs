@@ -3,7 +3,6 @@
 //! Redirects are never followed, no identity of the server's own is shown (only what a kubeconfig file gives), a client
 //! keeps its connections, and it goes with the configuration that it was made for.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -12,7 +11,6 @@ use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, USER_AGENT};
 use http::{Request, Response};
 use http_body_util::BodyExt as _;
-use parking_lot::Mutex;
 use serde_json::Value;
 use skiff_base::SharedClock;
 
@@ -33,8 +31,6 @@ use connector::Connector;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 /// Idle connections of one client, as many as upstream keeps.
 const IDLE_CONNECTIONS: usize = 25;
-/// How many clients are kept for those who ask by configuration.
-const KEPT_CLIENTS: usize = 200;
 /// What an answer may be long: two objects of the largest size, in base64, and some.
 pub(crate) const ANSWER_LIMIT: usize = 16 << 20;
 /// What the answer of a conversion may be long: it holds many objects.
@@ -326,34 +322,6 @@ fn plain(url: &url::Url) -> String {
     url.set_query(None);
     url.set_fragment(None);
     url.to_string()
-}
-
-/// Clients by their configuration, for those who have no better place for them. The ones used longest ago are dropped.
-#[derive(Default)]
-pub(crate) struct Clients(Mutex<VecDeque<(ClientConfig, Arc<Client>)>>);
-
-impl Clients {
-    /// The client of a configuration.
-    pub fn get(
-        &self,
-        server: &Arc<ApiServer>,
-        config: &ClientConfig,
-    ) -> Result<Arc<Client>, String> {
-        let mut kept = self.0.lock();
-        if let Some(at) = kept.iter().position(|(other, _)| other == config)
-            && let Some(found) = kept.remove(at)
-        {
-            let client = found.1.clone();
-            kept.push_back(found);
-            return Ok(client);
-        }
-        let client = Arc::new(Client::new(server, config)?);
-        if kept.len() >= KEPT_CLIENTS {
-            kept.pop_front();
-        }
-        kept.push_back((config.clone(), client.clone()));
-        Ok(client)
-    }
 }
 
 /// Sends a `ConversionReview` to a conversion webhook and hands back its answer, not looked into.

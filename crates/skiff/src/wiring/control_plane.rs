@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use arc_swap::ArcSwap;
 use axum::body::Body;
 use futures::TryStreamExt as _;
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, StatusCode};
 use serde_json::Value;
 use skiff_apiserver::audit::Audit;
 use skiff_apiserver::authn::tokens::{Reference, Tokens};
@@ -19,9 +19,9 @@ use skiff_apiserver::{
     AdmissionChain, ApiServer, ApiServerConfig, FRONT_PROXY_NAME, FrontProxy, UserInfo, bootstrap,
 };
 use skiff_controllers::certificate_authority::CertificateAuthority;
-use skiff_controllers::metrics_server::{self, MetricsServer};
+use skiff_controllers::metrics_server;
 use skiff_controllers::{ClientFactory, ControllersConfig, TokenSigner};
-use skiff_scheduler::SchedulerConfig;
+use skiff_scheduler::{SchedulerConfig, explain_api};
 use skiff_store::{
     EmbeddedOptions, EmbeddedStore, EtcdOptions, EtcdStore, EtcdTls, MemoryStore, Store,
 };
@@ -32,7 +32,7 @@ use crate::config::{Config, StoreKind};
 use crate::kubeconfig;
 use crate::pki::{Leaf, Subject};
 
-use super::{Context, Running, access, identity, tls};
+use super::{Context, Running, access, identity, own_apis, tls};
 
 /// How many bootstrap objects are written at once: the store commits those that wait together.
 const BOOTSTRAP_WRITERS: usize = 64;
@@ -104,8 +104,11 @@ impl ControlPlane {
         objects.push(default_storage_class());
         make_objects(&server, objects).await?;
         if config.runs("controllers") {
-            serve_metrics(&server, context);
+            own_apis::serve_metrics(&server, context);
             make_objects(&server, metrics_server::objects()).await?;
+        }
+        if config.runs("scheduler") {
+            make_objects(&server, explain_api::objects()).await?;
         }
         if config.api_server.priority_and_fairness {
             running.add(server.clone().keep_flow_control());
@@ -309,32 +312,6 @@ fn write_admin_kubeconfig(context: &Context, running: &mut Running) -> Result<()
     Ok(())
 }
 
-/// The metrics API that is built in: reached through aggregation, answered within the process.
-fn serve_metrics(server: &Arc<ApiServer>, context: &Context) {
-    let client = identity::client(server, identity::kube_system(metrics_server::NAME));
-    let metrics = MetricsServer::new(client, context.clock.clone());
-    server.stand_in_for(
-        "kube-system",
-        metrics_server::NAME,
-        Arc::new(move |request: Request<hyper::body::Incoming>| {
-            let metrics = metrics.clone();
-            Box::pin(async move {
-                let (method, uri) = (request.method(), request.uri());
-                let query = uri.query().unwrap_or_default();
-                let (code, body) = metrics.answer(method.as_str(), uri.path(), query).await;
-                let mut response = Response::new(Body::from(body.to_string()));
-                *response.status_mut() =
-                    StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-                let json = http::HeaderValue::from_static("application/json");
-                response
-                    .headers_mut()
-                    .insert(http::header::CONTENT_TYPE, json);
-                response
-            })
-        }),
-    );
-}
-
 /// Makes what is missing of the objects that every cluster starts with; of what exists, the RBAC policy is mended.
 async fn make_objects(server: &Arc<ApiServer>, objects: Vec<Value>) -> Result<()> {
     let (namespaces, others): (Vec<Value>, Vec<Value>) = objects
@@ -475,10 +452,10 @@ pub(crate) fn start_controllers(
     }
     if config.runs("scheduler") {
         let client = identity::client(&plane.server, identity::scheduler());
-        running.start(
-            skiff_scheduler::component(client, scheduler_config(config)?, clock, random),
-            context,
-        );
+        let (scheduler, explainer) =
+            skiff_scheduler::explained(client, scheduler_config(config)?, clock, random);
+        own_apis::serve_explanations(&plane.server, explainer);
+        running.start(scheduler, context);
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ mod identity;
 pub mod images;
 mod network;
 mod node;
+mod own_apis;
 mod part;
 mod simulation;
 mod tls;

@@ -258,6 +258,21 @@ fn budgets_metrics_and_autoscaling() {
     let drained = drain("--timeout=60s");
     assert!(drained.status.success(), "{}", text(&drained));
     let node = cluster.ask(&["get", "nodes", "-o", "name"]);
+    eventually("it is told why the new pod is pending", || {
+        let pending = [
+            "get",
+            "pods",
+            "--selector=app=busy",
+            "--field-selector=status.phase=Pending",
+            "--output=jsonpath={.items[*].metadata.name}",
+        ];
+        let pending = cluster.ask(&pending);
+        let Some(name) = pending.split_whitespace().next() else {
+            return false;
+        };
+        let why = text(&cluster.kubectl(&["get", "why", name]));
+        why.contains("NodeUnschedulable") && why.contains("kubectl uncordon")
+    });
     cluster.ask(&["uncordon", node.trim()]);
     cluster.ask(&["rollout", "status", "deployment/busy", "--timeout=60s"]);
 

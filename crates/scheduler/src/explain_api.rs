@@ -1,0 +1,231 @@
+//! The API that answers "why is it pending?": `kubectl get why <pod>`.
+//!
+//! It is served behind the aggregation layer without a socket: [`answer`] is called in process, for requests that were
+//! authorized already. Nothing is kept; each answer is worked out from what the scheduler knows.
+
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use crate::explain::{Explainer, Explanation, NodeAnswer, Refusal};
+
+/// The service that is stood in for, in `kube-system`.
+pub const SERVICE: &str = "skiff-scheduler";
+
+const GROUP: &str = "scheduling.skiff.local";
+const GROUP_VERSION: &str = "scheduling.skiff.local/v1";
+const ROOT: &str = "/apis/scheduling.skiff.local/v1";
+const RESOURCE: &str = "podexplanations";
+
+/// Answers a request: code and JSON body. `table`: as kubectl prints it, one row for each node and plugin.
+#[must_use]
+pub fn answer(explainer: &Explainer, method: &str, path: &str, table: bool) -> (u16, Value) {
+    if method != "GET" {
+        let text = "the server does not allow this method on the requested resource";
+        return failure(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "MethodNotAllowed",
+            text,
+            None,
+        );
+    }
+    let rest = path.strip_prefix(ROOT).unwrap_or_default();
+    let parts: Vec<&str> = rest.split('/').filter(|part| !part.is_empty()).collect();
+    match parts.as_slice() {
+        [] if path.trim_end_matches('/') == ROOT => (200, resources()),
+        ["namespaces", namespace, RESOURCE, name] => match explainer.explain(namespace, name) {
+            Some(found) if table => (200, shown_as_table(&found, namespace, name)),
+            Some(found) => (200, shown(found, namespace, name)),
+            None => {
+                let text = format!("{RESOURCE}.{GROUP} {name:?} not found");
+                failure(StatusCode::NOT_FOUND, "NotFound", &text, Some(name))
+            }
+        },
+        _ => {
+            let text = "the server could not find the requested resource";
+            failure(StatusCode::NOT_FOUND, "NotFound", text, None)
+        }
+    }
+}
+
+fn failure(code: StatusCode, reason: &str, message: &str, name: Option<&str>) -> (u16, Value) {
+    let mut status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+        "message": message, "reason": reason, "code": code.as_u16()});
+    if let Some(name) = name {
+        status["details"] = json!({"name": name, "group": GROUP, "kind": RESOURCE});
+    }
+    (code.as_u16(), status)
+}
+
+fn resources() -> Value {
+    json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": GROUP_VERSION, "resources": [{
+        "name": RESOURCE, "singularName": "podexplanation", "namespaced": true, "kind": "PodExplanation",
+        "verbs": ["get"], "shortNames": ["why"],
+    }]})
+}
+
+fn shown(mut found: Explanation, namespace: &str, name: &str) -> Value {
+    for node in &mut found.nodes {
+        node.victims = victims(node, namespace);
+    }
+    let mut object = json!({"kind": "PodExplanation", "apiVersion": GROUP_VERSION,
+        "metadata": {"name": name, "namespace": namespace}});
+    let said = serde_json::to_value(found).unwrap_or_default();
+    if let (Value::Object(object), Value::Object(said)) = (&mut object, said) {
+        object.extend(said.into_iter().filter(|(field, _)| field != "pod"));
+    }
+    object
+}
+
+/// Who would have to go. Whoever may ask about a namespace's pods need not know those of others.
+fn victims(node: &NodeAnswer, namespace: &str) -> Vec<String> {
+    let own = format!("{namespace}/");
+    let (mut known, others): (Vec<_>, Vec<_>) = node
+        .victims
+        .iter()
+        .cloned()
+        .partition(|victim| victim.starts_with(&own));
+    if !others.is_empty() {
+        known.push(format!("{} of other namespaces", others.len()));
+    }
+    known
+}
+
+fn shown_as_table(found: &Explanation, namespace: &str, name: &str) -> Value {
+    let meta = json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1",
+        "metadata": {"name": name, "namespace": namespace}});
+    let row = |node: &str, plugin: &str, reason: &str, help: &str| json!({"cells": [node, plugin, reason, help], "object": meta});
+    let refused = |node: &str, refusal: &Refusal| {
+        row(
+            node,
+            refusal.plugin,
+            &refusal.reasons.join(", "),
+            &refusal.help,
+        )
+    };
+    let mut rows: Vec<Value> = Vec::new();
+    if found.state != "Unscheduled" {
+        rows.push(row(&found.node, "", found.state, ""));
+    }
+    rows.extend(found.everywhere.iter().map(|refusal| refused("*", refusal)));
+    for node in &found.nodes {
+        if node.refusals.is_empty() {
+            rows.push(row(&node.node, "", "the pod fits", ""));
+        }
+        rows.extend(
+            node.refusals
+                .iter()
+                .map(|refusal| refused(&node.node, refusal)),
+        );
+        let victims = victims(node, namespace);
+        if !victims.is_empty() {
+            let help = format!("preemption of {}", victims.join(", "));
+            rows.push(row(&node.node, "DefaultPreemption", "", &help));
+        }
+    }
+    let column = |name: &str, what: &str| json!({"name": name, "type": "string", "format": "", "description": what, "priority": 0});
+    json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": {}, "columnDefinitions": [
+        column("Node", "The node, or * for what holds for all of them."),
+        column("Plugin", "Who refuses the pod there."),
+        column("Reason", "Why, as in events."),
+        column("Help", "What would change that."),
+    ], "rows": rows})
+}
+
+/// What a cluster needs for this API to be served. Namespaces' administrators may ask: answers tell of nodes.
+#[must_use]
+pub fn objects() -> Vec<Value> {
+    vec![
+        json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+            "metadata": {"name": "skiff:pod-explanations", "labels": {"rbac.authorization.k8s.io/aggregate-to-admin": "true"}},
+            "rules": [{"apiGroups": [GROUP], "resources": [RESOURCE], "verbs": ["get"]}]}),
+        json!({"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService", "metadata": {"name": format!("v1.{GROUP}")},
+            "spec": {"service": {"name": SERVICE, "namespace": "kube-system", "port": 443}, "group": GROUP, "version": "v1",
+                "insecureSkipTLSVerify": true, "groupPriorityMinimum": 100, "versionPriority": 100}}),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn explanation() -> Explanation {
+        let refusal = Refusal {
+            plugin: "NodePorts",
+            reasons: vec!["taken".to_owned()],
+            help: "free it".to_owned(),
+        };
+        Explanation {
+            pod: "a/p".to_owned(),
+            state: "Unscheduled",
+            node: String::new(),
+            message: "0/2 nodes".to_owned(),
+            everywhere: Vec::new(),
+            nodes: vec![
+                NodeAnswer {
+                    node: "n1".to_owned(),
+                    refusals: vec![refusal],
+                    victims: vec!["a/q".to_owned(), "b/r".to_owned(), "b/s".to_owned()],
+                },
+                NodeAnswer {
+                    node: "n2".to_owned(),
+                    refusals: Vec::new(),
+                    victims: Vec::new(),
+                },
+            ],
+        }
+    }
+
+    #[test]
+    fn it_is_told_without_naming_pods_of_other_namespaces() {
+        let object = shown(explanation(), "a", "p");
+        assert_eq!(object["kind"], "PodExplanation");
+        assert_eq!(object["metadata"], json!({"name": "p", "namespace": "a"}));
+        assert_eq!(object.get("pod"), None);
+        assert_eq!(
+            object["nodes"][0]["victims"],
+            json!(["a/q", "2 of other namespaces"])
+        );
+        assert_eq!(object["nodes"][0]["refusals"][0]["help"], "free it");
+    }
+
+    #[test]
+    fn a_table_has_a_row_for_each_node_and_plugin() {
+        let table = shown_as_table(&explanation(), "a", "p");
+        let rows: Vec<&Value> = table["rows"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|row| &row["cells"])
+            .collect();
+        assert_eq!(
+            rows,
+            [
+                &json!(["n1", "NodePorts", "taken", "free it"]),
+                &json!([
+                    "n1",
+                    "DefaultPreemption",
+                    "",
+                    "preemption of a/q, 2 of other namespaces"
+                ]),
+                &json!(["n2", "", "the pod fits", ""]),
+            ]
+        );
+    }
+
+    #[test]
+    fn other_requests_are_refused() {
+        let ask = |method, path| answer(&Explainer::default(), method, path, false);
+        assert_eq!(ask("GET", ROOT).1["resources"][0]["shortNames"][0], "why");
+        assert_eq!(ask("DELETE", ROOT).0, 405);
+        assert_eq!(ask("GET", "/openapi/v3").0, 404);
+        let (code, status) = ask(
+            "GET",
+            "/apis/scheduling.skiff.local/v1/namespaces/a/podexplanations/p",
+        );
+        assert_eq!((code, &status["reason"]), (404, &json!("NotFound")));
+        assert_eq!(
+            status["message"],
+            "podexplanations.scheduling.skiff.local \"p\" not found"
+        );
+    }
+}
