@@ -36,34 +36,38 @@ fn priority_class(name: &str, value: i32, description: &str) -> Value {
     })
 }
 
-/// Our DNS server reads endpoint slices and namespaces beside the services that upstream's role for it allows.
-fn dns_policy() -> [Value; 2] {
-    let metadata = json!({"name": "skiff:dns"});
+/// A cluster role that one subject has: the role and its binding.
+#[must_use]
+pub fn role_of(subject: &Value, name: &str, rules: Value) -> [Value; 2] {
+    let metadata = json!({"name": name});
     let group = "rbac.authorization.k8s.io";
     [
-        json!({"apiVersion": format!("{group}/v1"), "kind": "ClusterRole", "metadata": metadata, "rules": [
-            {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]},
-            {"apiGroups": [""], "resources": ["namespaces", "services"], "verbs": ["list", "watch"]}]}),
+        json!({"apiVersion": format!("{group}/v1"), "kind": "ClusterRole", "metadata": metadata, "rules": rules}),
         json!({"apiVersion": format!("{group}/v1"), "kind": "ClusterRoleBinding", "metadata": metadata,
-            "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": "skiff:dns"},
-            "subjects": [{"kind": "ServiceAccount", "name": "kube-dns", "namespace": "kube-system"}]}),
+            "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": name}, "subjects": [subject]}),
     ]
+}
+
+fn account(name: &str) -> Value {
+    json!({"kind": "ServiceAccount", "name": name, "namespace": "kube-system"})
+}
+
+/// Our DNS server reads endpoint slices and namespaces beside the services that upstream's role for it allows.
+fn dns_policy() -> [Value; 2] {
+    let rules = json!([
+        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]},
+        {"apiGroups": [""], "resources": ["namespaces", "services"], "verbs": ["list", "watch"]}]);
+    role_of(&account("kube-dns"), "skiff:dns", rules)
 }
 
 /// The provisioner of volumes in nodes' directories makes and deletes volumes, and asks nodes to remove directories.
 fn dir_provisioner_policy() -> [Value; 2] {
-    let metadata = json!({"name": "skiff:dir-provisioner"});
-    let group = "rbac.authorization.k8s.io";
-    [
-        json!({"apiVersion": format!("{group}/v1"), "kind": "ClusterRole", "metadata": metadata, "rules": [
-            {"apiGroups": [""], "resources": ["persistentvolumes"], "verbs": ["get", "list", "watch", "create", "update", "delete"]},
-            {"apiGroups": [""], "resources": ["persistentvolumeclaims"], "verbs": ["get", "list", "watch", "update"]},
-            {"apiGroups": [""], "resources": ["persistentvolumeclaims/status"], "verbs": ["update"]},
-            {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch", "patch"]},
-            {"apiGroups": ["storage.k8s.io"], "resources": ["storageclasses"], "verbs": ["get", "list", "watch"]},
-            {"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch", "update"]}]}),
-        json!({"apiVersion": format!("{group}/v1"), "kind": "ClusterRoleBinding", "metadata": metadata,
-            "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": "skiff:dir-provisioner"},
-            "subjects": [{"kind": "ServiceAccount", "name": "dir-provisioner", "namespace": "kube-system"}]}),
-    ]
+    let rules = json!([
+        {"apiGroups": [""], "resources": ["persistentvolumes"], "verbs": ["get", "list", "watch", "create", "update", "delete"]},
+        {"apiGroups": [""], "resources": ["persistentvolumeclaims"], "verbs": ["get", "list", "watch", "update"]},
+        {"apiGroups": [""], "resources": ["persistentvolumeclaims/status"], "verbs": ["update"]},
+        {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch", "patch"]},
+        {"apiGroups": ["storage.k8s.io"], "resources": ["storageclasses"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch", "update"]}]);
+    role_of(&account("dir-provisioner"), "skiff:dir-provisioner", rules)
 }

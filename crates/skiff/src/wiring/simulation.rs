@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use skiff_apiserver::UserInfo;
+use skiff_apiserver::{UserInfo, bootstrap};
 use skiff_simulation::SimulationConfig;
 
 use super::control_plane::{self, ControlPlane};
@@ -12,15 +12,10 @@ use super::{Context, Running, identity};
 const READER: &str = "skiff:simulated-nodes";
 
 fn policy() -> [Value; 2] {
-    let group = "rbac.authorization.k8s.io";
-    let metadata = json!({"name": READER});
-    [
-        json!({"apiVersion": format!("{group}/v1"), "kind": "ClusterRole", "metadata": metadata, "rules": [
-            {"apiGroups": [""], "resources": ["nodes", "pods"], "verbs": ["list", "watch"]}]}),
-        json!({"apiVersion": format!("{group}/v1"), "kind": "ClusterRoleBinding", "metadata": metadata,
-            "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": READER},
-            "subjects": [{"kind": "User", "name": READER, "apiGroup": group}]}),
-    ]
+    let reader = json!({"kind": "User", "name": READER, "apiGroup": "rbac.authorization.k8s.io"});
+    let rules =
+        json!([{"apiGroups": [""], "resources": ["nodes", "pods"], "verbs": ["list", "watch"]}]);
+    bootstrap::role_of(&reader, READER, rules)
 }
 
 /// Starts the simulated nodes, if any are asked for.
