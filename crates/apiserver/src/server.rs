@@ -28,7 +28,7 @@ use crate::request::{Attributes, RequestInfo, UserInfo};
 use crate::seam::{
     Authenticator, Authorizer, Decision, MastersOnly, Notes, PeerCertificates, TokenIssuer,
 };
-use crate::services::AddressRange;
+use crate::service_ranges::AddressRange;
 
 /// How often history is compacted; states older than this can no longer be read, as upstream.
 const COMPACTION_INTERVAL: Duration = Duration::from_secs(300);
@@ -220,6 +220,7 @@ impl ApiServer {
         tokio::spawn(crate::crd::run(server.clone()));
         if let Some(advertise) = server.config.advertise {
             tokio::spawn(crate::kubernetes_service::keep(server.clone(), advertise));
+            tokio::spawn(crate::service_repair::keep(server.clone()));
             tokio::spawn(crate::authn::legacy_tracking::keep(server.clone()));
         }
         server
