@@ -33,6 +33,7 @@ mod metrics;
 mod openapi;
 mod own_services;
 mod patch;
+mod peers;
 pub mod query;
 mod read;
 pub mod registry;

@@ -135,6 +135,7 @@ fn api_config(config: &Config) -> Result<ApiServerConfig> {
         service_cidr: config.service_cidr.to_string(),
         node_ports: config.node_ports,
         advertise: Some(SocketAddr::new(config.advertise_address, config.api_port)),
+        shares_store: config.store == StoreKind::Etcd,
         limits: config.api_server.limits(),
         admission: admission.map_err(anyhow::Error::msg)?,
         kinds: skiff_api::runtime_config::served(&config.runtime_config)
