@@ -81,6 +81,7 @@ pub mod volume_binder;
 pub mod volume_expand;
 mod volume_plan;
 pub mod volume_protection;
+mod volume_recycle;
 
 use std::future::Future;
 use std::pin::Pin;
