@@ -395,6 +395,7 @@ impl Binder {
                     .about(volume, EventType::Normal, "VolumeFailedRecycle", text);
                 self.volume_queue.add_after(key, RECYCLE_AGAIN);
             }
+            Recycling::Start(_) if self.is_early(&key) => {}
             Recycling::Start(pod) => match pods.create(&PostParams::default(), &pod).await {
                 Err(error) if !is_already_exists(&error) => return Err(error),
                 _ => {}
