@@ -44,9 +44,15 @@ impl LeadingOptions {
     }
 
     /// The times; `None`: nobody is elected. Where the state is not `shared` with other servers nobody waits for this one:
-    /// the Lease is there for tools, and is renewed seldom.
+    /// the Lease is there for tools, and is renewed seldom, unless a time is given.
     pub fn times(&self, shared: bool) -> Result<Option<LeaseTimes>> {
-        let (slow, retry) = if shared { (1, 2) } else { (4, 20) };
+        let given = [
+            &self.leader_elect_lease_duration,
+            &self.leader_elect_renew_deadline,
+            &self.leader_elect_retry_period,
+        ];
+        let plain = shared || given.into_iter().any(Option::is_some);
+        let (slow, retry) = if plain { (1, 2) } else { (4, 20) };
         let read = |flag: &str, given: &Option<String>, default: u64| -> Result<Duration> {
             let Some(text) = given else {
                 return Ok(Duration::from_secs(default));
@@ -101,6 +107,12 @@ mod tests {
         let default = |shared| LeadingOptions::default().times(shared).unwrap().unwrap();
         assert_eq!(seconds(default(true)), [15, 10, 2]);
         assert_eq!(seconds(default(false)), [60, 40, 20]);
+        let longer = LeadingOptions {
+            leader_elect_lease_duration: Some("30s".into()),
+            ..LeadingOptions::default()
+        };
+        let longer = longer.resolve().unwrap().times(false).unwrap().unwrap();
+        assert_eq!(seconds(longer), [30, 10, 2]);
         let off = LeadingOptions {
             leader_elect: Some(false),
             ..LeadingOptions::default()
