@@ -127,7 +127,7 @@ impl World {
                 .find(|event| {
                     event.involved_object.name.as_deref() == Some(pod)
                         && event.reason.as_deref() == Some(reason)
-                        && event.message.as_deref() == Some(text)
+                        && event.message.as_deref().map(str::trim_end) == Some(text)
                 })
                 .map(|_| ())
         })
