@@ -374,29 +374,30 @@ impl Component for Elected {
     }
 
     async fn run(&self, shutdown: Shutdown) -> Result<(), ComponentError> {
-        let (clock, random) = (self.clock.clone(), self.random.clone());
         let recorder = EventRecorder::new(
             self.client.clone(),
             &self.config.name,
             "",
             EventStyle::Core,
-            clock.clone(),
-            random.clone(),
+            self.clock.clone(),
+            self.random.clone(),
         );
-        let elector = LeaderElector::new(self.client.clone(), self.config.clone(), clock, random)
-            .with_fence(self.fence.clone())
-            .with_events(recorder);
-        let mut outcome = Ok(());
-        let ended = &mut outcome;
-        let lost = elector
-            .run(shutdown, |leading| async move {
-                *ended = self.inner.run(leading).await;
-            })
-            .await;
-        if lost {
-            return Err(format!("the lease {} was lost", self.config.name).into());
+        loop {
+            let mut outcome = Ok(());
+            let ended = &mut outcome;
+            let (clock, random) = (self.clock.clone(), self.random.clone());
+            let lost = LeaderElector::new(self.client.clone(), self.config.clone(), clock, random)
+                .with_fence(self.fence.clone())
+                .with_events(recorder.clone())
+                .run(shutdown.clone(), |leading| async move {
+                    *ended = self.inner.run(leading).await;
+                })
+                .await;
+            // Who lost the lease, because the store was full or the server away, is a candidate again at once.
+            if !lost {
+                return outcome;
+            }
         }
-        outcome
     }
 }
 
