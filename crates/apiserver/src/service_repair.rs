@@ -85,8 +85,8 @@ fn family(address: IpAddr) -> &'static str {
 
 fn key(service: &Service) -> (&str, &str) {
     let meta = &service.metadata;
-    let text = |text: &'_ Option<String>| -> &'_ str { text.as_deref().unwrap_or_default() };
-    (text(&meta.namespace), text(&meta.name))
+    let namespace = meta.namespace.as_deref().unwrap_or_default();
+    (namespace, meta.name.as_deref().unwrap_or_default())
 }
 
 fn parent(record: &IPAddress) -> Option<(&str, &str)> {
