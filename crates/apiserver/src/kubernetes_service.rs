@@ -1,6 +1,6 @@
 //! The service `kubernetes`, by which pods reach this server: kept with its endpoints, as upstream's server does.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +16,8 @@ use crate::server::ApiServer;
 /// When something failed (the namespace is not there yet, the store is full), it is tried again after this time.
 const RETRY: Duration = Duration::from_millis(100);
 /// Where the objects lie in the store.
-const KEYS: [&str; 4] = [
+const KEYS: [&str; 5] = [
+    crate::peers::PREFIX,
     "/registry/servicecidrs/kubernetes",
     "/registry/services/specs/default/kubernetes",
     "/registry/services/endpoints/default/kubernetes",
@@ -29,7 +30,12 @@ pub(crate) async fn keep(server: Arc<ApiServer>, advertise: SocketAddr) {
     loop {
         let changes = changes(&server).await;
         let mut failed = false;
-        for (path, object) in objects(&server, advertise) {
+        let (addresses, port) = if server.config.shares_store {
+            crate::peers::endpoints(&crate::peers::all(&server, advertise).await)
+        } else {
+            (vec![advertise.ip()], advertise.port())
+        };
+        for (path, object) in objects(&server, advertise.port(), &addresses, port) {
             if let Err(error) = reconcile(&server, &user, path, &object).await {
                 // The namespace may not be there yet.
                 tracing::debug!(error, path, "the service kubernetes could not be written");
@@ -64,13 +70,22 @@ async fn changes(server: &ApiServer) -> Option<impl futures::Stream<Item = ()> +
     })))
 }
 
-/// Collections and the objects that shall be there.
-fn objects(server: &ApiServer, advertise: SocketAddr) -> [(&'static str, Value); 4] {
-    let address = advertise.ip().to_string();
+/// Collections and the objects that shall be there. `addresses` are those of all servers, at `port`; `own` is where this
+/// one listens.
+fn objects(
+    server: &ApiServer,
+    own: u16,
+    addresses: &[IpAddr],
+    port: u16,
+) -> [(&'static str, Value); 4] {
+    let subset: Vec<Value> = addresses.iter().map(|ip| json!({"ip": ip})).collect();
+    let ready = |ip: &IpAddr| json!({"addresses": [ip], "conditions": {"ready": true}});
+    let endpoints: Vec<Value> = addresses.iter().map(ready).collect();
     let cluster_ip = server.service_range.address(1).to_string();
-    let family = if advertise.is_ipv4() { "IPv4" } else { "IPv6" };
+    let is_v4 = addresses.iter().all(IpAddr::is_ipv4);
+    let family = if is_v4 { "IPv4" } else { "IPv6" };
     let labels = json!({"component": "apiserver", "provider": "kubernetes"});
-    let port = json!([{"name": "https", "port": advertise.port(), "protocol": "TCP"}]);
+    let port = json!([{"name": "https", "port": port, "protocol": "TCP"}]);
     [
         (
             "/apis/networking.k8s.io/v1/servicecidrs",
@@ -84,7 +99,7 @@ fn objects(server: &ApiServer, advertise: SocketAddr) -> [(&'static str, Value);
                 "metadata": {"name": "kubernetes", "labels": labels},
                 "spec": {
                     "type": "ClusterIP", "clusterIP": cluster_ip, "sessionAffinity": "None",
-                    "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": advertise.port()}],
+                    "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": own}],
                 },
             }),
         ),
@@ -92,7 +107,7 @@ fn objects(server: &ApiServer, advertise: SocketAddr) -> [(&'static str, Value);
             "/api/v1/namespaces/default/endpoints",
             json!({
                 "metadata": {"name": "kubernetes", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
-                "subsets": [{"addresses": [{"ip": address}], "ports": port}],
+                "subsets": [{"addresses": subset, "ports": port}],
             }),
         ),
         (
@@ -100,7 +115,7 @@ fn objects(server: &ApiServer, advertise: SocketAddr) -> [(&'static str, Value);
             json!({
                 "metadata": {"name": "kubernetes", "labels": {"kubernetes.io/service-name": "kubernetes"}},
                 "addressType": family,
-                "endpoints": [{"addresses": [address], "conditions": {"ready": true}}],
+                "endpoints": endpoints,
                 "ports": port,
             }),
         ),

@@ -28,7 +28,7 @@ use crate::request::{Attributes, RequestInfo, UserInfo};
 use crate::seam::{
     Authenticator, Authorizer, Decision, MastersOnly, Notes, PeerCertificates, TokenIssuer,
 };
-use crate::services::AddressRange;
+use crate::service_ranges::AddressRange;
 
 /// How often history is compacted; states older than this can no longer be read, as upstream.
 const COMPACTION_INTERVAL: Duration = Duration::from_secs(300);
@@ -51,6 +51,8 @@ pub struct ApiServerConfig {
     pub node_ports: (u16, u16),
     /// Where the service `kubernetes` leads to: this server as pods reach it. `None`: the service is not kept.
     pub advertise: Option<SocketAddr>,
+    /// Whether other servers may work on the same store. They tell each other where they are.
+    pub shares_store: bool,
     /// What the server allows its clients.
     pub limits: crate::limits::Limits,
     /// Which admission plugins run, and how.
@@ -65,6 +67,7 @@ impl Default for ApiServerConfig {
             service_cidr: DEFAULT_SERVICE_CIDR.to_owned(),
             node_ports: (30000, 32767),
             advertise: None,
+            shares_store: false,
             limits: crate::limits::Limits::default(),
             admission: AdmissionChain::default(),
         }
@@ -216,6 +219,10 @@ impl ApiServer {
         tokio::spawn(crate::crd::run(server.clone()));
         if let Some(advertise) = server.config.advertise {
             tokio::spawn(crate::kubernetes_service::keep(server.clone(), advertise));
+            if server.config.shares_store {
+                tokio::spawn(crate::peers::announce(server.clone(), advertise));
+            }
+            tokio::spawn(crate::service_repair::keep(server.clone()));
             tokio::spawn(crate::authn::legacy_tracking::keep(server.clone()));
         }
         server

@@ -5,105 +5,20 @@
 //! address.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Service, ServiceSpec};
-use serde_json::json;
+use serde_json::{Value, json};
 use skiff_api::{ApiError, ApiResult, FieldError, Object, ObjectExt, Path};
-use skiff_base::Random;
 use skiff_store::StoreError;
 use tokio::sync::OwnedMutexGuard;
 
 use crate::query::Freshness;
 use crate::read::store_error;
 use crate::server::{ApiServer, Call};
+use crate::service_ranges::{AddressRange, recorded, usable_ranges};
 use crate::write::Target;
-
-/// A range of addresses, `10.96.0.0/12`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AddressRange {
-    base: u128,
-    size: u128,
-    v4: bool,
-}
-
-impl AddressRange {
-    /// `10.96.0.0/12`
-    pub(crate) const DEFAULT: Self = Self {
-        base: 0x0a60_0000,
-        size: 1 << 20,
-        v4: true,
-    };
-
-    /// Reads the usual form; `None` when it is none.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let (address, bits) = text.split_once('/')?;
-        let bits: u32 = bits.parse().ok()?;
-        let (value, width) = match address.parse().ok()? {
-            IpAddr::V4(address) => (u128::from(u32::from(address)), 32),
-            IpAddr::V6(address) => (u128::from(address), 128),
-        };
-        let host_bits = u32::checked_sub(width, bits)?;
-        // Larger ranges are used from their beginning only, as upstream does.
-        let size = 1u128 << host_bits.min(64);
-        let base = if host_bits >= 128 {
-            0
-        } else {
-            value >> host_bits << host_bits
-        };
-        Some(Self {
-            base,
-            size,
-            v4: width == 32,
-        })
-    }
-
-    /// The address at an offset.
-    #[must_use]
-    pub fn address(&self, offset: u128) -> IpAddr {
-        let value = self.base + offset;
-        if self.v4 {
-            IpAddr::V4(Ipv4Addr::from(u32::try_from(value).unwrap_or(u32::MAX)))
-        } else {
-            IpAddr::V6(Ipv6Addr::from(value))
-        }
-    }
-
-    /// Whether an address can be given to a service: in the range, neither the first nor, of IPv4, the last.
-    #[must_use]
-    pub fn usable(&self, address: IpAddr) -> bool {
-        let value = match (address, self.v4) {
-            (IpAddr::V4(address), true) => u128::from(u32::from(address)),
-            (IpAddr::V6(address), false) => u128::from(address),
-            _ => return false,
-        };
-        value > self.base && value < self.base + self.size - u128::from(self.v4)
-    }
-
-    /// A free address: first from the part above the one kept for those who choose their address themselves.
-    fn free(&self, taken: &BTreeSet<IpAddr>, random: &Random) -> Option<IpAddr> {
-        let end = self.size - u128::from(self.v4);
-        let reserved = (self.size / 16).clamp(16, 256).min(end);
-        for (from, to) in [(reserved, end), (1, reserved)] {
-            let width = u64::try_from(to.saturating_sub(from)).unwrap_or(u64::MAX);
-            let start = random.below(width);
-            let tries = width.min(taken.len() as u64 + 1);
-            let found = (0..tries)
-                .map(|step| self.address(from + u128::from((start + step) % width)))
-                .find(|address| !taken.contains(address));
-            if found.is_some() {
-                return found;
-            }
-        }
-        None
-    }
-
-    fn family(&self) -> &'static str {
-        if self.v4 { "IPv4" } else { "IPv6" }
-    }
-}
 
 /// What a write of a service has taken, until it is written.
 pub(crate) struct Allocation {
@@ -112,7 +27,7 @@ pub(crate) struct Allocation {
     _lock: OwnedMutexGuard<()>,
 }
 
-fn addresses(service: &Service) -> Vec<IpAddr> {
+pub(crate) fn addresses(service: &Service) -> Vec<IpAddr> {
     let Some(spec) = &service.spec else {
         return Vec::new();
     };
@@ -123,7 +38,7 @@ fn addresses(service: &Service) -> Vec<IpAddr> {
     addresses
 }
 
-fn node_ports(spec: &ServiceSpec) -> impl Iterator<Item = (u16, &str)> {
+pub(crate) fn node_ports(spec: &ServiceSpec) -> impl Iterator<Item = (u16, &str)> {
     let ports = spec.ports.iter().flatten().filter_map(|port| {
         let number = u16::try_from(port.node_port?)
             .ok()
@@ -170,10 +85,15 @@ pub(crate) async fn allocate(
         ports.extend(node_ports(&spec).map(|(port, protocol)| (port, protocol.to_owned())));
     }
     let before = old.map(addresses).unwrap_or_default();
+    // What others than services hold, and what a server that is creating another service has just taken.
+    let parent = (target.namespace, target.name);
+    taken.extend(recorded(server, parent, &before).await?);
+    let ranges = usable_ranges(server).await?;
     let plan = Plan {
         server,
         taken: &taken,
         ports,
+        ranges: &ranges,
     };
     plan.fill(service, old)
         .map_err(|errors| target.invalid(&errors))?;
@@ -196,6 +116,7 @@ struct Plan<'a> {
     server: &'a ApiServer,
     taken: &'a BTreeSet<IpAddr>,
     ports: BTreeSet<(u16, String)>,
+    ranges: &'a [AddressRange],
 }
 
 impl Plan<'_> {
@@ -203,7 +124,7 @@ impl Plan<'_> {
         let spec = service.spec.get_or_insert_default();
         let kind = spec.type_.clone().unwrap_or_else(|| "ClusterIP".to_owned());
         let old_spec = old.and_then(|old| old.spec.as_ref());
-        let range = self.server.service_range;
+        let family = self.server.service_range.family();
         if kind == "ExternalName" {
             if old_spec.is_some_and(|old| old.type_.as_deref() != Some("ExternalName"))
                 && spec.cluster_ip == old_spec.and_then(|old| old.cluster_ip.clone())
@@ -216,8 +137,8 @@ impl Plan<'_> {
             return Ok(());
         }
         keep_allocated(spec, old_spec);
-        families(spec, range.family());
-        self.address(spec, old_spec, &range)?;
+        families(spec, family);
+        self.address(spec, old_spec)?;
         self.node_ports(spec, &kind, old_spec)
     }
 
@@ -225,7 +146,6 @@ impl Plan<'_> {
         &self,
         spec: &mut ServiceSpec,
         old: Option<&ServiceSpec>,
-        range: &AddressRange,
     ) -> Result<(), Vec<FieldError>> {
         let path = Path::new("spec").child("clusterIPs");
         let wanted = spec.cluster_ip.clone().filter(|ip| !ip.is_empty());
@@ -248,10 +168,8 @@ impl Plan<'_> {
                             &why,
                         )])
                     };
-                    if !range.usable(address) {
-                        return refuse(&format!(
-                            "the provided IP ({text}) is not in the valid range"
-                        ));
+                    if !self.ranges.iter().any(|range| range.usable(address)) {
+                        return refuse("the provided network does not match the current range");
                     }
                     if self.taken.contains(&address) {
                         return refuse("provided IP is already allocated");
@@ -259,8 +177,10 @@ impl Plan<'_> {
                 }
                 text
             }
-            None => range
-                .free(self.taken, &self.server.random)
+            None => self
+                .ranges
+                .iter()
+                .find_map(|range| range.free(self.taken, &self.server.random))
                 .map(|address| address.to_string())
                 .ok_or_else(|| {
                     vec![FieldError::internal(
@@ -492,12 +412,31 @@ impl Allocation {
             });
             let bytes = serde_json::to_vec(&object).unwrap_or_default();
             match server.store.create(&key(*address), bytes.into(), 0).await {
-                // Left over from a service that was not written: no service has the address now.
-                Ok(_) | Err(StoreError::Exists(_)) => {}
+                Ok(_) => {}
+                Err(StoreError::Exists(_)) => self.claim(target, *address).await?,
                 Err(error) => return Err(store_error(&error)),
             }
         }
         Ok(())
+    }
+
+    /// The object of an address is there already: it may be left over from a write of this service that failed. Any other
+    /// is somebody else's, who came between the choice and now.
+    async fn claim(&self, target: &Target<'_>, address: IpAddr) -> ApiResult<()> {
+        let server = &target.call.server;
+        let found = server.store.get(&key(address), None).await;
+        let found = found.map_err(|error| store_error(&error))?;
+        let own = found.is_none_or(|found| is_of(&found.value, (target.namespace, target.name)));
+        if own {
+            return Ok(());
+        }
+        // What this write made so far is not needed now.
+        let before = self.new.iter().take_while(|other| **other != address);
+        forget(server, &before.copied().collect::<Vec<_>>()).await;
+        let why = format!("failed to allocate IP {address}: provided IP is already allocated");
+        let path = Path::new("spec").child("clusterIPs");
+        let shown = json!([address.to_string()]);
+        Err(target.invalid(&vec![FieldError::invalid(&path, shown, &why)]))
     }
 
     /// Removes the `IPAddress` objects that the write made needless (`written`), or those it made when it failed.
@@ -528,34 +467,20 @@ fn key(address: IpAddr) -> String {
     format!("/registry/ipaddresses/{address}")
 }
 
+/// Whether a stored `IPAddress` is the one of that service.
+pub(crate) fn is_of(bytes: &[u8], (namespace, name): (&str, &str)) -> bool {
+    let object: Value = serde_json::from_slice(bytes).unwrap_or_default();
+    let parent = &object["spec"]["parentRef"];
+    let group = parent["group"].as_str().unwrap_or_default();
+    group.is_empty()
+        && parent["resource"] == "services"
+        && parent["namespace"] == namespace
+        && parent["name"] == name
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ranges_give_free_addresses() {
-        let range = AddressRange::parse("10.0.0.0/28").unwrap();
-        let random = Random::seeded(1);
-        let mut taken = BTreeSet::new();
-        while let Some(address) = range.free(&taken, &random) {
-            assert!(range.usable(address), "{address}");
-            assert!(taken.insert(address));
-        }
-        assert_eq!(taken.len(), 14);
-        assert!(
-            !range.usable("10.0.0.0".parse().unwrap())
-                && !range.usable("10.0.0.15".parse().unwrap())
-        );
-        assert!(!range.usable("10.0.1.1".parse().unwrap()));
-        assert_eq!(
-            AddressRange::parse("fd00::/108")
-                .unwrap()
-                .address(1)
-                .to_string(),
-            "fd00::1"
-        );
-        assert_eq!(AddressRange::parse("10.0.0.0/40"), None);
-    }
 
     #[test]
     fn an_update_keeps_what_was_allocated() {

@@ -1,18 +1,25 @@
 //! Makes sure that of several instances of a component one works, by a Lease that the leader renews.
 //!
 //! A follower takes over when it has not seen the lease change for the time that the lease names, by its
-//! own monotonic clock: clocks of different machines are never compared.
+//! own monotonic clock: clocks of different machines are never compared. A leader may write only as long as its own
+//! clock says that nobody can have taken over yet ([`Fence`]), however late it notices that it has lost the lease.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
+
+use async_trait::async_trait;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::{Api, PostParams};
 use kube::{Client, Error};
-use skiff_base::{Random, SharedClock, Shutdown};
+use skiff_base::lifecycle::ComponentError;
+use skiff_base::{Component, Random, SharedClock, Shutdown};
 
+use crate::events::{EventRecorder, EventStyle, EventType};
 use crate::failure::{is_not_found, message};
+use crate::fence::Fence;
 
 /// Which lease, and how fast. The defaults of the times are upstream's.
 #[derive(Clone, Debug)]
@@ -30,6 +37,9 @@ pub struct ElectionConfig {
     /// The time between tries.
     pub retry_period: Duration,
 }
+
+/// A candidate never waits longer than this before it tries to get the lease.
+const CANDIDATE_RETRY: Duration = Duration::from_secs(2);
 
 impl ElectionConfig {
     /// 15 s, 10 s and 2 s.
@@ -103,6 +113,8 @@ pub struct LeaderElector {
     random: Random,
     observed: Observation,
     lease: Option<Lease>,
+    fence: Fence,
+    recorder: Option<EventRecorder>,
 }
 
 impl LeaderElector {
@@ -116,7 +128,23 @@ impl LeaderElector {
             random,
             observed: Observation::default(),
             lease: None,
+            fence: Fence::closed(),
+            recorder: None,
         }
+    }
+
+    /// Opens and closes this fence with the lease.
+    #[must_use]
+    pub fn with_fence(mut self, fence: Fence) -> Self {
+        self.fence = fence;
+        self
+    }
+
+    /// Tells of changes of the leader by events of the lease.
+    #[must_use]
+    pub fn with_events(mut self, recorder: EventRecorder) -> Self {
+        self.recorder = Some(recorder);
+        self
     }
 
     /// Waits until this instance leads, then runs `lead` until it ends, leadership is lost or `shutdown`
@@ -128,15 +156,14 @@ impl LeaderElector {
         F: Future<Output = ()>,
     {
         while !self.try_once().await {
-            let delay = self
-                .config
-                .retry_period
-                .mul_f64(1.0 + 1.2 * self.random.fraction());
+            let period = self.config.retry_period.min(CANDIDATE_RETRY);
+            let delay = period.mul_f64(1.0 + 1.2 * self.random.fraction());
             tokio::select! {
                 () = self.clock.sleep(delay) => {}
                 () = shutdown.triggered() => return false,
             }
         }
+        self.tell("became leader");
         let leading = shutdown.child();
         let work = lead(leading.clone());
         tokio::pin!(work);
@@ -152,10 +179,19 @@ impl LeaderElector {
                 true
             }
         };
+        self.tell("stopped leading");
         if !lost {
             self.release().await;
         }
+        self.fence.close();
         lost
+    }
+
+    fn tell(&self, what: &str) {
+        if let (Some(recorder), Some(lease)) = (&self.recorder, &self.lease) {
+            let text = format!("{} {what}", self.config.identity);
+            recorder.about(lease, EventType::Normal, "LeaderElection", text);
+        }
     }
 
     /// Renews until that has failed for the renew deadline.
@@ -163,10 +199,12 @@ impl LeaderElector {
         let mut renewed = self.clock.monotonic();
         loop {
             self.clock.sleep(self.config.retry_period).await;
+            // From when the request was sent: others may have seen it that early.
+            let tried = self.clock.monotonic();
             let left = self
                 .config
                 .renew_deadline
-                .saturating_sub(self.clock.monotonic().saturating_sub(renewed));
+                .saturating_sub(tried.saturating_sub(renewed));
             let clock = self.clock.clone();
             let success = tokio::select! {
                 success = self.try_once() => success,
@@ -174,18 +212,32 @@ impl LeaderElector {
             };
             let now = self.clock.monotonic();
             if success {
-                renewed = now;
-            } else if now.saturating_sub(renewed) >= self.config.renew_deadline {
+                renewed = tried;
+            } else if self.is_taken() || now.saturating_sub(renewed) >= self.config.renew_deadline {
+                self.fence.close();
                 tracing::error!(lease = self.config.name, "leadership lost");
                 return;
             }
         }
     }
 
+    /// Whether somebody else was seen to hold the lease.
+    fn is_taken(&self) -> bool {
+        let spec = self.observed.spec.as_ref();
+        let holder = spec.and_then(|spec| spec.holder_identity.as_deref());
+        holder.is_some_and(|holder| !holder.is_empty() && holder != self.config.identity)
+    }
+
     /// Tries to get or keep the lease; answers whether we hold it.
     async fn try_once(&mut self) -> bool {
+        let sent = self.clock.monotonic();
         match self.attempt().await {
-            Ok(leading) => leading,
+            Ok(leading) => {
+                if leading {
+                    self.fence.open_until(sent + self.config.renew_deadline);
+                }
+                leading
+            }
             Err(error) => {
                 // What we believe of the lease may be wrong: read it next time.
                 self.lease = None;
@@ -279,6 +331,72 @@ impl LeaderElector {
                 error = message(&error),
                 "lease was not given back"
             );
+        }
+    }
+}
+
+/// A component that works only while it holds a lease; otherwise it stands by.
+pub struct Elected {
+    inner: Arc<dyn Component>,
+    client: Client,
+    config: ElectionConfig,
+    fence: Fence,
+    clock: SharedClock,
+    random: Random,
+}
+
+impl Elected {
+    /// `inner`, whose clients write through `fence` ([`crate::fence::Fenced`]). `client` may write the lease and events.
+    #[must_use]
+    pub fn component(
+        inner: Arc<dyn Component>,
+        client: Client,
+        config: ElectionConfig,
+        fence: Fence,
+        clock: SharedClock,
+        random: Random,
+    ) -> Arc<dyn Component> {
+        Arc::new(Self {
+            inner,
+            client,
+            config,
+            fence,
+            clock,
+            random,
+        })
+    }
+}
+
+#[async_trait]
+impl Component for Elected {
+    fn name(&self) -> &'static str {
+        self.inner.name()
+    }
+
+    async fn run(&self, shutdown: Shutdown) -> Result<(), ComponentError> {
+        let recorder = EventRecorder::new(
+            self.client.clone(),
+            &self.config.name,
+            "",
+            EventStyle::Core,
+            self.clock.clone(),
+            self.random.clone(),
+        );
+        loop {
+            let mut outcome = Ok(());
+            let ended = &mut outcome;
+            let (clock, random) = (self.clock.clone(), self.random.clone());
+            let lost = LeaderElector::new(self.client.clone(), self.config.clone(), clock, random)
+                .with_fence(self.fence.clone())
+                .with_events(recorder.clone())
+                .run(shutdown.clone(), |leading| async move {
+                    *ended = self.inner.run(leading).await;
+                })
+                .await;
+            // Who lost the lease, because the store was full or the server away, is a candidate again at once.
+            if !lost {
+                return outcome;
+            }
         }
     }
 }

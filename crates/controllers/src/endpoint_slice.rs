@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, Service};
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
+use k8s_openapi::api::discovery::v1::{
+    Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone,
+};
 use kube::Client;
 use kube::api::{Api, DeleteParams, PostParams};
 use kube::core::ObjectMeta;
@@ -181,7 +183,7 @@ fn member(
     let (serving, terminating) = (pods::is_ready(pod), pods::is_deleting(pod));
     let ready = spec.publish_not_ready_addresses == Some(true) || (serving && !terminating);
     let node = pods::node_name(pod);
-    let endpoint = Endpoint {
+    let mut endpoint = Endpoint {
         addresses: own,
         conditions: Some(EndpointConditions {
             ready: Some(ready),
@@ -200,7 +202,32 @@ fn member(
         }),
         ..Endpoint::default()
     };
+    endpoint.hints = hints(spec.traffic_distribution.as_deref(), &endpoint);
     Some((ports.collect(), endpoint))
+}
+
+/// Who is to use the endpoint first, as the service's `trafficDistribution` asks for; one that is not ready serves whom it
+/// must. Without a wish there are no hints, whoever wrote them.
+fn hints(wish: Option<&str>, endpoint: &Endpoint) -> Option<EndpointHints> {
+    let by_node = match wish {
+        Some("PreferSameNode") => true,
+        Some("PreferClose" | "PreferSameZone") => false,
+        _ => return None,
+    };
+    let ready = endpoint
+        .conditions
+        .as_ref()
+        .and_then(|conditions| conditions.ready);
+    if ready != Some(true) {
+        return None;
+    }
+    let zone = endpoint.zone.clone().map(|name| vec![ForZone { name }]);
+    let node = endpoint.node_name.clone().filter(|_| by_node);
+    let hints = EndpointHints {
+        for_zones: zone,
+        for_nodes: node.map(|name| vec![ForNode { name }]),
+    };
+    (hints != EndpointHints::default()).then_some(hints)
 }
 
 /// Sorted text of ports, by which slices of equal ports are found.
@@ -346,7 +373,6 @@ fn plan_group(
 fn keep_foreign_fields(mut endpoint: Endpoint, old: &[Endpoint]) -> Endpoint {
     let id = identity(&endpoint);
     if let Some(old) = old.iter().find(|old| identity(old) == id) {
-        endpoint.hints.clone_from(&old.hints);
         endpoint
             .deprecated_topology
             .clone_from(&old.deprecated_topology);
@@ -552,6 +578,41 @@ mod tests {
         assert_eq!(conditions, [(false, false, false), (false, true, true)]);
         assert_eq!(endpoints_of(&made.create[0])[0].zone.as_deref(), Some("z1"));
         assert_eq!(made.create[0].ports.as_ref().unwrap()[0].port, Some(80));
+    }
+
+    #[test]
+    fn hints_follow_the_wish_for_near_endpoints() {
+        let hints = |wish: Option<&str>, zone: Option<&str>, ready: bool| {
+            let mut service = service();
+            service.spec.as_mut().unwrap().traffic_distribution = wish.map(str::to_owned);
+            let zone = zone.map(str::to_owned);
+            let made = plan(&service, &[pod(1, ready, 80)], &|_| zone.clone(), &[]);
+            let hints = endpoints_of(&made.create[0])[0].hints.clone()?;
+            let zones = hints.for_zones.into_iter().flatten().map(|zone| zone.name);
+            let nodes = hints.for_nodes.into_iter().flatten().map(|node| node.name);
+            Some(zones.chain(nodes).collect::<Vec<_>>().join(" "))
+        };
+        for (wish, zone, ready, expected) in [
+            (None, Some("z1"), true, None),
+            (Some("PreferClose"), Some("z1"), true, Some("z1")),
+            (Some("PreferSameZone"), Some("z1"), true, Some("z1")),
+            (Some("PreferSameZone"), None, true, None),
+            (Some("PreferSameNode"), Some("z1"), true, Some("z1 n1")),
+            (Some("PreferSameNode"), None, true, Some("n1")),
+            (Some("PreferSameNode"), Some("z1"), false, None),
+        ] {
+            let found = hints(wish, zone, ready);
+            assert_eq!(found.as_deref(), expected, "{wish:?} {zone:?} {ready}");
+        }
+        // A wish that is taken back takes the hints with it.
+        let mut near = service();
+        near.spec.as_mut().unwrap().traffic_distribution = Some("PreferClose".to_owned());
+        let pods = [pod(1, true, 80)];
+        let zone = |_: &str| Some("z1".to_owned());
+        let slices = apply(Vec::new(), plan(&near, &pods, &zone, &[]), &mut 0);
+        assert_eq!(plan(&near, &pods, &zone, &slices), Plan::default());
+        let back = plan(&service(), &pods, &zone, &slices);
+        assert_eq!(endpoints_of(&back.update[0])[0].hints, None);
     }
 
     #[test]

@@ -4,6 +4,9 @@
 //! Every controller is one file that plans with pure functions and acts through the API with an identity
 //! of its own. [`component`] runs them all.
 
+pub mod attach_detach;
+mod attach_plan;
+pub mod bootstrap_signer;
 pub mod certificate_authority;
 pub mod certificate_request;
 pub mod cluster_role_aggregation;
@@ -63,12 +66,14 @@ mod replicas;
 pub mod resource_quota;
 pub mod root_ca;
 pub mod service_account;
+pub mod service_cidr;
 mod service_endpoints;
 pub mod stateful_set;
 mod stateful_set_claims;
 mod stateful_set_plan;
 pub mod taint_eviction;
 pub mod template_hash;
+pub mod token_cleaner;
 pub mod token_secrets;
 pub mod ttl_after_finished;
 pub mod validating_admission_policy_status;
@@ -76,6 +81,7 @@ pub mod volume_binder;
 pub mod volume_expand;
 mod volume_plan;
 pub mod volume_protection;
+mod volume_recycle;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -132,6 +138,11 @@ const CONTROLLERS: &[(&str, Start)] = &[
     (legacy_token_cleaner::NAME, |c| {
         Box::pin(legacy_token_cleaner::run(c))
     }),
+    (token_cleaner::NAME, |c| Box::pin(token_cleaner::run(c))),
+    (bootstrap_signer::NAME, |c| {
+        Box::pin(bootstrap_signer::run(c))
+    }),
+    (service_cidr::NAME, |c| Box::pin(service_cidr::run(c))),
     (cluster_role_aggregation::NAME, |c| {
         Box::pin(cluster_role_aggregation::run(c))
     }),
@@ -144,6 +155,7 @@ const CONTROLLERS: &[(&str, Start)] = &[
     }),
     (volume_binder::NAME, |c| Box::pin(volume_binder::run(c))),
     (volume_expand::NAME, |c| Box::pin(volume_expand::run(c))),
+    (attach_detach::NAME, |c| Box::pin(attach_detach::run(c))),
     (ephemeral_volume::NAME, |c| {
         Box::pin(ephemeral_volume::run(c))
     }),

@@ -2,6 +2,7 @@
 //!
 //! Making and deleting what is behind a volume is for provisioners: ours is [`crate::dir_provisioner`].
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,10 +10,12 @@ use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::Client;
-use kube::api::{Api, PostParams};
+use kube::api::{Api, DeleteParams, PostParams};
+use parking_lot::Mutex;
+use skiff_base::SharedClock;
 use skiff_client::{
     Event, EventRecorder, EventType, ObjectKey, Outcome, ReconcileError, Reconciler, SharedCache,
-    Subscription, WorkQueue,
+    Subscription, WorkQueue, is_already_exists, is_not_found,
 };
 
 use crate::gate::WriteGate;
@@ -20,6 +23,7 @@ use crate::volume_plan::{
     self as plan, ClaimStep, ClaimView, PROVISIONED_BY, PROVISIONERS, Told, VolumeStep, annotation,
     claim_ref, phase_of_volume,
 };
+use crate::volume_recycle::{self, Recycling};
 use crate::{Context, pods, volume_protection};
 
 /// The name of this controller.
@@ -29,6 +33,8 @@ const COMPONENT: &str = "persistentvolume-controller";
 
 /// How long to wait for a cache to show a write before looking again.
 const CATCH_UP: Duration = Duration::from_millis(200);
+/// A volume that could not be emptied is tried again after this time.
+const RECYCLE_AGAIN: Duration = Duration::from_secs(15);
 /// The index of claims that are not bound, by class.
 const UNBOUND_INDEX: &str = "unbound-class";
 
@@ -59,6 +65,8 @@ pub async fn run(context: Context) {
         claim_queue: context.queue(),
         volume_queue: context.queue(),
         recorder: context.recorder(NAME, COMPONENT),
+        retries: Mutex::default(),
+        clock: context.clock.clone(),
     });
     let _subscriptions = binder.subscribe();
     // One of each: two claims that want the same volume would only get into each other's way.
@@ -78,6 +86,9 @@ struct Binder {
     claim_queue: WorkQueue<ObjectKey>,
     volume_queue: WorkQueue<ObjectKey>,
     recorder: EventRecorder,
+    /// When volumes that could not be emptied are tried again.
+    retries: Mutex<HashMap<ObjectKey, Duration>>,
+    clock: SharedClock,
 }
 
 struct Claims(Arc<Binder>);
@@ -102,7 +113,7 @@ fn is_external(volume: &PersistentVolume) -> bool {
 }
 
 impl Binder {
-    fn subscribe(self: &Arc<Self>) -> [Subscription; 3] {
+    fn subscribe(self: &Arc<Self>) -> [Subscription; 4] {
         let of_claims = {
             let binder = self.clone();
             self.claims.on_event(move |event| binder.on_claim(event))
@@ -120,7 +131,13 @@ impl Binder {
                 binder.wake("");
             }
         });
-        [of_claims, of_volumes, of_classes]
+        let queue = self.volume_queue.clone();
+        let of_recyclers = self.pods.on_event(move |event| {
+            if let Some(volume) = volume_recycle::volume_of(event.object()) {
+                queue.add(ObjectKey::new("", volume));
+            }
+        });
+        [of_claims, of_volumes, of_classes, of_recyclers]
     }
 
     /// Queues the claims of a class that are not bound.
@@ -340,10 +357,10 @@ impl Binder {
                 );
                 ("VolumeFailedDelete", text)
             }
-            "Recycle" => (
-                "VolumeFailedRecycle",
-                "No recycler plugin found for the volume!".to_owned(),
-            ),
+            "Recycle" => match self.recycle(volume).await? {
+                Some(text) => ("VolumeFailedRecycle", text),
+                None => return Ok(()),
+            },
             _ => (
                 "VolumeUnknownReclaimPolicy",
                 "Volume has unrecognized PersistentVolumeReclaimPolicy".to_owned(),
@@ -354,6 +371,74 @@ impl Binder {
                 .about(volume, EventType::Warning, reason, text);
         }
         Ok(())
+    }
+
+    /// One step towards an empty volume; answers why there will be none. The recycler's changes bring the volume here
+    /// again.
+    async fn recycle(&self, volume: &PersistentVolume) -> Result<Option<String>, kube::Error> {
+        let name = volume.metadata.name.as_deref().unwrap_or_default();
+        let key = ObjectKey::of(&volume.metadata);
+        let recycler = volume_recycle::recycler_name(name);
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), volume_recycle::NAMESPACE);
+        let found = self.pods.get_named(volume_recycle::NAMESPACE, &recycler);
+        let users = key_of_ref(volume).map_or_else(Vec::new, |claim| self.users(&claim));
+        let remove = async || match pods.delete(&recycler, &DeleteParams::default()).await {
+            Err(error) if !is_not_found(&error) => Err(error),
+            _ => Ok(()),
+        };
+        match volume_recycle::recycling(volume, found.as_deref(), &users) {
+            Recycling::Unsupported => {
+                return Ok(Some("No recycler plugin found for the volume!".to_owned()));
+            }
+            Recycling::InUse(text) => {
+                self.recorder
+                    .about(volume, EventType::Normal, "VolumeFailedRecycle", text);
+                self.volume_queue.add_after(key, RECYCLE_AGAIN);
+            }
+            Recycling::Start(_) if self.is_early(&key) => {}
+            Recycling::Start(pod) => match pods.create(&PostParams::default(), &pod).await {
+                Err(error) if !is_already_exists(&error) => return Err(error),
+                _ => {}
+            },
+            Recycling::Wait => {}
+            Recycling::Clear => remove().await?,
+            Recycling::Failed(text) => {
+                let again = self.clock.monotonic() + RECYCLE_AGAIN;
+                self.retries.lock().insert(key.clone(), again);
+                self.volume_queue.add_after(key, RECYCLE_AGAIN);
+                remove().await?;
+                return Ok(Some(text));
+            }
+            Recycling::Done => {
+                let text = "Volume recycled";
+                self.recorder
+                    .about(volume, EventType::Normal, "VolumeRecycled", text);
+                let written = self.save_volume(&plan::unbound_volume(volume)).await?;
+                self.save_phase(&written, "Available", None).await?;
+                remove().await?;
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether emptying the volume has failed a moment ago.
+    fn is_early(&self, key: &ObjectKey) -> bool {
+        let mut retries = self.retries.lock();
+        let now = self.clock.monotonic();
+        retries.retain(|_, again| *again > now);
+        retries.contains_key(key)
+    }
+
+    /// The pods, as `namespace/name`, that still use a claim that is gone. With a new claim of its name they may be that
+    /// one's, which cannot have this volume.
+    fn users(&self, claim: &ObjectKey) -> Vec<String> {
+        if self.claims.get(claim).is_some() {
+            return Vec::new();
+        }
+        let pods = volume_protection::pods_with_claim(&self.pods, claim);
+        let pods = pods.iter().filter(|pod| !pods::is_terminal(pod));
+        pods.map(|pod| ObjectKey::of(&pod.metadata).to_string())
+            .collect()
     }
 }
 

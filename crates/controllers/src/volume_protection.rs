@@ -84,7 +84,7 @@ fn claim_name(pod: &Pod, volume: &Volume) -> Option<String> {
 }
 
 /// The claims, as `namespace/name`, that a pod names.
-fn claims_of(pod: &Pod) -> Vec<String> {
+pub(crate) fn claims_of(pod: &Pod) -> Vec<String> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let claims = volumes(pod)
         .iter()

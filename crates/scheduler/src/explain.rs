@@ -69,6 +69,12 @@ impl Explainer {
         *self.0.lock() = state;
     }
 
+    /// Whether the scheduler runs: it may be starting, or stand by for the one of another server.
+    #[must_use]
+    pub fn knows(&self) -> bool {
+        self.0.lock().is_some()
+    }
+
     /// Why that pod is pending; none if it is not known or the scheduler does not run.
     #[must_use]
     pub fn explain(&self, namespace: &str, name: &str) -> Option<Explanation> {

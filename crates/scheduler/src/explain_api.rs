@@ -35,6 +35,15 @@ pub fn answer(explainer: &Explainer, method: &str, path: &str, table: bool) -> (
         ["namespaces", namespace, RESOURCE, name] => match explainer.explain(namespace, name) {
             Some(found) if table => (200, shown_as_table(&found, namespace, name)),
             Some(found) => (200, shown(found, namespace, name)),
+            None if !explainer.knows() => {
+                let text = "the scheduler of this server does not work now: it starts, or stands by for the one that the Lease kube-system/kube-scheduler names";
+                failure(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "ServiceUnavailable",
+                    text,
+                    None,
+                )
+            }
             None => {
                 let text = format!("{RESOURCE}.{GROUP} {name:?} not found");
                 failure(StatusCode::NOT_FOUND, "NotFound", &text, Some(name))
@@ -218,10 +227,15 @@ mod tests {
         assert_eq!(ask("GET", ROOT).1["resources"][0]["shortNames"][0], "why");
         assert_eq!(ask("DELETE", ROOT).0, 405);
         assert_eq!(ask("GET", "/openapi/v3").0, 404);
-        let (code, status) = ask(
-            "GET",
-            "/apis/scheduling.skiff.local/v1/namespaces/a/podexplanations/p",
+        let path = "/apis/scheduling.skiff.local/v1/namespaces/a/podexplanations/p";
+        let (code, status) = ask("GET", path);
+        assert_eq!(
+            (code, &status["reason"]),
+            (503, &json!("ServiceUnavailable"))
         );
+        let working = Explainer::default();
+        working.set(Some(crate::fixtures::scene().state.into()));
+        let (code, status) = answer(&working, "GET", path, false);
         assert_eq!((code, &status["reason"]), (404, &json!("NotFound")));
         assert_eq!(
             status["message"],

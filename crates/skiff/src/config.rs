@@ -4,6 +4,7 @@ mod api_server;
 mod audit;
 mod etcd;
 pub mod identity;
+mod leading;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ pub use api_server::{ApiServerOptions, ApiServerSettings};
 pub use audit::AuditOptions;
 pub use etcd::EtcdOptions;
 use identity::{IdentityOptions, IdentitySettings};
+pub use leading::LeadingOptions;
 
 /// What `--disable` can leave out.
 pub const PARTS: [&str; 5] = ["scheduler", "controllers", "kubelet", "proxy", "dns"];
@@ -135,6 +137,12 @@ pub struct Options {
         reason = "a doc comment would become the text of the whole program's help"
     )]
     pub etcd: EtcdOptions,
+    #[command(flatten)]
+    #[allow(
+        missing_docs,
+        reason = "a doc comment would become the text of the whole program's help"
+    )]
+    pub leading: LeadingOptions,
 }
 
 /// A checked, complete configuration.
@@ -185,6 +193,8 @@ pub struct Config {
     pub audit: AuditOptions,
     #[serde(default)]
     pub etcd: EtcdOptions,
+    #[serde(default)]
+    pub leading: LeadingOptions,
 }
 
 /// Where the cluster's state is kept.
@@ -364,6 +374,7 @@ impl Options {
             resolv_conf: self.resolv_conf.unwrap_or_else(|| host.resolv_conf.clone()),
             store,
             etcd: self.etcd.resolve(store)?,
+            leading: self.leading.resolve()?,
             node_name: self.node_name.unwrap_or_else(|| host.name.to_lowercase()),
             node_labels: self
                 .node_labels

@@ -234,3 +234,48 @@ async fn a_pods_own_claim_comes_and_goes_with_it() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_volume_to_be_recycled_is_emptied_and_free_again() {
+    let running = start().await;
+    let client = running.cluster.client();
+    let volumes: Api<PersistentVolume> = Api::all(client.clone());
+    let claims: Api<PersistentVolumeClaim> = Api::default_namespaced(client.clone());
+    let pods: Api<Pod> = Api::default_namespaced(client);
+    make(&volumes, json!({"metadata": {"name": "v"}, "spec": {"capacity": {"storage": "1Gi"},
+        "accessModes": ["ReadWriteOnce"], "persistentVolumeReclaimPolicy": "Recycle", "hostPath": {"path": "/v"}}}))
+    .await;
+    let spec = json!({"storageClassName": "", "accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": "1Gi"}}});
+    let phase = async |wanted: &str| {
+        until(&format!("the volume is {wanted}"), || async {
+            let volume = volumes.get("v").await.unwrap();
+            (volume.status?.phase.as_deref() == Some(wanted)).then_some(())
+        })
+        .await;
+    };
+    for (outcome, becomes) in [("Succeeded", "Available"), ("Failed", "Failed")] {
+        make(&claims, json!({"metadata": {"name": "c"}, "spec": spec})).await;
+        phase("Bound").await;
+        claims.delete("c", &DeleteParams::default()).await.unwrap();
+        let recycler = until("the recycler", || async {
+            pods.get_opt("recycler-for-v").await.unwrap()
+        })
+        .await;
+        let mounted = recycler.spec.unwrap().volumes.unwrap();
+        assert_eq!(mounted[0].host_path.as_ref().unwrap().path, "/v");
+        let status = Patch::Merge(json!({"status": {"phase": outcome}}));
+        let params = PatchParams::default();
+        pods.patch_status("recycler-for-v", &params, &status)
+            .await
+            .unwrap();
+        phase(becomes).await;
+        let bound = volumes.get("v").await.unwrap().spec.unwrap().claim_ref;
+        assert_eq!(bound.is_some(), outcome == "Failed");
+        until("the recycler goes", || async {
+            let found = pods.get_opt("recycler-for-v").await.unwrap();
+            found.is_none().then_some(())
+        })
+        .await;
+    }
+}

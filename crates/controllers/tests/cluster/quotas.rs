@@ -136,3 +136,51 @@ async fn objects_are_counted() {
         "{why}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_at_once_get_no_more_than_there_is() {
+    let running = start().await;
+    quota(
+        &running,
+        json!({"pods": "10", "requests.cpu": "1", "count/secrets": "7"}),
+    )
+    .await;
+    let none = json!({"pods": "0", "requests.cpu": "0", "count/secrets": "0"});
+    used(&running, none).await;
+    let client = running.cluster.client();
+    let (pods, secrets): (Api<Pod>, Api<Secret>) = (
+        Api::default_namespaced(client.clone()),
+        Api::default_namespaced(client),
+    );
+    let mut creators = tokio::task::JoinSet::new();
+    for number in 0..100 {
+        let (pods, secrets) = (pods.clone(), secrets.clone());
+        creators.spawn(async move {
+            let params = PostParams::default();
+            // Ten of these fit, by number and by what they ask for.
+            let object = pod(&format!("p{number}"), &json!({"requests": {"cpu": "100m"}}));
+            let pod = pods.create(&params, &object).await;
+            let object: Secret =
+                serde_json::from_value(json!({"metadata": {"name": format!("s{number}")}}))
+                    .unwrap();
+            let secret = secrets.create(&params, &object).await;
+            let refused = |error: kube::Error| match error {
+                kube::Error::Api(status) => assert_eq!(status.code, 403, "{status:?}"),
+                error => panic!("{error}"),
+            };
+            let (a, b) = (pod.is_ok(), secret.is_ok());
+            pod.map_err(refused).ok();
+            secret.map_err(refused).ok();
+            (usize::from(a), usize::from(b))
+        });
+    }
+    let (mut made, mut hidden) = (0, 0);
+    while let Some(done) = creators.join_next().await {
+        let (pod, secret) = done.unwrap();
+        made += pod;
+        hidden += secret;
+    }
+    assert_eq!((made, hidden), (10, 7));
+    let all = json!({"pods": "10", "requests.cpu": "1", "count/secrets": "7"});
+    used(&running, all).await;
+}

@@ -27,7 +27,11 @@ pub async fn start() -> Running {
 
 /// The controllers go by `clock`, the API server by the machine's.
 pub async fn start_at(clock: SharedClock) -> Running {
-    let cluster = TestCluster::start().await.unwrap();
+    start_on(TestCluster::start().await.unwrap(), clock)
+}
+
+/// The controllers on an API server that was started before.
+pub fn start_on(cluster: TestCluster, clock: SharedClock) -> Running {
     let client = cluster.client();
     let config = ControllersConfig {
         root_ca_pem: "PEM".to_owned(),

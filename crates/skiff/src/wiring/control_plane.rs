@@ -32,6 +32,7 @@ use crate::config::{Config, StoreKind};
 use crate::kubeconfig;
 use crate::pki::{Leaf, Subject};
 
+use super::leading::{self, Candidate};
 use super::{Context, Running, access, identity, own_apis, tls};
 
 /// How many bootstrap objects are written at once: the store commits those that wait together.
@@ -137,6 +138,7 @@ fn api_config(config: &Config) -> Result<ApiServerConfig> {
         service_cidr: config.service_cidr.to_string(),
         node_ports: config.node_ports,
         advertise: Some(SocketAddr::new(config.advertise_address, config.api_port)),
+        shares_store: config.store == StoreKind::Etcd,
         limits: config.api_server.limits(),
         admission: admission.map_err(anyhow::Error::msg)?,
         kinds: skiff_api::runtime_config::served(&config.runtime_config)
@@ -423,7 +425,7 @@ async fn call(
     Ok((status, serde_json::from_slice(&bytes).unwrap_or_default()))
 }
 
-/// Starts scheduler and controllers, each under its own name.
+/// Starts scheduler and controllers, each under its own name, and as candidates for their Leases.
 pub(crate) fn start_controllers(
     context: &Context,
     plane: &ControlPlane,
@@ -431,31 +433,39 @@ pub(crate) fn start_controllers(
 ) -> Result<()> {
     let config = &context.config;
     let (clock, random) = (context.clock.clone(), context.random.clone());
+    let candidate = |name| Candidate::of_server(config, name, &clock, &random);
     if config.runs("controllers") {
-        let reader = identity::client(
-            &plane.server,
-            UserInfo::new("system:kube-controller-manager", &["system:authenticated"]),
-        );
-        let server = plane.server.clone();
-        let clients: ClientFactory =
-            Arc::new(move |name| identity::client(&server, identity::kube_system(name)));
+        let user = || UserInfo::new("system:kube-controller-manager", &["system:authenticated"]);
+        let candidate = candidate(leading::CONTROLLERS)?;
+        let reader = identity::client_of(&plane.server, user(), candidate.as_deref());
+        let (server, lease) = (plane.server.clone(), candidate.clone());
+        let clients: ClientFactory = Arc::new(move |name| {
+            identity::client_of(&server, identity::kube_system(name), lease.as_deref())
+        });
         let mut settings = controllers_config(config, context.pki.authority_pem.clone());
         settings.token_signer = Some(token_signer(plane.tokens.clone()));
         let authority =
             CertificateAuthority::new(&context.pki.authority_pem, &context.pki.authority_key()?);
         settings.authority =
             Some(authority.map_err(|why| anyhow!("the cluster's authority: {why}"))?);
-        running.start(
-            skiff_controllers::component(reader, clients, settings, clock.clone(), random.clone()),
-            context,
-        );
+        let component =
+            skiff_controllers::component(reader, clients, settings, clock.clone(), random.clone());
+        let own = || identity::client(&plane.server, user());
+        running.start(leading::elected(candidate, component, own), context);
     }
     if config.runs("scheduler") {
-        let client = identity::client(&plane.server, identity::scheduler());
-        let (scheduler, explainer) =
-            skiff_scheduler::explained(client, scheduler_config(config)?, clock, random);
+        let candidate = candidate(leading::SCHEDULER)?;
+        let client =
+            identity::client_of(&plane.server, identity::scheduler(), candidate.as_deref());
+        let (scheduler, explainer) = skiff_scheduler::explained(
+            client,
+            scheduler_config(config)?,
+            clock.clone(),
+            random.clone(),
+        );
         own_apis::serve_explanations(&plane.server, explainer);
-        running.start(scheduler, context);
+        let own = || identity::client(&plane.server, identity::scheduler());
+        running.start(leading::elected(candidate, scheduler, own), context);
     }
     Ok(())
 }

@@ -6,6 +6,8 @@ use skiff_apiserver::{ApiServer, UserInfo};
 use std::sync::Arc;
 use tower::ServiceExt as _;
 
+use super::leading::{Candidate, fence};
+
 /// The API server itself, for the objects it keeps.
 #[must_use]
 pub fn api_server() -> UserInfo {
@@ -71,4 +73,19 @@ pub fn client(server: &Arc<ApiServer>, user: UserInfo) -> kube::Client {
         .in_process(user)
         .map_request(|request: Request<kube::client::Body>| request.map(Body::new));
     kube::Client::new(service, "default")
+}
+
+/// The same, whose writes stop when `candidate` no longer leads.
+pub(crate) fn client_of(
+    server: &Arc<ApiServer>,
+    user: UserInfo,
+    candidate: Option<&Candidate>,
+) -> kube::Client {
+    let Some(candidate) = candidate else {
+        return client(server, user);
+    };
+    let service = server
+        .in_process(user)
+        .map_request(|request: Request<kube::client::Body>| request.map(Body::new));
+    kube::Client::new(fence(candidate, service), "default")
 }

@@ -6,6 +6,7 @@ mod accounts;
 mod control_plane;
 mod identity;
 pub mod images;
+mod leading;
 mod network;
 mod node;
 mod own_apis;

@@ -8,6 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Config;
 
+use super::leading::{self, Candidate};
 use super::{Running, accounts, control_plane, node, tls};
 
 /// Runs `part` against the API server `target` until TERM or INT.
@@ -18,21 +19,28 @@ pub async fn run(part: &str, config: Config, target: kube::Config) -> Result<()>
     let client = kube::Client::try_from(target.clone()).context("reading the kubeconfig")?;
     let mut held = None;
     let component: Arc<dyn Component> = match part {
-        "scheduler" => skiff_scheduler::component(
-            client,
-            control_plane::scheduler_config(&config)?,
-            clock.clone(),
-            random.clone(),
-        ),
+        "scheduler" => {
+            let candidate = Candidate::of_part(&config, leading::SCHEDULER, &clock, &random)?;
+            let component = skiff_scheduler::component(
+                leading::fenced(candidate.as_deref(), client.clone()),
+                control_plane::scheduler_config(&config)?,
+                clock.clone(),
+                random.clone(),
+            );
+            leading::elected(candidate, component, || client)
+        }
         "controllers" => {
-            let clients = accounts::clients(&target, &client, &clock)?;
-            skiff_controllers::component(
-                client,
-                clients,
+            let candidate = Candidate::of_part(&config, leading::CONTROLLERS, &clock, &random)?;
+            let accounts = accounts::clients(&target, &client, &clock)?;
+            let lease = candidate.clone();
+            let component = skiff_controllers::component(
+                leading::fenced(candidate.as_deref(), client.clone()),
+                Arc::new(move |name| leading::fenced(lease.as_deref(), accounts(name))),
                 control_plane::controllers_config(&config, authority(&target)),
                 clock.clone(),
                 random.clone(),
-            )
+            );
+            leading::elected(candidate, component, || client)
         }
         "proxy" => skiff_proxy::service_proxy(
             client,

@@ -4,6 +4,8 @@ use std::process::Command;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use skiff_testkit::TestEtcd;
 
@@ -99,4 +101,104 @@ fn a_deployment_runs_on_an_etcd_and_survives_its_death() {
         "jsonpath={.status.readyReplicas}",
     ]);
     assert_eq!(ready.trim(), "3");
+}
+
+#[test]
+fn a_second_server_stands_by_and_takes_over() {
+    if cannot_run() {
+        return;
+    }
+    let Some(etcd) = TestEtcd::start() else {
+        return;
+    };
+    // Secrets of one are read by the other.
+    let directory = tempfile::tempdir().unwrap();
+    let encryption = directory.path().join("encryption.yaml");
+    std::fs::write(
+        &encryption,
+        "apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\nresources: [{resources: [secrets], providers: [{identity: {}}]}]\n",
+    )
+    .unwrap();
+    let (url, encryption) = (etcd.url(), encryption.to_string_lossy());
+    let server = |name: &str| {
+        let place = ["--store", "etcd", "--etcd-servers", &url];
+        let rest = [
+            "--encryption-provider-config",
+            &encryption,
+            "--disable",
+            "kubelet,proxy,dns",
+        ];
+        Cluster::start_with(name, &[&place[..], &rest[..]].concat())
+    };
+    let first = server("etca");
+    let leases = ["kube-scheduler", "kube-controller-manager"];
+    let holders = |cluster: &Cluster| {
+        leases.map(|lease| {
+            let path = "jsonpath={.spec.holderIdentity} {.spec.leaseDurationSeconds}";
+            cluster.ask(&["get", "lease", "-n", "kube-system", lease, "-o", path])
+        })
+    };
+    eventually("the first leads", || {
+        let held = first.kubectl(&["get", "lease", "-n", "kube-system", leases[0], leases[1]]);
+        held.status.success() && holders(&first).iter().all(|holder| holder.ends_with(" 15"))
+    });
+    let before = holders(&first);
+    let second = server("etcb");
+    let pods = |app: &str| {
+        let path = "jsonpath={.items[*].status.conditions[?(@.type=='PodScheduled')].reason}";
+        let selector = format!("app={app}");
+        second.ask(&["get", "pods", "-l", &selector, "-o", path])
+    };
+    let deploy = |name: &str| {
+        second.ask(&[
+            "create",
+            "deployment",
+            name,
+            "--image=skiff.local/demo",
+            "--replicas=2",
+        ]);
+        eventually(
+            &format!("{name} has pods that the scheduler has seen"),
+            || pods(name) == "Unschedulable Unschedulable",
+        );
+    };
+    deploy("one");
+    assert_eq!(holders(&second), before, "the first still leads");
+    // Whoever asks for the service finds both; they share this machine's address here, and so one entry.
+    let endpoints = || {
+        second.ask(&[
+            "get",
+            "endpointslice",
+            "kubernetes",
+            "-o",
+            "jsonpath={.metadata.generation}",
+        ])
+    };
+    let generation = endpoints();
+    kill(Pid::from_raw(first.process()), Signal::SIGKILL).unwrap();
+    eventually("the second leads", || {
+        holders(&second)
+            .iter()
+            .zip(&before)
+            .all(|(now, before)| now != before)
+    });
+    deploy("two");
+    let events = second.ask(&[
+        "get",
+        "events",
+        "-n",
+        "kube-system",
+        "--field-selector",
+        "reason=LeaderElection",
+        "-o",
+        "jsonpath={.items[*].involvedObject.name}",
+    ]);
+    for lease in leases {
+        assert!(events.matches(lease).count() >= 2, "{events}");
+    }
+    let changes = endpoints().parse::<i64>().unwrap() - generation.parse::<i64>().unwrap();
+    assert!(
+        changes < 4,
+        "the servers quarrel about where they are: {changes}"
+    );
 }

@@ -1,0 +1,126 @@
+//! Who of several servers' schedulers and controllers works: each holds a Lease of upstream's name in `kube-system`, and
+//! its clients write only as long as it does.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use kube::client::Body;
+use skiff_base::{Component, Random, SharedClock};
+use skiff_client::{Elected, ElectionConfig, Fence, Fenced};
+
+use crate::config::{Config, StoreKind};
+
+/// The Lease of the scheduler.
+pub(crate) const SCHEDULER: &str = "kube-scheduler";
+/// The Lease of the controllers.
+pub(crate) const CONTROLLERS: &str = "kube-controller-manager";
+
+const NAMESPACE: &str = "kube-system";
+
+/// One candidate for a Lease.
+pub(crate) struct Candidate {
+    config: ElectionConfig,
+    fence: Fence,
+    clock: SharedClock,
+    random: Random,
+}
+
+impl Candidate {
+    /// A server's, for the Lease `name`; `None` where nobody is elected. With a store of its own it takes up at once what
+    /// it held before it was killed, as nobody else can have taken it.
+    pub fn of_server(
+        config: &Config,
+        name: &str,
+        clock: &SharedClock,
+        random: &Random,
+    ) -> Result<Option<Arc<Self>>> {
+        let shared = config.store == StoreKind::Etcd;
+        let own = || config.cluster_name.clone();
+        let tail = if shared { unique(random) } else { own() };
+        Self::new(config, name, &tail, shared, (clock, random))
+    }
+
+    /// The same for a part alone, which shares its API server with whoever asks.
+    pub fn of_part(
+        config: &Config,
+        name: &str,
+        clock: &SharedClock,
+        random: &Random,
+    ) -> Result<Option<Arc<Self>>> {
+        Self::new(config, name, &unique(random), true, (clock, random))
+    }
+
+    fn new(
+        config: &Config,
+        name: &str,
+        tail: &str,
+        shared: bool,
+        (clock, random): (&SharedClock, &Random),
+    ) -> Result<Option<Arc<Self>>> {
+        let Some(times) = config.leading.times(shared)? else {
+            return Ok(None);
+        };
+        let identity = format!("{}_{tail}", config.node_name);
+        Ok(Some(Arc::new(Self {
+            config: ElectionConfig {
+                lease_duration: times.duration,
+                renew_deadline: times.renew_deadline,
+                retry_period: times.retry_period,
+                ..ElectionConfig::new(NAMESPACE, name, &identity)
+            },
+            fence: Fence::closed(),
+            clock: clock.clone(),
+            random: random.clone(),
+        })))
+    }
+}
+
+/// `component`, which works while the Lease of `candidate` is held; `client` makes one that may write the Lease.
+pub(crate) fn elected(
+    candidate: Option<Arc<Candidate>>,
+    component: Arc<dyn Component>,
+    client: impl FnOnce() -> kube::Client,
+) -> Arc<dyn Component> {
+    let Some(candidate) = candidate else {
+        return component;
+    };
+    Elected::component(
+        component,
+        client(),
+        candidate.config.clone(),
+        candidate.fence.clone(),
+        candidate.clock.clone(),
+        candidate.random.clone(),
+    )
+}
+
+/// A client that writes only while the Lease of `candidate` is held.
+pub(crate) fn fenced(candidate: Option<&Candidate>, client: kube::Client) -> kube::Client {
+    let Some(candidate) = candidate else {
+        return client;
+    };
+    let service = tower::service_fn(move |request: http::Request<Body>| {
+        let client = client.clone();
+        async move { client.send(request).await }
+    });
+    let fenced = Fenced::new(service, candidate.fence.clone(), candidate.clock.clone());
+    kube::Client::new(fenced, "default")
+}
+
+/// The same for a way to the server that is no client yet.
+pub(crate) fn fence<S>(candidate: &Candidate, service: S) -> Fenced<S> {
+    Fenced::new(service, candidate.fence.clone(), candidate.clock.clone())
+}
+
+/// Told apart from all others, in the form of a UUID.
+fn unique(random: &Random) -> String {
+    let part = |bits: u32| random.below(1 << bits);
+    format!(
+        "{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",
+        part(32),
+        part(16),
+        part(12),
+        0x8000 | part(14),
+        part(48)
+    )
+}
