@@ -234,7 +234,7 @@ mod tests {
             (503, &json!("ServiceUnavailable"))
         );
         let working = Explainer::default();
-        working.set(Some(crate::fixtures::scene().state.into()));
+        working.set(Some(crate::fixtures::scene().state.clone()));
         let (code, status) = answer(&working, "GET", path, false);
         assert_eq!((code, &status["reason"]), (404, &json!("NotFound")));
         assert_eq!(
