@@ -21,6 +21,7 @@ mod daemon_set_plan;
 pub mod deployment;
 mod deployment_plan;
 mod deployment_status;
+pub mod device_taint_eviction;
 pub mod dir_provisioner;
 pub mod discovery;
 pub mod disruption;
@@ -63,6 +64,8 @@ pub mod pods;
 mod policy_types;
 pub mod replica_set;
 mod replicas;
+pub mod resource_claim;
+mod resource_claim_plan;
 pub mod resource_quota;
 pub mod root_ca;
 pub mod service_account;
@@ -131,6 +134,9 @@ const CONTROLLERS: &[(&str, Start)] = &[
     }),
     (node_lifecycle::NAME, |c| Box::pin(node_lifecycle::run(c))),
     (taint_eviction::NAME, |c| Box::pin(taint_eviction::run(c))),
+    (device_taint_eviction::NAME, |c| {
+        Box::pin(device_taint_eviction::run(c))
+    }),
     (pod_garbage::NAME, |c| Box::pin(pod_garbage::run(c))),
     (node_ipam::NAME, |c| Box::pin(node_ipam::run(c))),
     (node_ttl::NAME, |c| Box::pin(node_ttl::run(c))),
@@ -149,6 +155,7 @@ const CONTROLLERS: &[(&str, Start)] = &[
     (csr_signing::NAME, |c| Box::pin(csr_signing::run(c))),
     ("csrapproving", |c| Box::pin(csr_approving::run(c))),
     ("csrcleaner", |c| Box::pin(csr_cleaner::run(c))),
+    (resource_claim::NAME, |c| Box::pin(resource_claim::run(c))),
     (resource_quota::NAME, |c| Box::pin(resource_quota::run(c))),
     (validating_admission_policy_status::NAME, |c| {
         Box::pin(validating_admission_policy_status::run(c))

@@ -409,8 +409,7 @@ struct AllArgs {
     min_candidate_nodes_absolute: Option<i64>,
     #[serde(rename = "filterTimeout")]
     _filter_timeout: Option<String>,
-    #[serde(rename = "bindingTimeout")]
-    _binding_timeout: Option<String>,
+    binding_timeout: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -550,6 +549,15 @@ fn take(args: &mut Args, all: AllArgs) -> Result<(), ConfigurationError> {
                 "bindTimeoutSeconds: Invalid value: {seconds}: invalid BindTimeoutSeconds, should not be a negative value"
             ))
         })?;
+    }
+    if let Some(text) = all.binding_timeout {
+        let least = Duration::from_secs(1);
+        let Some(time) = duration(&text).filter(|time| *time >= least) else {
+            return wrong(format!(
+                "bindingTimeout: Invalid value: \"{text}\": must be at least 1 second"
+            ));
+        };
+        args.device_timeout_seconds = time.as_secs();
     }
     if let Some(share) = all.min_candidate_nodes_percentage {
         args.min_candidates_percentage = match usize::try_from(share) {

@@ -32,7 +32,8 @@ fn an_empty_file_is_the_default() {
             "VolumeBinding",
             "VolumeZone",
             "PodTopologySpread",
-            "InterPodAffinity"
+            "InterPodAffinity",
+            "DynamicResources"
         ]
     );
     let weights: Vec<(&str, i64)> = profile
@@ -48,6 +49,7 @@ fn an_empty_file_is_the_default() {
             ("NodeResourcesFit", 1),
             ("PodTopologySpread", 2),
             ("InterPodAffinity", 2),
+            ("DynamicResources", 2),
             ("NodeResourcesBalancedAllocation", 1),
             ("ImageLocality", 1)
         ]

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use crate::diagnosis::Diagnosis;
+use crate::plugins::default_preemption::Outcome;
+use crate::plugins::dynamic_resources::{Bookings, GiveUp};
 use crate::plugins::volume_binding::Plan;
 use crate::rows::PodRow;
 
@@ -26,6 +28,39 @@ pub enum Decision {
         /// Why the others do not.
         diagnosis: Diagnosis,
     },
+    /// Ask others which pods may go to make room.
+    Negotiate {
+        /// The pod.
+        pod: Arc<PodRow>,
+        /// The number of the profile.
+        profile: usize,
+        /// What came of the attempt.
+        tried: Box<Tried>,
+        /// Which pods would have to go.
+        offers: Vec<Offer>,
+    },
+}
+
+/// What came of an attempt for which no node does.
+#[derive(Debug)]
+pub struct Tried {
+    /// Why none does.
+    pub diagnosis: Diagnosis,
+    /// Whether room can be made.
+    pub preemption: Option<Outcome>,
+    /// What is said about device claims, and which of them is given up.
+    pub devices: (&'static str, Option<GiveUp>),
+}
+
+/// Pods that would have to go from a node.
+#[derive(Clone, Debug)]
+pub struct Offer {
+    /// The node.
+    pub node: Arc<str>,
+    /// The pods.
+    pub victims: Vec<Arc<PodRow>>,
+    /// How many of them a budget protects.
+    pub violations: i64,
 }
 
 /// A pod with its node.
@@ -39,6 +74,8 @@ pub struct Assignment {
     pub profile: usize,
     /// What is to be done about its volumes first.
     pub volumes: Plan,
+    /// What is to be done about its device claims first.
+    pub devices: Bookings,
 }
 
 /// The node that room is being made on.
@@ -78,6 +115,8 @@ pub struct Failure {
     pub nomination: Nomination,
     /// Room that is to be made.
     pub preemption: Option<Preemption>,
+    /// A device claim, or its devices, that are to be given up.
+    pub give_up: Option<GiveUp>,
 }
 
 impl Failure {
@@ -91,6 +130,7 @@ impl Failure {
             message,
             nomination: Nomination::Clear,
             preemption: None,
+            give_up: None,
         }
     }
 }

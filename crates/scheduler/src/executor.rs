@@ -68,7 +68,11 @@ impl Executor {
             };
             // Waiting for volumes may take minutes: others are not held up.
             let permit = match &decision {
-                Decision::Bind(assignment) if !assignment.volumes.is_empty() => None,
+                Decision::Bind(assignment)
+                    if !assignment.volumes.is_empty() || assignment.devices.waits() =>
+                {
+                    None
+                }
                 _ => Some(permit),
             };
             let executor = self.clone();
@@ -101,7 +105,22 @@ impl Executor {
                 match self.state.conclude(&pod, profile, diagnosis, answer) {
                     Some(Decision::Bind(assignment)) => self.bind(assignment).await,
                     Some(Decision::Report(failure)) => self.fail(failure).await,
-                    Some(Decision::Consult { .. } | Decision::Evict(_)) | None => {}
+                    _ => {}
+                }
+            }
+            Decision::Negotiate {
+                pod,
+                profile,
+                tried,
+                offers,
+            } => {
+                let find = |node: &str, uid: &str| self.state.pod_on(node, uid);
+                let answer = self.extenders.negotiate(&self.client, &pod, offers, find);
+                let answer = answer.await;
+                if let Some(Decision::Report(failure)) =
+                    self.state.settle(&pod, profile, *tried, answer)
+                {
+                    self.fail(failure).await;
                 }
             }
         }
@@ -114,7 +133,13 @@ impl Executor {
                 false,
                 format!("running PreBind plugin \"VolumeBinding\": {why}"),
             )),
-            Ok(()) => self.write_binding(&assignment).await,
+            Ok(()) => match self.bind_devices(&assignment).await {
+                Err(why) => Err((
+                    false,
+                    format!("running PreBind plugin \"DynamicResources\": {why}"),
+                )),
+                Ok(()) => self.write_binding(&assignment).await,
+            },
         };
         match outcome {
             Ok(()) => {
@@ -130,6 +155,7 @@ impl Executor {
                 );
             }
             Err((gone, why)) => {
+                self.unbind_devices(&assignment).await;
                 if self.state.binding_failed(&assignment) && !gone {
                     let failure = Failure::error(pod.clone(), assignment.profile, why);
                     self.fail(failure).await;
@@ -257,6 +283,9 @@ impl Executor {
     /// Tells by event and condition why the pod has no node, and makes room if there is a way.
     async fn fail(&self, failure: Failure) {
         let pod = &failure.pod;
+        if let Some(give_up) = &failure.give_up {
+            self.give_up(give_up).await;
+        }
         let kind = EventType::Warning;
         let what = ("FailedScheduling", "Scheduling");
         self.tell(pod, failure.profile, kind, what, note(&failure.message));
@@ -303,11 +332,11 @@ impl Executor {
         Some(condition)
     }
 
-    fn now(&self) -> Time {
+    pub(crate) fn now(&self) -> Time {
         skiff_client::timestamp(&*self.clock)
     }
 
-    async fn patch_status(&self, pod: &PodRow, status: Value) {
+    pub(crate) async fn patch_status(&self, pod: &PodRow, status: Value) {
         let patch = json!({"metadata": {"uid": &*pod.uid}, "status": status});
         let api: Api<Pod> = Api::namespaced(self.client.clone(), pod.key.namespace());
         let params = PatchParams::default();
@@ -418,7 +447,7 @@ impl Executor {
         }
     }
 
-    fn tell(
+    pub(crate) fn tell(
         &self,
         pod: &PodRow,
         profile: usize,

@@ -112,14 +112,21 @@ fn explain(known: &mut Known, key: &ObjectKey) -> Option<Explanation> {
     };
     if known.queue.is_gated(key) {
         let mut answer = about("Gated", "", &pod.condition.message);
-        answer.everywhere.push(Refusal {
-            plugin: "SchedulingGates",
-            reasons: vec![format!(
-                "waiting for scheduling gates: [{}]",
-                pod.gates.join(" ")
-            )],
-            help: "remove the gates from spec.schedulingGates".to_owned(),
-        });
+        for found in profile
+            .pre_enqueue
+            .iter()
+            .filter_map(|number| plugin(*number))
+        {
+            let why = found.pre_enqueue.and_then(|gate| gate(&pod, &known.world));
+            answer.everywhere.extend(why.map(|why| Refusal {
+                plugin: found.name,
+                reasons: vec![why],
+                help: match found.name {
+                    "SchedulingGates" => "remove the gates from spec.schedulingGates".to_owned(),
+                    _ => String::new(),
+                },
+            }));
+        }
         return Some(answer);
     }
     let mut answer = about("Unscheduled", &pod.nominated, &pod.condition.message);

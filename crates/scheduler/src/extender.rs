@@ -96,14 +96,14 @@ fn certificates(pem: &str) -> Vec<Vec<u8>> {
     all.filter_map(Result::ok).map(|der| der.to_vec()).collect()
 }
 
-struct Extender {
-    config: ExtenderConfig,
+pub(crate) struct Extender {
+    pub(crate) config: ExtenderConfig,
     client: Client,
 }
 
 /// All of them, in order.
 pub struct Extenders {
-    all: Vec<Extender>,
+    pub(crate) all: Vec<Extender>,
     clock: SharedClock,
 }
 
@@ -343,7 +343,7 @@ impl Extenders {
         None
     }
 
-    async fn send<T: DeserializeOwned>(
+    pub(crate) async fn send<T: DeserializeOwned>(
         &self,
         extender: &Extender,
         verb: &str,

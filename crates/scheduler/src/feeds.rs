@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceSlice};
 use k8s_openapi::api::storage::v1::{
     CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment,
 };
@@ -33,6 +34,8 @@ trait Fed<K>: Send + Sync + 'static {
     fn unset(known: &mut Known, key: &ObjectKey, now: Duration);
     /// Whether binders of volumes wait for it.
     const STORAGE: bool = false;
+    /// Whether pods whose devices are made ready wait for it.
+    const DEVICES: bool = false;
 }
 
 struct Feed<K, F> {
@@ -57,6 +60,9 @@ impl<K: Watched, F: Fed<K>> WatchSink<K> for Feed<K, F> {
         if F::STORAGE {
             self.state.storage_changed();
         }
+        if F::DEVICES {
+            self.state.devices_changed();
+        }
     }
 
     fn apply(&self, change: Change<K>) {
@@ -66,6 +72,9 @@ impl<K: Watched, F: Fed<K>> WatchSink<K> for Feed<K, F> {
         });
         if F::STORAGE {
             self.state.storage_changed();
+        }
+        if F::DEVICES {
+            self.state.devices_changed();
         }
     }
 
@@ -342,6 +351,47 @@ impl Fed<VolumeAttachment> for Attachments {
     }
 }
 
+struct DeviceClaims;
+impl Fed<ResourceClaim> for DeviceClaims {
+    fn keys(known: &Known) -> Vec<ObjectKey> {
+        known.world.devices.claims.keys().cloned().collect()
+    }
+    fn set(known: &mut Known, claim: &ResourceClaim, now: Duration) {
+        known.set_device_claim(claim.clone(), now);
+    }
+    fn unset(known: &mut Known, key: &ObjectKey, now: Duration) {
+        known.remove_device_claim(key, now);
+    }
+    const DEVICES: bool = true;
+}
+
+struct DeviceClasses;
+impl Fed<DeviceClass> for DeviceClasses {
+    fn keys(known: &Known) -> Vec<ObjectKey> {
+        named(known.world.devices.classes.keys())
+    }
+    fn set(known: &mut Known, class: &DeviceClass, now: Duration) {
+        let name = class.metadata.name.as_deref().unwrap_or_default();
+        known.set_device_class(name, Some(class.clone()), now);
+    }
+    fn unset(known: &mut Known, key: &ObjectKey, now: Duration) {
+        known.set_device_class(key.name(), None, now);
+    }
+}
+
+struct DeviceSlices;
+impl Fed<ResourceSlice> for DeviceSlices {
+    fn keys(known: &Known) -> Vec<ObjectKey> {
+        named(known.world.devices.slices.names())
+    }
+    fn set(known: &mut Known, slice: &ResourceSlice, now: Duration) {
+        known.set_device_slice(slice.clone(), now);
+    }
+    fn unset(known: &mut Known, key: &ObjectKey, _: Duration) {
+        known.world.devices.slices.remove(key.name());
+    }
+}
+
 /// How watches are made.
 pub(crate) struct Watches {
     pub client: Client,
@@ -395,6 +445,9 @@ impl Watches {
         self.add::<_, CsiDrivers>(WatchSpec::all::<CSIDriver>(), all);
         self.add::<_, Capacities>(WatchSpec::all::<CSIStorageCapacity>(), all);
         self.add::<_, Attachments>(WatchSpec::all::<VolumeAttachment>(), all);
+        self.add::<_, DeviceClaims>(WatchSpec::all::<ResourceClaim>(), all);
+        self.add::<_, DeviceClasses>(WatchSpec::all::<DeviceClass>(), all);
+        self.add::<_, DeviceSlices>(WatchSpec::all::<ResourceSlice>(), all);
         if spreads_kin {
             self.add::<_, Services>(WatchSpec::path("/api/v1/services"), all);
             let controllers = WatchSpec::path("/api/v1/replicationcontrollers");

@@ -106,6 +106,7 @@ impl Scene {
             Some(Decision::Bind(found)) => format!("{} on {}", found.pod.key.name(), found.node),
             Some(Decision::Report(failure)) => format!("{} nowhere", failure.pod.key.name()),
             Some(Decision::Evict(found)) => format!("{} off {}", found.pod.key.name(), found.node),
+            Some(Decision::Negotiate { pod, .. }) => format!("{} negotiated", pod.key.name()),
             Some(Decision::Consult { pod, .. }) => format!("{} asked", pod.key.name()),
         }
     }

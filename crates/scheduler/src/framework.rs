@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use crate::devices::ClaimChange;
 use crate::nodes::{NodeFacts, NodeRow, Usage};
 use crate::plugins::{
     balanced_allocation, default_binder, default_preemption, dynamic_resources, image_locality,
@@ -50,8 +51,14 @@ pub mod event {
     pub const DETACHED: u32 = 1 << 14;
     /// Labels of a namespace changed.
     pub const NAMESPACE: u32 = 1 << 15;
+    /// A claim of devices came, changed or went.
+    pub const DEVICE_CLAIM: u32 = 1 << 16;
+    /// A driver offers other devices.
+    pub const DEVICE_SLICE: u32 = 1 << 17;
+    /// A class of devices came or changed.
+    pub const DEVICE_CLASS: u32 = 1 << 18;
     /// How many kinds there are.
-    pub const KINDS: usize = 16;
+    pub const KINDS: usize = 19;
     /// Any of them.
     pub const ANY: u32 = (1 << KINDS) - 1;
 }
@@ -65,6 +72,10 @@ pub enum Happening<'a> {
     Pod(Option<&'a PodRow>, Option<&'a PodRow>),
     /// A claim came or changed: its namespace and name.
     Claim(&'a str, &'a str),
+    /// A claim of devices came or changed.
+    DeviceClaim(&'a ClaimChange),
+    /// A class of devices came or changed.
+    DeviceClass,
     /// Anything else.
     Other,
 }
@@ -175,6 +186,8 @@ pub struct Cycle<'a> {
     pub images: image_locality::Present,
     /// What spreading scores go by.
     pub spread: pod_topology_spread::Scale,
+    /// What the pod needs of devices.
+    pub devices: dynamic_resources::Needs,
     /// Plugins that have nothing to do for this pod, by number.
     pub skipped: u32,
 }
@@ -232,7 +245,7 @@ pub struct Plugin {
     /// Orders the queue.
     pub queue_sort: bool,
     /// Says why a pod is not to be queued yet.
-    pub pre_enqueue: Option<fn(&PodRow) -> Option<String>>,
+    pub pre_enqueue: Option<fn(&PodRow, &World) -> Option<String>>,
     /// Says before any node is looked at what is known of all.
     pub pre_filter: Option<fn(&Cycle) -> PreFilter>,
     /// Refuses nodes.
@@ -360,6 +373,7 @@ impl<'a> Cycle<'a> {
             exclusive: volume_restrictions::exclusive(pod, world),
             images: image_locality::present(pod, world),
             spread: pod_topology_spread::Scale::default(),
+            devices: dynamic_resources::needs(pod, &world.devices),
             skipped: 0,
         }
     }

@@ -3,17 +3,26 @@
 //! Watches ([`feeds`]) put deltas into one [`state`]; one loop ([`executor`]) takes the next pod from the [`queue`], asks the
 //! plugins ([`framework`], [`plugins`]) in one pure step ([`schedule`]) over the [`world`], notes the pod on its node at
 //! once and binds it in the background. What plugins count over the whole cluster is kept up by deltas ([`counters`],
-//! [`wishes`]), so that the work for a pod does not grow with the number of pods.
+//! [`wishes`]), so that the work for a pod does not grow with the number of pods. Devices are found for claims by a search
+//! of its own ([`devices::allocator`]).
 
 pub mod budgets;
 pub mod configuration;
+mod consulting;
 pub mod counters;
 pub mod decision;
+mod device_binding;
+mod device_state;
+#[cfg(test)]
+mod device_tests;
+pub mod device_wants;
+pub mod devices;
 pub mod diagnosis;
 pub mod executor;
 pub mod explain;
 pub mod explain_api;
 pub mod extender;
+mod extender_preemption;
 mod feeds;
 pub mod framework;
 pub mod kin;
@@ -128,14 +137,15 @@ impl Component for Scheduler {
         let config = &self.config;
         let extenders = Extenders::new(config.extenders.clone(), clock.clone())?;
         let extenders = Arc::new(extenders);
-        let asked = extenders.clone();
+        let (asked, negotiating) = (extenders.clone(), extenders.clone());
         let state = State::new(
             config.profiles.clone(),
             config.rests,
             clock.clone(),
             random.clone(),
         );
-        let state = Arc::new(state.consulting(move |pod| asked.are_interested(pod)));
+        let state = state.consulting(move |pod| asked.are_interested(pod));
+        let state = Arc::new(state.negotiating(move |pod| negotiating.negotiate_for(pod)));
         let recorder = |profile: &Profile| {
             EventRecorder::new(
                 self.client.clone(),

@@ -93,6 +93,8 @@ pub struct Args {
     pub spread_by_system: bool,
     /// VolumeBinding: how long volumes are waited for, in seconds.
     pub bind_timeout_seconds: u64,
+    /// DynamicResources: how long devices may take to become ready, in seconds.
+    pub device_timeout_seconds: u64,
     /// DefaultPreemption: so many nodes in a hundred are tried.
     pub min_candidates_percentage: usize,
     /// DefaultPreemption: at least so many.
@@ -146,6 +148,7 @@ impl Default for Args {
             spread_defaults: system_spread(),
             spread_by_system: true,
             bind_timeout_seconds: 600,
+            device_timeout_seconds: 600,
             min_candidates_percentage: 10,
             min_candidates_absolute: 100,
         }

@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference,
 use serde::Serialize;
 use skiff_client::ObjectKey;
 
+use crate::device_wants::DeviceWants;
 use crate::resources::{Resources, compared, requests};
 use crate::terms::{Labels, Terms};
 
@@ -116,8 +117,6 @@ pub struct Shape {
     pub claims: Vec<ClaimUse>,
     /// Disks that are named directly.
     pub disks: Vec<Disk>,
-    /// Device claims: how many.
-    pub device_claims: usize,
     /// Whether the node has to be as wanted for as long as the pod is there.
     pub during_execution: bool,
 }
@@ -137,7 +136,6 @@ struct Identity<'a> {
     spread: &'a Option<Vec<TopologySpreadConstraint>>,
     claims: &'a [ClaimUse],
     disks: &'a [Disk],
-    device_claims: usize,
     during_execution: bool,
 }
 
@@ -184,7 +182,6 @@ impl Shapes {
         let during_execution = annotations
             .and_then(|all| all.get(REQUIRED_DURING_EXECUTION))
             .is_some_and(|value| value == "true");
-        let device_claims = spec.resource_claims.as_ref().map_or(0, Vec::len);
         let identity = Identity {
             namespace,
             labels: &meta.labels,
@@ -198,7 +195,6 @@ impl Shapes {
             spread: &spec.topology_spread_constraints,
             claims: &claims,
             disks: &disks,
-            device_claims,
             during_execution,
         };
         let digest = identity.digest();
@@ -232,7 +228,6 @@ impl Shapes {
             tolerations,
             claims,
             disks,
-            device_claims,
             during_execution,
         });
         self.known.insert(digest, Arc::downgrade(&shape));
@@ -289,6 +284,8 @@ pub struct PodRow {
     pub requests: Resources,
     /// CPU and memory that it is taken to use when nodes are compared.
     pub compared: (i64, i64),
+    /// What it wants of devices; none for nothing.
+    pub devices: Option<Box<DeviceWants>>,
     /// Who holds it back.
     pub gates: Vec<Box<str>>,
     /// Whether it is on its way out.
@@ -336,6 +333,7 @@ impl PodRow {
             shape: shapes.of(meta, spec),
             compared: compared(spec, running),
             requests: requests(spec, running),
+            devices: DeviceWants::of(pod, spec),
             gates: gates.map(|gate| gate.name.as_str().into()).collect(),
             deleting,
             preempted: deleting && preempted(status),
@@ -351,6 +349,7 @@ impl PodRow {
             && self.priority == other.priority
             && self.gates == other.gates
             && self.requests == other.requests
+            && self.devices == other.devices
             && Arc::ptr_eq(&self.shape, &other.shape)
     }
 

@@ -10,10 +10,11 @@ use skiff_base::{Random, SharedClock};
 use skiff_client::ObjectKey;
 use tokio::sync::{Notify, watch};
 
-use crate::decision::{Assignment, Decision, Failure, Nomination, Preemption};
+use crate::decision::{Assignment, Decision, Failure, Nomination, Preemption, Tried};
 use crate::diagnosis::Diagnosis;
-use crate::framework::{Cycle, Happening, View, event, may_help, plugin};
+use crate::framework::{Cycle, Happening, event, may_help};
 use crate::plugins::default_preemption::{self, Outcome};
+use crate::plugins::dynamic_resources::Bookings;
 use crate::plugins::{dynamic_resources, node_affinity, volume_binding};
 use crate::profile::Profile;
 use crate::queue::{Queue, Rests};
@@ -37,23 +38,32 @@ pub(crate) struct Known {
     next_start: usize,
     /// Pods that are to leave their nodes.
     leaving: Vec<(Arc<PodRow>, Arc<str>)>,
+    /// Pending pods with device claims.
+    pub(crate) with_device_claims: HashSet<ObjectKey>,
     /// Collections that were not listed yet, as bits.
     pub(crate) missing: u32,
 }
 
 /// The state, shared by the watches and the scheduling loop.
 pub struct State {
-    known: Mutex<Known>,
+    pub(crate) known: Mutex<Known>,
     changed: Notify,
     storage: watch::Sender<()>,
-    clock: SharedClock,
+    devices: watch::Sender<()>,
+    pub(crate) clock: SharedClock,
     random: Random,
     /// Whether others are to be asked about a pod before it is given a node.
     consults: Box<dyn Fn(&PodRow) -> bool + Send + Sync>,
+    /// The same before others are pushed out for it.
+    negotiates: Box<dyn Fn(&PodRow) -> bool + Send + Sync>,
 }
 
 impl Known {
-    fn profile(&self, pod: &PodRow) -> Option<usize> {
+    pub(crate) fn is_assumed(&self, key: &ObjectKey) -> bool {
+        self.assumed.contains(key)
+    }
+
+    pub(crate) fn profile(&self, pod: &PodRow) -> Option<usize> {
         let mut all = self.profiles.iter();
         all.position(|profile| profile.name == pod.scheduler)
     }
@@ -108,6 +118,7 @@ impl Known {
     fn apply_placed(&mut self, row: Arc<PodRow>, now: Duration) {
         if self.pending.remove(&row.key).is_some() {
             self.nominate(&row, "");
+            self.with_device_claims.remove(&row.key);
         }
         self.queue.remove(&row.key);
         let assumed = self.assumed.remove(&row.key);
@@ -163,15 +174,8 @@ impl Known {
             let seen = seen.to_owned();
             self.nominate(&row, &seen);
         }
-        let gated = self.profiles.get(profile).is_some_and(|profile| {
-            let gates = profile
-                .pre_enqueue
-                .iter()
-                .filter_map(|number| plugin(*number));
-            gates
-                .filter_map(|plugin| plugin.pre_enqueue)
-                .any(|gate| gate(&row).is_some())
-        });
+        self.note_device_claims(&row);
+        let gated = self.is_gated(profile, &row);
         if gated {
             return self.queue.gate(&key, row.priority);
         }
@@ -183,6 +187,7 @@ impl Known {
 
     pub(crate) fn remove_pod(&mut self, key: &ObjectKey, now: Duration) {
         let pending = self.pending.remove(key);
+        self.with_device_claims.remove(key);
         self.queue.remove(key);
         self.assumed.remove(key);
         let nominated = pending.filter(|pod| self.nominate(pod, ""));
@@ -239,7 +244,13 @@ impl Known {
     }
 
     /// Gives the pod a node and notes at once what it takes up there.
-    fn assume(&mut self, pod: Arc<PodRow>, profile: usize, index: usize) -> Option<Assignment> {
+    pub(crate) fn assume(
+        &mut self,
+        pod: Arc<PodRow>,
+        profile: usize,
+        index: usize,
+        devices: Bookings,
+    ) -> Option<Assignment> {
         let row = self.world.cluster.nodes.get(index)?;
         let (name, facts) = (row.name.clone(), row.facts.as_ref()?);
         let volumes = match volume_binding::claims(&pod, &self.world.volumes) {
@@ -256,6 +267,7 @@ impl Known {
             let placed = &mut self.world.volumes.placed;
             placed.insert(claim.clone(), (&*name).into());
         }
+        self.hold_devices(&devices);
         self.pending.remove(&pod.key);
         self.nominate(&pod, "");
         self.assumed.insert(pod.key.clone());
@@ -265,6 +277,7 @@ impl Known {
             node: name,
             profile,
             volumes,
+            devices,
         })
     }
 
@@ -280,9 +293,10 @@ impl Known {
 
 /// What an attempt under the lock came to.
 enum Attempt {
-    Node(usize),
+    Node(usize, Bookings),
     Ask(Search, Vec<i64>),
-    Nowhere(Box<(Diagnosis, Option<Outcome>)>),
+    Nowhere(Box<Tried>),
+    Broken(String),
 }
 
 impl State {
@@ -297,9 +311,11 @@ impl State {
             }),
             changed: Notify::new(),
             storage: watch::Sender::new(()),
+            devices: watch::Sender::new(()),
             clock,
             random,
             consults: Box::new(|_| false),
+            negotiates: Box::new(|_| false),
         }
     }
 
@@ -310,6 +326,16 @@ impl State {
         consults: impl Fn(&PodRow) -> bool + Send + Sync + 'static,
     ) -> Self {
         self.consults = Box::new(consults);
+        self
+    }
+
+    /// Others are asked before pods are pushed out for those for which `negotiates` answers yes.
+    #[must_use]
+    pub fn negotiating(
+        mut self,
+        negotiates: impl Fn(&PodRow) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.negotiates = Box::new(negotiates);
         self
     }
 
@@ -328,6 +354,16 @@ impl State {
     /// Something about storage changed.
     pub(crate) fn storage_changed(&self) {
         self.storage.send_replace(());
+    }
+
+    /// Something about devices changed.
+    pub(crate) fn devices_changed(&self) {
+        self.devices.send_replace(());
+    }
+
+    /// Tells of changes of devices.
+    pub(crate) fn devices(&self) -> watch::Receiver<()> {
+        self.devices.subscribe()
     }
 
     /// Tells of changes of storage.
@@ -370,7 +406,7 @@ impl State {
         self.change(|known, _| change(&mut known.world));
     }
 
-    fn pick(&self, count: usize) -> usize {
+    pub(crate) fn pick(&self, count: usize) -> usize {
         usize::try_from(self.random.below((count as u64).max(1))).unwrap_or(0)
     }
 
@@ -390,6 +426,7 @@ impl State {
                 node,
                 profile,
                 volumes,
+                devices: Bookings::default(),
             }));
         }
         loop {
@@ -406,12 +443,19 @@ impl State {
             let Some(profile) = profiles.get(number) else {
                 continue;
             };
+            if pod.devices.is_some() {
+                known.world.devices.now = skiff_client::timestamp(&*self.clock).0.as_second();
+            }
             let asked = known.world.ask(&pod, profile);
             let cycle = Cycle::new(&pod, &known.world, profile, &asked);
             let (attempt, next) = self.attempt(cycle, known.next_start);
             known.next_start = next;
             match attempt {
-                Attempt::Node(index) => match known.assume(pod, number, index) {
+                Attempt::Broken(why) => {
+                    known.queue.retry(&pod.key, now);
+                    return Some(Decision::Report(Failure::error(pod, number, why)));
+                }
+                Attempt::Node(index, devices) => match known.assume(pod, number, index, devices) {
                     Some(assignment) => return Some(Decision::Bind(assignment)),
                     None => continue,
                 },
@@ -432,36 +476,63 @@ impl State {
                         diagnosis: search.diagnosis,
                     });
                 }
-                Attempt::Nowhere(why) => {
-                    let (diagnosis, outcome) = *why;
-                    let failure = self.fail(known, &pod, number, diagnosis, outcome, now);
+                Attempt::Nowhere(tried) if self.has_to_negotiate(&pod, &tried) => {
+                    return Some(Decision::Negotiate {
+                        offers: known.offers(&tried),
+                        pod,
+                        profile: number,
+                        tried,
+                    });
+                }
+                Attempt::Nowhere(tried) => {
+                    let failure = self.fail(known, &pod, number, *tried, now);
                     return Some(Decision::Report(failure));
                 }
             }
         }
     }
 
+    fn has_to_negotiate(&self, pod: &PodRow, tried: &Tried) -> bool {
+        matches!(tried.preemption, Some(Outcome::Candidates(_))) && (self.negotiates)(pod)
+    }
+
     fn attempt(&self, mut cycle: Cycle, start: usize) -> (Attempt, usize) {
         let search = find(&mut cycle, start);
         let next = search.next;
+        if let Some(why) = cycle.devices.fault() {
+            return (Attempt::Broken(why), next);
+        }
         let consults = (self.consults)(cycle.pod);
         let attempt = match search.feasible.as_slice() {
             [] => {
-                let outcome = self.post_filter(&cycle, &search.diagnosis);
-                Attempt::Nowhere(Box::new((search.diagnosis, outcome)))
+                let preemption = self.post_filter(&cycle, &search.diagnosis);
+                Attempt::Nowhere(Box::new(Tried {
+                    devices: dynamic_resources::give_up(&cycle),
+                    diagnosis: search.diagnosis,
+                    preemption,
+                }))
             }
-            [only] if !consults => Attempt::Node(*only),
+            [only] if !consults => Attempt::Node(*only, self.reserve(cycle, *only)),
             several => {
                 let totals = scores(&mut cycle, several);
                 if consults {
                     Attempt::Ask(search, totals)
                 } else {
                     let pick = |count| self.pick(count);
-                    Attempt::Node(best(several, &totals, pick).unwrap_or_default())
+                    let index = best(several, &totals, pick).unwrap_or_default();
+                    Attempt::Node(index, self.reserve(cycle, index))
                 }
             }
         };
         (attempt, next)
+    }
+
+    pub(crate) fn reserve(&self, cycle: Cycle, node: usize) -> Bookings {
+        let asks = Profile::asks(&cycle.profile.reserves, "DynamicResources");
+        if cycle.pod.devices.is_none() || !asks {
+            return Bookings::default();
+        }
+        dynamic_resources::reserve(cycle.devices, node, &self.random)
     }
 
     fn post_filter(&self, cycle: &Cycle, diagnosis: &Diagnosis) -> Option<Outcome> {
@@ -474,23 +545,24 @@ impl State {
         }))
     }
 
-    fn fail(
+    pub(crate) fn fail(
         &self,
         known: &mut Known,
         pod: &Arc<PodRow>,
         profile: usize,
-        mut diagnosis: Diagnosis,
-        outcome: Option<Outcome>,
+        tried: Tried,
         now: Duration,
     ) -> Failure {
+        let (mut diagnosis, mut give_up) = (tried.diagnosis, None);
         known.queue.park(&pod.key, diagnosis.refused_by, now);
         let mut after: Vec<String> = Vec::new();
         let devices = |profile: &Profile| Profile::asks(&profile.post_filters, "DynamicResources");
         if diagnosis.total > 0 && known.profiles.get(profile).is_some_and(devices) {
-            after.push(dynamic_resources::NOTHING_TO_GIVE_UP.to_owned());
+            after.push(tried.devices.0.to_owned());
+            give_up = tried.devices.1;
         }
         let (mut nomination, mut preemption) = (Nomination::Clear, None);
-        match outcome {
+        match tried.preemption {
             None if diagnosis.total > 0 => nomination = Nomination::Clear,
             None => {}
             Some(Outcome::NotEligible(why)) => {
@@ -517,55 +589,8 @@ impl State {
             message: diagnosis.message(),
             nomination,
             preemption,
+            give_up,
         }
-    }
-
-    /// What others said of a pod: the nodes that do with all scores, or why none does.
-    pub fn conclude(
-        &self,
-        pod: &Arc<PodRow>,
-        profile: usize,
-        mut diagnosis: Diagnosis,
-        answer: Result<Vec<(Arc<str>, i64)>, String>,
-    ) -> Option<Decision> {
-        let now = self.clock.monotonic();
-        let mut guard = self.known.lock();
-        let known = &mut *guard;
-        if known
-            .pending
-            .get(&pod.key)
-            .is_none_or(|now| now.uid != pod.uid)
-        {
-            return None;
-        }
-        let nodes = match answer {
-            Ok(nodes) => nodes,
-            Err(message) => {
-                known.queue.retry(&pod.key, now);
-                return Some(Decision::Report(Failure::error(
-                    pod.clone(),
-                    profile,
-                    message,
-                )));
-            }
-        };
-        let indexed = nodes
-            .iter()
-            .filter_map(|(name, total)| Some((known.world.cluster.find(name)?, *total)));
-        let (feasible, totals): (Vec<usize>, Vec<i64>) = indexed.unzip();
-        let Some(index) = best(&feasible, &totals, |count| self.pick(count)) else {
-            diagnosis.refused_by |= crate::framework::ELSEWHERE;
-            let failure = self.fail(known, pod, profile, diagnosis, None, now);
-            return Some(Decision::Report(failure));
-        };
-        // The world went on meanwhile.
-        if !known.still_fits(pod, profile, index) {
-            known.queue.retry(&pod.key, now);
-            return None;
-        }
-        known
-            .assume(pod.clone(), profile, index)
-            .map(Decision::Bind)
     }
 
     /// Returns when there may be something to decide.
@@ -588,6 +613,7 @@ impl State {
     pub fn binding_failed(&self, assignment: &Assignment) -> bool {
         self.change(|known, now| {
             known.forget_volumes(&assignment.volumes);
+            known.forget_devices(&assignment.devices);
             let pod = &assignment.pod;
             if !known.assumed.remove(&pod.key) {
                 return false;
@@ -595,7 +621,11 @@ impl State {
             known.world.unplace(&pod.key);
             known.pending.insert(pod.key.clone(), pod.clone());
             known.queue.retry(&pod.key, now);
+            known.note_device_claims(pod);
             known.wake(event::POD_REMOVED, Happening::Pod(Some(pod), None), now);
+            if !assignment.devices.is_empty() {
+                known.wake(event::DEVICE_CLAIM, Happening::Other, now);
+            }
             true
         })
     }
@@ -605,6 +635,7 @@ impl State {
         let mut known = self.known.lock();
         known.queue.remove(&assignment.pod.key);
         known.forget_volumes(&assignment.volumes);
+        known.forget_devices(&assignment.devices);
     }
 
     /// A pod could not be sent away: it is tried again unless it is gone or may stay now.
@@ -643,16 +674,6 @@ impl State {
 }
 
 impl Known {
-    fn still_fits(&mut self, pod: &PodRow, profile: usize, index: usize) -> bool {
-        let profiles = self.profiles.clone();
-        let Some(profile) = profiles.get(profile) else {
-            return false;
-        };
-        let asked = self.world.ask(pod, profile);
-        let cycle = Cycle::new(pod, &self.world, profile, &asked);
-        View::of(&self.world, index).is_some_and(|view| cycle.check_with_nominated(&view).is_ok())
-    }
-
     /// Decides on the victims: those that are on their way out already need not be told.
     fn make_room(
         &mut self,

@@ -8,6 +8,7 @@ use skiff_client::ObjectKey;
 
 use crate::budgets::Budgets;
 use crate::counters::{Asking, Counters, Place, Source};
+use crate::devices::Devices;
 use crate::framework::event;
 use crate::kin::Kin;
 use crate::nodes::{Images, NodeFacts, NodeRow};
@@ -149,6 +150,8 @@ pub struct World {
     pub images: Images,
     /// Storage.
     pub volumes: Volumes,
+    /// Devices.
+    pub devices: Devices,
     /// How many pods on nodes use a claim.
     pub claim_users: HashMap<ObjectKey, u32>,
     /// Budgets.
@@ -360,6 +363,7 @@ impl World {
             sorted(&usage) == sorted(&row.usage)
         });
         usage
+            && self.devices.is_consistent()
             && self.counters.agree_with(&self.topologies, &self.cluster)
             && wishes.summary() == self.wishes.summary()
     }

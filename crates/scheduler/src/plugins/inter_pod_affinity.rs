@@ -242,6 +242,9 @@ fn hint(_: &Profile, pod: &PodRow, what: Happening) -> bool {
             keys.any(|key| old.labels.get(key) != new.labels.get(key))
                 || (terms.near.is_empty() && terms.far.is_empty() && old.labels != new.labels)
         }
-        Happening::Claim(..) | Happening::Other => true,
+        Happening::Claim(..)
+        | Happening::DeviceClaim(_)
+        | Happening::DeviceClass
+        | Happening::Other => true,
     }
 }

@@ -1,5 +1,6 @@
 //! A pod goes where there is room for what it asks; which of those nodes is best is a matter of strategy.
 
+use crate::devices::extended::may_be_devices;
 use crate::framework::{
     Cycle, Happening, MAX_SCORE, NOTHING, Normal, Plugin, Rejection, Score, View, event,
 };
@@ -18,7 +19,11 @@ pub const PLUGIN: Plugin = Plugin {
         score,
         normal: Normal::As,
     }),
-    wakes_on: event::POD_REMOVED | event::POD_SHRUNK | event::NODE_ADDED | event::NODE_ALLOCATABLE,
+    wakes_on: event::POD_REMOVED
+        | event::POD_SHRUNK
+        | event::NODE_ADDED
+        | event::NODE_ALLOCATABLE
+        | event::DEVICE_CLASS,
     hint: Some(hint),
     ..NOTHING
 };
@@ -30,13 +35,21 @@ fn filter(cycle: &Cycle, view: &View) -> Result<(), Rejection> {
         view.facts,
         view.usage,
         &cycle.profile.args,
+        &|name| cycle.world.devices.class_for(name).is_some(),
     ) {
         None => Ok(()),
         Some(rejection) => Err(rejection),
     }
 }
 
-fn lacks(wanted: &Resources, facts: &NodeFacts, usage: &Usage, args: &Args) -> Option<Rejection> {
+/// What is lacking. Resources that `by_devices` are left to others where the node itself has none.
+fn lacks(
+    wanted: &Resources,
+    facts: &NodeFacts,
+    usage: &Usage,
+    args: &Args,
+    by_devices: &dyn Fn(&str) -> bool,
+) -> Option<Rejection> {
     let mut rejection: Option<Rejection> = None;
     let mut add = |reason: std::borrow::Cow<'static, str>, unresolvable: bool| match &mut rejection
     {
@@ -70,6 +83,9 @@ fn lacks(wanted: &Resources, facts: &NodeFacts, usage: &Usage, args: &Args) -> O
             continue;
         }
         let all = all.other(name);
+        if all == 0 && by_devices(name) {
+            continue;
+        }
         if *wanted > all - used.other(name) {
             add(format!("Insufficient {name}").into(), *wanted > all);
         }
@@ -156,10 +172,12 @@ fn hint(profile: &Profile, pod: &PodRow, what: Happening) -> bool {
     match what {
         Happening::Node(old, _, new) => {
             let empty = Usage::default();
-            if lacks(&pod.requests, new, &empty, &profile.args).is_some() {
+            // Whether devices stand for a resource is not known here: they may.
+            let by_devices = |name: &str| pod.devices.is_some() && may_be_devices(name);
+            if lacks(&pod.requests, new, &empty, &profile.args, &by_devices).is_some() {
                 return false;
             }
-            old.is_none_or(|old| has_more(&pod.requests, old, new))
+            pod.devices.is_some() || old.is_none_or(|old| has_more(&pod.requests, old, new))
         }
         Happening::Pod(Some(old), Some(new)) => {
             let wanted = &pod.requests;
@@ -171,6 +189,7 @@ fn hint(profile: &Profile, pod: &PodRow, what: Happening) -> bool {
                 .any(freed)
                 || wanted.others.iter().any(|(name, _)| freed(name))
         }
+        Happening::DeviceClass => pod.devices.is_some(),
         _ => true,
     }
 }
@@ -232,7 +251,7 @@ mod tests {
             others: vec![("x.io/gpu".into(), 1), ("y.io/tpu".into(), 1)],
         };
         let args = Args::default();
-        let rejection = lacks(&wanted, &facts, &usage, &args).unwrap();
+        let rejection = lacks(&wanted, &facts, &usage, &args, &|_| false).unwrap();
         assert_eq!(
             rejection.reasons().collect::<Vec<_>>(),
             [
@@ -251,6 +270,8 @@ mod tests {
             others: vec![("y.io/tpu".into(), 1)],
             ..Resources::default()
         };
-        assert_eq!(lacks(&little, &facts, &Usage::default(), &ignoring), None);
+        let free = Usage::default();
+        assert_eq!(lacks(&little, &facts, &free, &ignoring, &|_| false), None);
+        assert_eq!(lacks(&little, &facts, &free, &args, &|_| true), None);
     }
 }

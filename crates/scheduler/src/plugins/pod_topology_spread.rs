@@ -357,6 +357,9 @@ fn hint(_: &Profile, pod: &PodRow, what: Happening) -> bool {
                 != taint_toleration::bears(&pod.shape.tolerations, &new.taints);
             (had_keys || has_keys) && (moved || allowed || borne)
         }
-        Happening::Claim(..) | Happening::Other => true,
+        Happening::Claim(..)
+        | Happening::DeviceClaim(_)
+        | Happening::DeviceClass
+        | Happening::Other => true,
     }
 }

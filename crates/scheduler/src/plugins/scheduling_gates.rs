@@ -2,6 +2,7 @@
 
 use crate::framework::{NOTHING, Plugin};
 use crate::rows::PodRow;
+use crate::world::World;
 
 /// The plugin.
 pub const PLUGIN: Plugin = Plugin {
@@ -10,7 +11,7 @@ pub const PLUGIN: Plugin = Plugin {
     ..NOTHING
 };
 
-fn holds_back(pod: &PodRow) -> Option<String> {
+fn holds_back(pod: &PodRow, _: &World) -> Option<String> {
     if pod.gates.is_empty() {
         return None;
     }

@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
+use k8s_openapi::api::scheduling::v1::PriorityClass;
+use kube::api::Api;
 use serde_json::{Value, json};
 use skiff_scheduler::SchedulerConfig;
 use skiff_scheduler::extender::ExtenderConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::running::start;
+use crate::running::{make, start, until};
 
-/// Answers `/filter` and `/score`: refuses node `a`, prefers `c`.
+/// Answers `/filter` and `/score`: refuses node `a`, prefers `c`; and `/preempt`: pods may go from `b` only.
 async fn serve(mut stream: TcpStream) {
     let mut text = Vec::new();
     loop {
@@ -33,9 +35,16 @@ async fn serve(mut stream: TcpStream) {
         }
         let body: Value = serde_json::from_slice(&text[end + 4..end + 4 + length]).unwrap();
         assert!(body["Pod"]["metadata"]["name"].is_string());
-        let items = body["Nodes"]["items"].as_array().unwrap().clone();
+        let items = body["Nodes"]["items"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
         let name = |item: &Value| item["metadata"]["name"].as_str().unwrap().to_owned();
-        let answer = if head.starts_with("post /x/filter") {
+        let answer = if head.starts_with("post /x/preempt") {
+            let mut offers = body["NodeNameToMetaVictims"].as_object().unwrap().clone();
+            offers.retain(|node, _| node == "b");
+            json!({"NodeNameToMetaVictims": offers})
+        } else if head.starts_with("post /x/filter") {
             let kept: Vec<Value> = items.into_iter().filter(|item| name(item) != "a").collect();
             json!({"Nodes": {"items": kept}, "FailedNodes": {"a": "node(s) were not liked"}})
         } else {
@@ -118,4 +127,46 @@ async fn an_extender_that_does_not_answer_matters_unless_it_is_ignorable() {
             running.waits("p", "SchedulerError").await;
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_extender_says_which_pods_may_go() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(serve(stream));
+        }
+    });
+    let config = SchedulerConfig {
+        extenders: vec![ExtenderConfig {
+            filter_verb: String::new(),
+            prioritize_verb: String::new(),
+            preempt_verb: "preempt".to_owned(),
+            node_cache_capable: true,
+            ..extender(port)
+        }],
+        ..SchedulerConfig::default()
+    };
+    let running = start(config).await;
+    let classes: Api<PriorityClass> = Api::all(running.cluster.client());
+    for (name, value) in [("low", 1), ("high", 1000)] {
+        let class = json!({"metadata": {"name": name}, "value": value});
+        make(&classes, class).await;
+    }
+    let class = |name: &str| json!({"priorityClassName": name});
+    for node in ["a", "b", "c"] {
+        running.node(node, "2").await;
+        let mut lesser = class("low");
+        lesser["nodeSelector"] = json!({"kubernetes.io/hostname": node});
+        running.pod(node, "1500m", lesser).await;
+        assert_eq!(running.node_of(node).await, node);
+    }
+    running.pod("important", "1500m", class("high")).await;
+    let nominated = until("a node is nominated", || async {
+        let pod = running.pods().get("important").await.unwrap();
+        pod.status?.nominated_node_name
+    })
+    .await;
+    assert_eq!(nominated, "b");
 }
