@@ -65,10 +65,7 @@ fn deadline(volume: &PersistentVolume, least: i64) -> i64 {
     let capacity = volume.spec.as_ref().and_then(|spec| spec.capacity.as_ref());
     let size = capacity.and_then(|capacity| capacity.get("storage"));
     let gib = size.map_or(0, |size| Amount::of(size).value() / (1 << 30));
-    i64::try_from(gib)
-        .unwrap_or(0)
-        .saturating_mul(30)
-        .max(least)
+    gib.saturating_mul(30).max(least)
 }
 
 fn recycler(volume: &PersistentVolume, after: &str) -> Option<Pod> {
