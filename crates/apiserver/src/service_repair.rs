@@ -345,9 +345,8 @@ pub(crate) async fn keep(server: Arc<ApiServer>) {
             let took = server.clock.monotonic().saturating_sub(began);
             server.clock.sleep(PAUSE.max(took * SHARE)).await;
             let changed = async {
-                match changes {
-                    Some(mut changes) => drop(changes.next().await),
-                    None => {}
+                if let Some(mut changes) = changes {
+                    drop(changes.next().await);
                 }
             };
             let due = async {
