@@ -19,6 +19,8 @@ pub const SILENT: &str = "simulation.skiff.local/silent";
 pub const RUN_FOR: &str = "simulation.skiff.local/run-for";
 /// What its containers exit with then; 0 without it.
 pub const EXIT_CODE: &str = "simulation.skiff.local/exit-code";
+/// With this annotation only such a share of pods (`0.3`), drawn by name, exits with that code (1 if none is given); others with 0.
+pub const FAILS: &str = "simulation.skiff.local/fails";
 /// A pod with this annotation runs and never becomes ready.
 pub const UNREADY: &str = "simulation.skiff.local/unready";
 
@@ -53,6 +55,8 @@ pub struct Row {
     pub run_for: Option<(Duration, i32)>,
     /// It never becomes ready.
     pub unready: bool,
+    /// The API says that it is not ready, as it does when its node was lost for a while.
+    pub doubted: bool,
     /// How often its containers were started anew.
     pub restarts: i32,
     /// The address that it has, or gets.
@@ -103,6 +107,12 @@ pub fn row(config: &SimulationConfig, pod: &Pod) -> Option<Row> {
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     let exit_code = annotation(EXIT_CODE).and_then(|text| text.parse().ok());
     let key = ObjectKey::of(&pod.metadata);
+    let share = annotation(FAILS).and_then(|text| text.parse::<f64>().ok());
+    let exit_code = match share {
+        Some(share) if draw(config, &key, "fails") < share => exit_code.or(Some(1)),
+        Some(_) => None,
+        None => exit_code,
+    };
     let deleted = pod.metadata.deletion_timestamp.is_some();
     let grace = pod.metadata.deletion_grace_period_seconds.unwrap_or(0);
     let containers = status.and_then(|status| status.container_statuses.as_deref());
@@ -124,6 +134,10 @@ pub fn row(config: &SimulationConfig, pod: &Pod) -> Option<Row> {
         },
         run_for: run_for.map(|after| (after, exit_code.unwrap_or(0))),
         unready: annotation(UNREADY).is_some(),
+        doubted: status.is_some_and(|status| {
+            let mut conditions = status.conditions.iter().flatten();
+            conditions.any(|c| c.type_ == "Ready" && c.status == "False")
+        }),
         restarts: restarts.unwrap_or(0),
         ip: status
             .and_then(|status| status.pod_ip.clone())
@@ -150,6 +164,8 @@ pub fn next(config: &SimulationConfig, row: &Row, now: Timestamp) -> Option<(Dur
         }
         (None, Stage::Over) => None,
         (None, Stage::Bound) => Some((drawn(config.starting, "starting"), Step::Run)),
+        // Kubelets put right what others have written of their pods.
+        (None, Stage::Running) if row.doubted && !row.unready => Some((Duration::ZERO, Step::Run)),
         (None, Stage::Running) => {
             let (after, code) = row.run_for?;
             let runs = row.started.map_or(Duration::ZERO, |started| {
@@ -373,6 +389,18 @@ mod tests {
         assert!(delay >= seconds(0.2) && delay <= seconds(2.0));
         assert_eq!(planned(std::slice::from_ref(&running)), None);
         assert_eq!(planned(&[("/status/phase", json!("Failed"))]), None);
+        // Its node was lost for a while.
+        let doubted = (
+            "/status/conditions",
+            json!([{"type": "Ready", "status": "False"}]),
+        );
+        let report = Some((Duration::ZERO, Step::Run));
+        assert_eq!(planned(&[running.clone(), doubted.clone()]), report);
+        let unready = (
+            "/metadata/annotations/simulation.skiff.local~1unready",
+            json!(""),
+        );
+        assert_eq!(planned(&[running.clone(), doubted, unready]), None);
 
         // It has run for ten seconds of its twenty.
         let ends = |extra: (&'static str, Value)| {
@@ -398,6 +426,22 @@ mod tests {
             policy("OnFailure"),
         ]);
         assert_eq!(failing, Some((seconds(10.5), Step::Restart(3))));
+        let share = |share: &str| {
+            (
+                "/metadata/annotations/simulation.skiff.local~1fails",
+                json!(share),
+            )
+        };
+        for (all, code) in [("0", 0), ("1", 1)] {
+            let drawn = planned(&[
+                running.clone(),
+                started.clone(),
+                runs_for.clone(),
+                policy("Never"),
+                share(all),
+            ]);
+            assert_eq!(drawn, Some((seconds(10.5), Step::Finish(code))));
+        }
 
         let (delay, step) = planned(&[running.clone(), deleted.clone(), grace(30)]).unwrap();
         assert_eq!(step, Step::Finish(143));

@@ -5,6 +5,7 @@ mod cluster;
 mod etcd;
 mod https;
 mod registry;
+pub mod virtual_time;
 
 pub use certificates::TestCertificates;
 pub use cluster::{TestCluster, TestOptions};

@@ -1,173 +1,213 @@
-//! An API server, scheduler, controllers and simulated nodes, on a clock that runs fast.
+//! An API server, scheduler, controllers and simulated nodes in one thread, on a clock that moves when nothing else does.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use k8s_openapi::api::core::v1::Pod;
-use kube::Client;
-use kube::api::{Api, ListParams, PostParams};
-use serde::de::DeserializeOwned;
-use serde_json::Value;
-use skiff_base::{Component, FastClock, Random, Shutdown};
+use serde_json::{Value, json};
+use skiff_apiserver::{ApiServer, ApiServerConfig};
+use skiff_base::{Component, Random, SharedClock, Shutdown};
 use skiff_controllers::ControllersConfig;
 use skiff_scheduler::SchedulerConfig;
 use skiff_simulation::SimulationConfig;
-use skiff_testkit::{TestCluster, TestOptions};
+use skiff_store::{MemoryStore, Store};
 use tokio::task::JoinHandle;
 
-/// So many times faster than the machine's clock.
-const SPEED: u32 = 60;
+use crate::faults::{Caller, Line, Running};
+use crate::journal::{Journal, Rule};
+use crate::scene::Scene;
 
-pub struct World {
-    cluster: TestCluster,
-    parts: Vec<Running>,
-}
-
-/// A component, and its run.
-struct Running {
-    component: Arc<dyn Component>,
-    shutdown: Shutdown,
-    run: JoinHandle<()>,
-}
-
-impl Running {
-    fn start(component: Arc<dyn Component>) -> Self {
-        let shutdown = Shutdown::new();
-        let (part, signal) = (component.clone(), shutdown.clone());
-        let run = tokio::spawn(async move { part.run(signal).await.unwrap() });
-        Self {
-            component,
-            shutdown,
-            run,
-        }
-    }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        self.parts.iter().for_each(|part| part.shutdown.trigger());
-    }
+/// When all histories begin. Long ago, so that no certificate of today is in force; nothing here needs one.
+pub fn epoch() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 30)
 }
 
 /// The parts that can be restarted.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     Controllers,
     Scheduler,
     Nodes,
+    Server,
+}
+
+pub struct World {
+    pub clock: SharedClock,
+    pub journal: Journal,
+    pub line: Arc<Line>,
+    store: Arc<dyn Store>,
+    random: Random,
+    nodes: SimulationConfig,
+    parts: [Life; 3],
+}
+
+/// A component's run, until it is killed.
+struct Life {
+    killed: Shutdown,
+    run: JoinHandle<()>,
 }
 
 impl World {
-    pub async fn start(nodes: u32, seed: u64) -> Self {
-        // Long ago, so that no certificate of today is in force; nothing here needs one.
-        let clock = FastClock::shared(SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 30), SPEED);
-        let options = TestOptions {
-            seed,
-            clock: Some(clock.clone()),
-            ..TestOptions::default()
+    pub async fn start(
+        clock: SharedClock,
+        nodes: SimulationConfig,
+        rules: Vec<Box<dyn Rule>>,
+    ) -> Self {
+        let random = Random::seeded(nodes.seed);
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new(clock.clone()));
+        let journal = Journal::new(clock.clone(), rules);
+        tokio::spawn(journal.clone().follow(store.clone()));
+        let server = serve(&store, &clock, &random);
+        // Faults are drawn apart from names, so that fewer faults do not change the names.
+        let draw = Random::seeded(nodes.seed ^ 0xfa17);
+        let line = Line::new(clock.clone(), journal.clone(), draw, server);
+        let parts = [Part::Controllers, Part::Scheduler, Part::Nodes];
+        let parts = parts.map(|part| begin(part, &line, &clock, &random, &nodes));
+        let world = Self {
+            clock,
+            journal,
+            line,
+            store,
+            random,
+            nodes,
+            parts,
         };
-        let cluster = TestCluster::start_with(options).await.unwrap();
-        let client = cluster.client();
-        let (own, of_node) = (client.clone(), client.clone());
-        let random = Random::seeded(seed);
-        let parts = [
-            skiff_controllers::component(
-                client.clone(),
-                Arc::new(move |_: &str| own.clone()),
-                ControllersConfig::default(),
-                clock.clone(),
-                random.clone(),
-            ),
-            skiff_scheduler::component(
-                client.clone(),
-                SchedulerConfig::default(),
-                clock.clone(),
-                random.clone(),
-            ),
-            skiff_simulation::component(
-                client,
-                Arc::new(move |_: &str| of_node.clone()),
-                SimulationConfig {
-                    seed,
-                    ..SimulationConfig::of(nodes)
-                },
-                clock,
-                random,
-            ),
-        ];
-        Self {
-            cluster,
-            parts: parts.into_iter().map(Running::start).collect(),
+        for name in ["default", "kube-system", "kube-node-lease"] {
+            world.make_namespace(name).await;
         }
+        world
     }
 
-    /// Ends a part in the middle of what it does, and starts it again.
-    pub async fn restart(&mut self, part: Part) {
-        let running = &mut self.parts[part as usize];
-        running.shutdown.trigger();
-        let old = std::mem::replace(running, Running::start(running.component.clone()));
-        tokio::time::timeout(Duration::from_secs(30), old.run)
+    /// A namespace, with the service account that pods need.
+    pub async fn make_namespace(&self, name: &str) {
+        let namespace =
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+        self.ask("POST", "/api/v1/namespaces", &namespace)
             .await
-            .expect("it does not end")
             .unwrap();
+        let accounts = format!("/api/v1/namespaces/{name}/serviceaccounts");
+        let account =
+            json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+        // Its controller may have been faster.
+        let _ = self.ask("POST", &accounts, &account).await;
     }
 
-    pub fn client(&self) -> Client {
-        self.cluster.client()
+    /// Kills a part in the middle of what it does, and starts it again.
+    pub async fn restart(&mut self, part: Part) {
+        self.journal.remark(&format!("killed: {part:?}"));
+        if part == Part::Server {
+            self.line
+                .replace(serve(&self.store, &self.clock, &self.random));
+            return;
+        }
+        let life = &mut self.parts[part as usize];
+        life.killed.trigger();
+        life.run.abort();
+        let _ = (&mut life.run).await;
+        *life = begin(part, &self.line, &self.clock, &self.random, &self.nodes);
     }
 
-    pub async fn make<K>(&self, object: Value)
-    where
-        K: kube::Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>,
-        K: DeserializeOwned + serde::Serialize + Clone + std::fmt::Debug,
-    {
-        let object: K = serde_json::from_value(object).unwrap();
-        let api: Api<K> = Api::namespaced(self.client(), "default");
-        api.create(&PostParams::default(), &object).await.unwrap();
-    }
-
-    pub async fn pods(&self) -> Vec<Pod> {
-        let api: Api<Pod> = Api::namespaced(self.client(), "default");
-        api.list(&ListParams::default()).await.unwrap().items
-    }
-
-    /// Waits until the pods are so; the limit only ends a test that has failed.
-    pub async fn until(&self, what: &str, holds: impl Fn(&[Pod]) -> bool) -> Vec<Pod> {
-        let seen = async {
-            loop {
-                let pods = self.pods().await;
-                if holds(&pods) {
-                    return pods;
-                }
-                tokio::time::sleep(Duration::from_millis(30)).await;
-            }
+    /// Asks as the administrator, whom the faults on the line spare.
+    pub async fn ask(&self, method: &str, path: &str, body: &Value) -> Result<Value, kube::Error> {
+        let caller = Caller {
+            line: self.line.clone(),
+            who: "the user".into(),
+            killed: Shutdown::new(),
+            spared: true,
         };
-        match tokio::time::timeout(Duration::from_secs(60), seen).await {
-            Ok(pods) => pods,
-            Err(_) => panic!("{what}: {:#?}", self.pods().await),
+        let kind = if method == "PATCH" {
+            "application/merge-patch+json"
+        } else {
+            "application/json"
+        };
+        let body = if body.is_null() {
+            Vec::new()
+        } else {
+            body.to_string().into_bytes()
+        };
+        let request = http::Request::builder()
+            .method(method)
+            .uri(path)
+            .header("content-type", kind)
+            .body(body)
+            .map_err(kube::Error::HttpError)?;
+        caller.client().request(request).await
+    }
+
+    pub async fn sleep(&self, seconds: f64) {
+        self.clock.sleep(Duration::from_secs_f64(seconds)).await;
+    }
+
+    /// Waits until something holds, for at most so long.
+    pub async fn until(&self, limit: Duration, holds: impl Fn(&Scene) -> Result<(), String>) {
+        let end = self.clock.monotonic() + limit;
+        loop {
+            let missing = self.journal.scene(&holds);
+            match missing {
+                Ok(()) => return,
+                Err(text) if self.clock.monotonic() > end => {
+                    self.journal.remark_all();
+                    panic!("it never comes to it: {text}");
+                }
+                Err(_) => self.sleep(1.0).await,
+            }
         }
     }
 }
 
-pub fn node_of(pod: &Pod) -> &str {
-    pod.spec
-        .as_ref()
-        .and_then(|spec| spec.node_name.as_deref())
-        .unwrap_or_default()
+fn serve(store: &Arc<dyn Store>, clock: &SharedClock, random: &Random) -> Running {
+    let config = ApiServerConfig::default();
+    Running {
+        server: ApiServer::new(config, store.clone(), clock.clone(), random.clone()),
+        killed: Shutdown::new(),
+    }
 }
 
-pub fn phase(pod: &Pod) -> &str {
-    pod.status
-        .as_ref()
-        .and_then(|status| status.phase.as_deref())
-        .unwrap_or_default()
-}
-
-pub fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod
-        .status
-        .as_ref()
-        .and_then(|status| status.conditions.as_deref());
-    let mut conditions = conditions.unwrap_or_default().iter();
-    conditions.any(|c| c.type_ == "Ready" && c.status == "True")
+fn begin(
+    part: Part,
+    line: &Arc<Line>,
+    clock: &SharedClock,
+    random: &Random,
+    nodes: &SimulationConfig,
+) -> Life {
+    let killed = Shutdown::new();
+    let clients = {
+        let (line, killed) = (line.clone(), killed.clone());
+        move |who: &str| {
+            let caller = Caller {
+                line: line.clone(),
+                who: who.into(),
+                killed: killed.clone(),
+                spared: false,
+            };
+            caller.client()
+        }
+    };
+    let (clock, random) = (clock.clone(), random.clone());
+    let component: Arc<dyn Component> = match part {
+        Part::Controllers => skiff_controllers::component(
+            clients("controllers"),
+            Arc::new(clients),
+            ControllersConfig::default(),
+            clock.clone(),
+            random.clone(),
+        ),
+        Part::Scheduler => skiff_scheduler::component(
+            clients("scheduler"),
+            SchedulerConfig::default(),
+            clock.clone(),
+            random.clone(),
+        ),
+        Part::Nodes | Part::Server => skiff_simulation::component(
+            clients("nodes"),
+            Arc::new(clients),
+            nodes.clone(),
+            clock.clone(),
+            random.clone(),
+        ),
+    };
+    let run = skiff_base::supervise(component, clock, random, killed.clone());
+    Life {
+        killed,
+        run: tokio::spawn(run),
+    }
 }
