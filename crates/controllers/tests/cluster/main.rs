@@ -3,6 +3,7 @@
 mod accounts;
 mod budgets;
 mod claims;
+mod device_claims;
 mod endpoints;
 mod garbage;
 mod jobs;
