@@ -4,6 +4,7 @@ mod accounts;
 mod attaching;
 mod budgets;
 mod claims;
+mod device_claims;
 mod endpoints;
 mod garbage;
 mod jobs;
