@@ -9,6 +9,7 @@
 
 mod api;
 mod bare;
+mod bound;
 mod cluster;
 mod figures;
 mod load;
@@ -56,23 +57,35 @@ enum Subject {
         #[arg(long, default_value_t = 30)]
         idle: u64,
     },
-    /// A large cluster of simulated nodes: rates, memory, rest
+    /// A large cluster of simulated nodes: heartbeats at rest, pods created and bound, memory and rest with them
     Nodes {
         /// How many nodes
-        #[arg(long, default_value_t = 1000)]
-        nodes: usize,
-        /// How many pods, by hand and again by a Deployment
         #[arg(long, default_value_t = 5000)]
+        nodes: usize,
+        /// How many pods
+        #[arg(long, default_value_t = 100_000)]
         pods: usize,
+        /// A share of these
+        #[arg(long, default_value_t = 1.0)]
+        scale: f64,
     },
-    /// The scheduler's core alone: pods decided a second, in upstream's shapes
+    /// Controllers on simulated nodes: a Deployment from 0 to 10,000, a rollout of 1,000 Deployments, a namespace with 20,000 objects deleted
+    Controllers {
+        /// A share of these sizes
+        #[arg(long, default_value_t = 1.0)]
+        scale: f64,
+    },
+    /// The shapes of upstream's scheduler_perf: pods bound a second through the real API server
     Scheduler {
         /// Only shapes whose names contain this
         #[arg(long, default_value = "")]
         only: String,
-        /// On so many percent of the nodes and pods
-        #[arg(long, default_value_t = 100)]
-        share: usize,
+        /// A share of the nodes and pods
+        #[arg(long, default_value_t = 1.0)]
+        scale: f64,
+        /// The scheduler's core alone, in this process: pods decided a second
+        #[arg(long)]
+        core: bool,
     },
     /// All of these
     All,
@@ -95,15 +108,37 @@ fn main() -> Result<()> {
         Subject::Pods { pods, idle } => {
             runtime.block_on(pods::measure(skiff, pods, idle, &mut figures))?;
         }
-        Subject::Nodes { nodes, pods } => {
+        Subject::Nodes { nodes, pods, scale } => {
+            let (nodes, pods) = (
+                scheduler::scaled(nodes, scale),
+                scheduler::scaled(pods, scale),
+            );
             runtime.block_on(nodes::measure(skiff, nodes, pods, &mut figures))?;
         }
-        Subject::Scheduler { only, share } => scheduler::measure(&only, share, &mut figures)?,
+        Subject::Controllers { scale } => {
+            runtime.block_on(nodes::controllers(skiff, scale, &mut figures))?;
+        }
+        Subject::Scheduler {
+            only,
+            scale,
+            core: true,
+        } => {
+            scheduler::measure(&only, scale, &mut figures)?;
+        }
+        Subject::Scheduler {
+            only,
+            scale,
+            core: false,
+        } => {
+            runtime.block_on(bound::measure(skiff, &only, scale, &mut figures))?;
+        }
         Subject::All => {
             start::measure(skiff, &mut figures)?;
             runtime.block_on(api::measure(skiff, 5, &[], &mut figures))?;
             runtime.block_on(pods::measure(skiff, 50, 30, &mut figures))?;
             runtime.block_on(nodes::measure(skiff, 1000, 5000, &mut figures))?;
+            runtime.block_on(nodes::controllers(skiff, 1.0, &mut figures))?;
+            runtime.block_on(bound::measure(skiff, "", 1.0, &mut figures))?;
         }
         Subject::Bare { bytes } => return runtime.block_on(bare::serve(bytes)),
     }

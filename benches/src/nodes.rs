@@ -14,13 +14,14 @@ use serde_json::{Value, json};
 use crate::cluster::{Cluster, cpu_ticks, memory};
 use crate::figures::Figures;
 use crate::load::Target;
+use crate::scheduler::scaled;
 
 const NAMESPACES: &str = "/api/v1/namespaces";
 /// So many clients make pods.
 const CLIENTS: usize = 16;
 
-/// Nodes that register, pods by hand and by a Deployment, rest, and a namespace that goes.
-pub async fn measure(skiff: &Path, nodes: usize, pods: usize, figures: &mut Figures) -> Result<()> {
+/// A server with so many nodes, once they are ready.
+async fn populated(skiff: &Path, nodes: usize) -> Result<Cluster> {
     let mut cluster = Cluster::prepare(skiff)?;
     let number = nodes.to_string();
     let flags = [
@@ -31,14 +32,20 @@ pub async fn measure(skiff: &Path, nodes: usize, pods: usize, figures: &mut Figu
     ];
     let flags = [&flags[..], &["--pod-cidr", "10.0.0.0/9"]].concat();
     cluster.serve(&flags).await?;
-    let (process, target) = (cluster.process()?, cluster.target()?);
-    let begun = Instant::now();
     let is_ready = |node: &Value| {
         let conditions = node["status"]["conditions"].as_array();
         let ready = |c: &Value| c["type"] == "Ready" && c["status"] == "True";
         conditions.is_some_and(|all| all.iter().any(ready)) && node["spec"]["taints"].is_null()
     };
-    follow(&target, "/api/v1/nodes", nodes, is_ready).await?;
+    follow(&cluster.target()?, "/api/v1/nodes", nodes, is_ready).await?;
+    Ok(cluster)
+}
+
+/// Nodes that register, their heartbeats, pods by hand, and rest.
+pub async fn measure(skiff: &Path, nodes: usize, pods: usize, figures: &mut Figures) -> Result<()> {
+    let begun = Instant::now();
+    let cluster = populated(skiff, nodes).await?;
+    let (process, target) = (cluster.process()?, cluster.target()?);
     let took = begun.elapsed().as_secs_f64();
     figures.add(
         &format!("{nodes} nodes, registered and ready"),
@@ -56,7 +63,7 @@ pub async fn measure(skiff: &Path, nodes: usize, pods: usize, figures: &mut Figu
         let has_node = |pod: &Value| pod["spec"]["nodeName"].is_string();
         tokio::spawn(async move { follow(&target, &collection, pods, has_node).await })
     };
-    make_pods(&target, &collection, pods).await?;
+    make(&target, &collection, pods, crowd_pod).await?;
     let made = begun.elapsed().as_secs_f64();
     bound.await??;
     let took = begun.elapsed().as_secs_f64();
@@ -80,27 +87,118 @@ pub async fn measure(skiff: &Path, nodes: usize, pods: usize, figures: &mut Figu
     );
     at_rest(process, &what, figures).await?;
 
-    scale(&target, pods, process, figures).await?;
+    Ok(())
+}
 
+/// So many nodes bear what the controllers are measured with.
+const BEARING: usize = 200;
+
+/// The controllers: a Deployment scaled up, a rollout of many, and a namespace that goes, at a share of their size.
+pub async fn controllers(skiff: &Path, scale: f64, figures: &mut Figures) -> Result<()> {
+    let cluster = populated(skiff, scaled(BEARING, scale)).await?;
+    let (process, target) = (cluster.process()?, cluster.target()?);
+    scale_up(&target, scaled(10_000, scale), process, figures).await?;
+    roll_out(&target, scaled(1000, scale), process, figures).await?;
+    remove_namespace(&target, scaled(20_000, scale), process, figures).await
+}
+
+/// Updates so many Deployments of one pod, all at once.
+async fn roll_out(
+    target: &Target,
+    count: usize,
+    process: i32,
+    figures: &mut Figures,
+) -> Result<()> {
+    make_namespace(target, "many").await?;
+    let path = "/apis/apps/v1/namespaces/many/deployments";
+    make(target, path, count, |number| {
+        let labels = json!({"app": format!("d-{number}")});
+        json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": format!("d-{number}")},
+            "spec": {"replicas": 1, "selector": {"matchLabels": labels}, "template": {
+                "metadata": {"labels": labels}, "spec": {"containers": [container()]}}}})
+    })
+    .await?;
+    let through = |deployment: &Value, generation: i64| {
+        let status = &deployment["status"];
+        status["observedGeneration"].as_i64() >= Some(generation)
+            && status["updatedReplicas"] == 1
+            && status["availableReplicas"] == 1
+            && status["replicas"] == 1
+    };
+    follow(target, path, count, |deployment| through(deployment, 1)).await?;
+    let before = cpu_ticks(process)?;
+    let begun = Instant::now();
+    each(target, Method::PATCH, count, |number| {
+        let template = json!({"metadata": {"annotations": {"rolled": "out"}}});
+        let patch = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": format!("d-{number}")},
+            "spec": {"template": template}});
+        (format!("/d-{number}?fieldManager=bench&force=true"), patch)
+    }, path)
+    .await?;
+    follow(target, path, count, |deployment| through(deployment, 2)).await?;
+    let took = begun.elapsed().as_secs_f64();
+    let used = (cpu_ticks(process)? - before) as f64 * 10.0 / count as f64;
+    let text = format!(
+        "{took:.1} s, {:.0}/s, {used:.1} ms of CPU each",
+        count as f64 / took
+    );
+    figures.add(
+        &format!("a rollout of {count} Deployments of one pod"),
+        text,
+        "",
+    );
+    Ok(())
+}
+
+/// Deletes a namespace with so many objects: half ConfigMaps, a quarter Secrets, a quarter pods that run.
+async fn remove_namespace(
+    target: &Target,
+    count: usize,
+    process: i32,
+    figures: &mut Figures,
+) -> Result<()> {
+    make_namespace(target, "full").await?;
+    let namespace = format!("{NAMESPACES}/full");
+    let settings = |number: usize, kind: &str| json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": format!("o-{number}")}});
+    let of = |kind: &str| format!("{namespace}/{kind}");
+    make(target, &of("configmaps"), count / 2, move |number| {
+        settings(number, "ConfigMap")
+    })
+    .await?;
+    make(target, &of("secrets"), count / 4, move |number| {
+        settings(number, "Secret")
+    })
+    .await?;
+    make(target, &of("pods"), count / 4, crowd_pod).await?;
+    follow(target, &of("pods"), count / 4, |pod| {
+        pod["status"]["phase"] == "Running"
+    })
+    .await?;
+    let before = cpu_ticks(process)?;
     let begun = Instant::now();
     let mut connection = target.connect().await?;
     connection
-        .exchange(Method::DELETE, &format!("{NAMESPACES}/crowd"), Bytes::new())
+        .exchange(Method::DELETE, &namespace, Bytes::new())
         .await?;
-    while connection.get(&format!("{NAMESPACES}/crowd")).await?.0 != 404 {
+    while connection.get(&namespace).await?.0 != 404 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let took = begun.elapsed().as_secs_f64();
+    let used = (cpu_ticks(process)? - before) as f64 * 10.0 / count as f64;
+    let text = format!(
+        "{took:.1} s, {:.0} objects/s, {used:.2} ms of CPU each",
+        count as f64 / took
+    );
     figures.add(
-        &format!("a namespace with {pods} pods deleted"),
-        format!("{took:.1} s"),
+        &format!("a namespace with {count} objects deleted"),
+        text,
         "",
     );
     Ok(())
 }
 
 /// A Deployment from none to so many.
-async fn scale(target: &Target, pods: usize, process: i32, figures: &mut Figures) -> Result<()> {
+async fn scale_up(target: &Target, pods: usize, process: i32, figures: &mut Figures) -> Result<()> {
     make_namespace(target, "scaled").await?;
     let deployment = json!({
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"},
@@ -182,11 +280,42 @@ fn container() -> Value {
     json!({"name": "c", "image": "i", "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}}})
 }
 
-async fn make_pods(target: &Target, collection: &str, count: usize) -> Result<()> {
+fn crowd_pod(number: usize) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": format!("p-{number}"), "labels": {"app": "crowd"}}, "spec": {"containers": [container()]}})
+}
+
+/// Makes so many objects, with several clients at once.
+pub async fn make<F>(target: &Target, collection: &str, count: usize, object: F) -> Result<()>
+where
+    F: Fn(usize) -> Value + Copy + Send + 'static,
+{
+    each(
+        target,
+        Method::POST,
+        count,
+        move |number| (String::new(), object(number)),
+        collection,
+    )
+    .await
+}
+
+/// Sends a request for each number up to `count`, with several clients at once: below `collection`, with what `request` says.
+async fn each<F>(
+    target: &Target,
+    method: Method,
+    count: usize,
+    request: F,
+    collection: &str,
+) -> Result<()>
+where
+    F: Fn(usize) -> (String, Value) + Copy + Send + 'static,
+{
     let next = Arc::new(AtomicUsize::new(0));
     let mut clients = tokio::task::JoinSet::new();
     for _ in 0..CLIENTS {
         let (next, target, collection) = (next.clone(), target.clone(), collection.to_owned());
+        let method = method.clone();
         clients.spawn(async move {
             let mut connection = target.connect().await?;
             loop {
@@ -194,12 +323,13 @@ async fn make_pods(target: &Target, collection: &str, count: usize) -> Result<()
                 if number >= count {
                     return anyhow::Ok(());
                 }
-                let pod = json!({"apiVersion": "v1", "kind": "Pod",
-                    "metadata": {"name": format!("p-{number}"), "labels": {"app": "crowd"}}, "spec": {"containers": [container()]}});
-                let (code, _) =
-                    connection.exchange(Method::POST, &collection, pod.to_string().into()).await?;
-                if code != 201 {
-                    bail!("it was answered with {code}");
+                let (name, body) = request(number);
+                let path = format!("{collection}{name}");
+                let (code, _) = connection
+                    .exchange(method.clone(), &path, body.to_string().into())
+                    .await?;
+                if !(200..300).contains(&code) {
+                    bail!("{method} {path} was answered with {code}");
                 }
             }
         });
@@ -211,7 +341,7 @@ async fn make_pods(target: &Target, collection: &str, count: usize) -> Result<()
 }
 
 /// Waits until so many objects of a collection are as wanted, by one watch from the beginning.
-async fn follow(
+pub async fn follow(
     target: &Target,
     collection: &str,
     count: usize,

@@ -16,22 +16,40 @@ use skiff_scheduler::state::State;
 
 use crate::figures::Figures;
 
-/// One shape.
-struct Shape {
-    name: &'static str,
-    nodes: usize,
+/// One of upstream's shapes.
+pub struct Shape {
+    pub name: &'static str,
+    pub nodes: usize,
     /// Pods that are there before.
-    before: usize,
+    pub before: usize,
     /// Pods that are measured.
-    measured: usize,
+    pub measured: usize,
     /// The pods that are there before, by number.
-    first: fn(usize) -> Value,
+    pub first: fn(usize) -> Value,
     /// The pods that are measured.
-    then: fn(usize) -> Value,
-    budget: &'static str,
+    pub then: fn(usize) -> Value,
+    /// What goes on meanwhile.
+    pub churn: Churn,
+    /// The project's budget, and upstream's thresholds: the one that the plan names, and that of release 1.36.
+    pub budget: &'static str,
 }
 
-const SHAPES: &[Shape] = &[
+/// What goes on while pods are measured.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Churn {
+    Nothing,
+    /// A pod that fits nowhere, five times a second.
+    Unschedulable,
+    /// A pod that others have to make room for, five times a second.
+    Preempting,
+    /// A node, a service and a pod that fits nowhere come and go each second.
+    Mixed,
+}
+
+const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
+
+/// Numbers as in upstream's `test/integration/scheduler_perf`, release 1.36.
+pub const SHAPES: &[Shape] = &[
     Shape {
         name: "basic, 5,000 nodes, 10,000 pods",
         nodes: 5000,
@@ -39,16 +57,18 @@ const SHAPES: &[Shape] = &[
         measured: 10_000,
         first: |_| plain(),
         then: |_| plain(),
-        budget: "10,000 (upstream 680)",
+        churn: Churn::Nothing,
+        budget: "10,000 (upstream 680; 1.36: 270)",
     },
     Shape {
         name: "basic, 5,000 nodes, 50,000 pods",
         nodes: 5000,
-        before: 1000,
+        before: 5000,
         measured: 50_000,
         first: |_| plain(),
         then: |_| plain(),
-        budget: "10,000 (upstream 810)",
+        churn: Churn::Nothing,
+        budget: "10,000 (upstream 810; 1.36: none)",
     },
     Shape {
         name: "node affinity",
@@ -57,49 +77,28 @@ const SHAPES: &[Shape] = &[
         measured: 10_000,
         first: |_| node_affinity(),
         then: |_| node_affinity(),
-        budget: "(upstream 220)",
+        churn: Churn::Nothing,
+        budget: "(upstream 220; 1.36: 220)",
     },
     Shape {
         name: "pod affinity",
         nodes: 5000,
         before: 5000,
         measured: 5000,
-        first: |_| {
-            pod_affinity(
-                "requiredDuringSchedulingIgnoredDuringExecution",
-                "podAffinity",
-                "zone",
-            )
-        },
-        then: |_| {
-            pod_affinity(
-                "requiredDuringSchedulingIgnoredDuringExecution",
-                "podAffinity",
-                "zone",
-            )
-        },
-        budget: "2,000 (upstream 35)",
+        first: |_| pod_affinity("podAffinity", "zone"),
+        then: |_| pod_affinity("podAffinity", "zone"),
+        churn: Churn::Nothing,
+        budget: "2,000 (upstream 35; 1.36: 35)",
     },
     Shape {
         name: "pod anti-affinity",
         nodes: 5000,
         before: 1000,
         measured: 2000,
-        first: |_| {
-            pod_affinity(
-                "requiredDuringSchedulingIgnoredDuringExecution",
-                "podAntiAffinity",
-                "kubernetes.io/hostname",
-            )
-        },
-        then: |_| {
-            pod_affinity(
-                "requiredDuringSchedulingIgnoredDuringExecution",
-                "podAntiAffinity",
-                "kubernetes.io/hostname",
-            )
-        },
-        budget: "2,000 (upstream 60)",
+        first: |_| pod_affinity("podAntiAffinity", HOST),
+        then: |_| pod_affinity("podAntiAffinity", HOST),
+        churn: Churn::Nothing,
+        budget: "2,000 (upstream 60; 1.36: 60)",
     },
     Shape {
         name: "preferred pod affinity",
@@ -108,7 +107,8 @@ const SHAPES: &[Shape] = &[
         measured: 5000,
         first: |_| preferred("podAffinity"),
         then: |_| preferred("podAffinity"),
-        budget: "(upstream 90)",
+        churn: Churn::Nothing,
+        budget: "(upstream 90; 1.36: 90)",
     },
     Shape {
         name: "preferred pod anti-affinity",
@@ -117,34 +117,48 @@ const SHAPES: &[Shape] = &[
         measured: 5000,
         first: |_| preferred("podAntiAffinity"),
         then: |_| preferred("podAntiAffinity"),
-        budget: "(upstream 90)",
+        churn: Churn::Nothing,
+        budget: "(upstream 90; 1.36: 90)",
     },
     Shape {
         name: "topology spread",
         nodes: 5000,
-        before: 1000,
+        before: 5000,
         measured: 5000,
         first: |_| plain(),
         then: |_| spread("DoNotSchedule"),
-        budget: "5,000 (upstream 460)",
+        churn: Churn::Nothing,
+        budget: "5,000 (upstream 460; 1.36: 85)",
     },
     Shape {
         name: "preferred topology spread",
         nodes: 5000,
-        before: 1000,
+        before: 5000,
         measured: 5000,
         first: |_| plain(),
         then: |_| spread("ScheduleAnyway"),
-        budget: "5,000",
+        churn: Churn::Nothing,
+        budget: "5,000 (1.36: 125)",
     },
     Shape {
-        name: "preemption, 5,000 nodes",
+        name: "preemption, every pod makes room",
         nodes: 5000,
         before: 20_000,
         measured: 5000,
         first: |_| large(0),
-        then: |_| large(10),
-        budget: "(upstream 570)",
+        then: |_| asking("3", 10),
+        churn: Churn::Nothing,
+        budget: "(upstream 570; 1.36: none)",
+    },
+    Shape {
+        name: "preemption, beside plain pods",
+        nodes: 5000,
+        before: 20_000,
+        measured: 5000,
+        first: |_| large(0),
+        then: |_| plain(),
+        churn: Churn::Preempting,
+        budget: "(upstream 570; 1.36: 160)",
     },
     Shape {
         name: "daemon set, 15,000 nodes",
@@ -152,28 +166,43 @@ const SHAPES: &[Shape] = &[
         before: 0,
         measured: 30_000,
         first: |_| plain(),
-        then: |number| pinned(number % 15_000),
-        budget: "(upstream 1,100)",
+        then: pinned,
+        churn: Churn::Nothing,
+        budget: "(upstream 1,100; 1.36: 390)",
     },
     Shape {
-        name: "mixed: plain, affinity, anti-affinity, spread",
+        name: "mixed pods there before",
         nodes: 5000,
-        before: 2000,
+        before: 10_000,
         measured: 5000,
         first: mixed,
-        then: mixed,
-        budget: "(upstream 710)",
+        then: |_| plain(),
+        churn: Churn::Nothing,
+        budget: "(1.36: 140)",
     },
     Shape {
-        name: "plain among 200 unschedulable",
+        name: "mixed churn",
         nodes: 5000,
-        before: 200,
+        before: 0,
         measured: 10_000,
-        first: |_| asking("90", 0),
+        first: |_| plain(),
         then: |_| plain(),
-        budget: "(upstream 590)",
+        churn: Churn::Mixed,
+        budget: "(upstream 710; 1.36: 265)",
+    },
+    Shape {
+        name: "unschedulable",
+        nodes: 5000,
+        before: 100,
+        measured: 10_000,
+        first: |_| plain(),
+        then: |_| plain(),
+        churn: Churn::Unschedulable,
+        budget: "(upstream 590; 1.36: 140 to 170)",
     },
 ];
+
+const HOST: &str = "kubernetes.io/hostname";
 
 fn asking(cpu: &str, priority: i32) -> Value {
     json!({"priority": priority, "containers": [{"name": "pause", "image": "registry.k8s.io/pause:3.10",
@@ -204,17 +233,28 @@ fn node_affinity() -> Value {
     )
 }
 
-fn term(key: &str) -> Value {
-    json!({"topologyKey": key, "labelSelector": {"matchLabels": {"color": "blue"}}})
+fn term(key: &str, color: &str) -> Value {
+    json!({"topologyKey": key, "labelSelector": {"matchLabels": {"color": color}}})
 }
 
-fn pod_affinity(when: &str, which: &str, key: &str) -> Value {
-    with("affinity", json!({which: {when: [term(key)]}}))
+/// Pods that keep away from each other are green; they do not mind the others.
+fn color(spec: &Value) -> &'static str {
+    let apart = &spec["affinity"]["podAntiAffinity"][REQUIRED];
+    if apart.is_array() { "green" } else { "blue" }
+}
+
+fn pod_affinity(which: &str, key: &str) -> Value {
+    let color = if which == "podAffinity" {
+        "blue"
+    } else {
+        "green"
+    };
+    with("affinity", json!({which: {REQUIRED: [term(key, color)]}}))
 }
 
 fn preferred(which: &str) -> Value {
     let when = "preferredDuringSchedulingIgnoredDuringExecution";
-    let terms = json!([{"weight": 1, "podAffinityTerm": term("kubernetes.io/hostname")}]);
+    let terms = json!([{"weight": 1, "podAffinityTerm": term(HOST, "blue")}]);
     with("affinity", json!({which: {when: terms}}))
 }
 
@@ -226,44 +266,50 @@ fn spread(action: &str) -> Value {
     )
 }
 
-fn pinned(node: usize) -> Value {
+/// Upstream sends all of these pods to one node; here each goes to a node of its own, as a DaemonSet's do.
+fn pinned(number: usize) -> Value {
+    let node = format!("node-{}", number / 2);
     with(
         "affinity",
-        json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
-            {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [format!("node-{node}")]}]}]}}}),
+        json!({"nodeAffinity": {REQUIRED: {"nodeSelectorTerms": [
+            {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}]}}}),
     )
 }
 
 fn mixed(number: usize) -> Value {
     match number % 5 {
         0 => plain(),
-        1 => pod_affinity(
-            "requiredDuringSchedulingIgnoredDuringExecution",
-            "podAffinity",
-            "zone",
-        ),
-        2 => preferred("podAntiAffinity"),
-        3 => spread("DoNotSchedule"),
-        _ => node_affinity(),
+        1 => pod_affinity("podAffinity", "zone"),
+        2 => pod_affinity("podAntiAffinity", HOST),
+        3 => preferred("podAffinity"),
+        _ => preferred("podAntiAffinity"),
     }
 }
 
-fn node(number: usize) -> Result<Node> {
+/// The pods that churn makes; `None`: it makes none.
+pub fn churning(churn: Churn) -> Option<Value> {
+    match churn {
+        Churn::Nothing => None,
+        Churn::Unschedulable | Churn::Mixed => Some(asking("9", 10)),
+        Churn::Preempting => Some(asking("3", 10)),
+    }
+}
+
+/// A node of upstream's size.
+pub fn node(number: usize) -> Value {
     let name = format!("node-{number}");
-    Ok(serde_json::from_value(json!({
-        "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, "zone": format!("zone{}", number % 3)}},
-        "status": {"allocatable": {"cpu": "4", "memory": "32Gi", "pods": "110"}},
-    }))?)
+    let size = json!({"cpu": "4", "memory": "32Gi", "pods": "110"});
+    json!({
+        "apiVersion": "v1", "kind": "Node",
+        "metadata": {"name": name, "labels": {HOST: name, "zone": format!("zone{}", number % 3)}},
+        "status": {"capacity": size, "allocatable": size, "conditions": [{"type": "Ready", "status": "True"}]},
+    })
 }
 
-fn pod(name: &str, spec: &Value, node: &str) -> Result<Pod> {
-    let mut spec = spec.clone();
-    if let (Some(spec), false) = (spec.as_object_mut(), node.is_empty()) {
-        spec.insert("nodeName".to_owned(), json!(node));
-    }
-    Ok(serde_json::from_value(json!({
-        "metadata": {"name": name, "namespace": "bench", "uid": name, "labels": {"color": "blue"}}, "spec": spec,
-    }))?)
+/// A pod of a shape.
+pub fn pod(name: &str, spec: &Value) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": name, "namespace": "bench", "uid": name, "labels": {"color": color(spec)}}, "spec": spec})
 }
 
 /// What became of pods.
@@ -302,7 +348,7 @@ fn drain(state: &State) -> Outcome {
     outcome
 }
 
-fn run(shape: &Shape, nodes: usize) -> Result<(Outcome, Duration)> {
+fn run(shape: &Shape, scale: f64) -> Result<(Outcome, Duration)> {
     let clock = SystemClock::shared();
     let profiles = vec![Profile::default()];
     let state = Arc::new(State::new(
@@ -311,31 +357,32 @@ fn run(shape: &Shape, nodes: usize) -> Result<(Outcome, Duration)> {
         clock,
         Random::seeded(1),
     ));
-    for number in 0..nodes {
-        state.apply_node(&node(number)?);
+    let pods = |name: &str, count: usize, spec: &dyn Fn(usize) -> Value| -> Result<Vec<Pod>> {
+        let pod = |number| pod(&format!("{name}-{number}"), &spec(number));
+        let pods = (0..count).map(|number| serde_json::from_value(pod(number)));
+        Ok(pods.collect::<Result<_, _>>()?)
+    };
+    for number in 0..scaled(shape.nodes, scale) {
+        let node: Node = serde_json::from_value(node(number))?;
+        state.apply_node(&node);
     }
-    let scale = |count: usize| count * nodes / shape.nodes;
-    for number in 0..scale(shape.before) {
-        state.apply_pod(&pod(
-            &format!("first-{number}"),
-            &(shape.first)(number),
-            "",
-        )?);
+    for pod in pods("first", scaled(shape.before, scale), &shape.first)? {
+        state.apply_pod(&pod);
     }
     drain(&state);
-    let count = scale(shape.measured);
-    let specs: Vec<Value> = (0..count).map(|number| (shape.then)(number)).collect();
-    let pods: Result<Vec<Pod>> = specs
-        .iter()
-        .enumerate()
-        .map(|(number, spec)| pod(&format!("pod-{number}"), spec, ""))
-        .collect();
-    let pods = pods?;
+    let count = scaled(shape.measured, scale);
+    let measured = pods("pod", count, &shape.then)?;
+    // As many as come while upstream's threshold of pods is met.
+    let churn = churning(shape.churn);
+    let churn = pods("churn", count / 50, &|_| churn.clone().unwrap_or_default());
     let start = Instant::now();
-    pods.iter().for_each(|pod| state.apply_pod(pod));
+    if shape.churn != Churn::Nothing {
+        churn?.iter().for_each(|pod| state.apply_pod(pod));
+    }
+    measured.iter().for_each(|pod| state.apply_pod(pod));
     let seen = start.elapsed();
     let outcome = drain(&state);
-    if outcome.bound < count / 2 {
+    if outcome.bound < count / 2 && outcome.room < count / 2 {
         bail!(
             "{}: only {} of {count} pods were bound",
             shape.name,
@@ -343,16 +390,22 @@ fn run(shape: &Shape, nodes: usize) -> Result<(Outcome, Duration)> {
         );
     }
     // What the watch says afterwards is no news and has to be cheap.
-    for pod in &pods {
+    for pod in &measured {
         state.remove_pod(&ObjectKey::of(&pod.metadata));
     }
     Ok((outcome, seen))
 }
 
-/// Measures all shapes whose names contain `only`, on `share` percent of the nodes.
-pub fn measure(only: &str, share: usize, figures: &mut Figures) -> Result<()> {
+/// A share of a number, at least one of it; none of none.
+pub fn scaled(count: usize, scale: f64) -> usize {
+    let share = (count as f64 * scale).round() as usize;
+    share.max(usize::from(count > 0))
+}
+
+/// Measures all shapes whose names contain `only`, at a share of their size.
+pub fn measure(only: &str, scale: f64, figures: &mut Figures) -> Result<()> {
     for shape in SHAPES.iter().filter(|shape| shape.name.contains(only)) {
-        let (outcome, seen) = run(shape, (shape.nodes * share / 100).max(1))?;
+        let (outcome, seen) = run(shape, scale)?;
         let rate = outcome.bound as f64 / outcome.time.as_secs_f64();
         let each = (outcome.time + seen).as_secs_f64() * 1e6 / outcome.bound as f64;
         let mut text = format!("{rate:.0} pods/s, {each:.0} us a pod with its first event");
