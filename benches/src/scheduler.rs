@@ -341,7 +341,7 @@ fn drain(state: &State) -> Outcome {
                     state.room_made(&failure.pod.key, false);
                 }
             }
-            Decision::Consult { .. } | Decision::Evict(_) => {}
+            Decision::Consult { .. } | Decision::Negotiate { .. } | Decision::Evict(_) => {}
         }
     }
     outcome.time = start.elapsed();

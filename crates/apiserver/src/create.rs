@@ -121,6 +121,7 @@ async fn create_named(target: &Target<'_>, mut object: Box<dyn Object>) -> ApiRe
     crate::authz::escalation::check(target, &*object, None).await?;
     let allocation = crate::services::allocate(target, &mut *object, None).await?;
     before_create(target, &mut *object)?;
+    crate::authz::devices::check(target, &*object, None).await?;
     crate::admission::policy::access::check(target, &*object, None).await?;
     admission::validate(&request, Some(&*object), None).await?;
     let Some(allocation) = allocation else {

@@ -330,6 +330,7 @@ pub(crate) async fn update(
             Part::Status | Part::Own => None,
         };
         before_update(target, part, &mut *new, &*current.object)?;
+        crate::authz::devices::check(target, &*new, Some(&*current.object)).await?;
         crate::admission::policy::access::check(target, &*new, Some(&*current.object)).await?;
         if admitted {
             admission::validate(&request, Some(&*new), Some(&*current.object)).await?;

@@ -102,7 +102,8 @@ pub async fn run(context: Context) {
     context.run(reconciler, queue, 2).await;
 }
 
-/// Queues the quotas of the namespace where an object came, went, or changed so that it matters.
+/// Queues the quotas of the namespace where an object went, or changed so that it matters. What comes was charged for
+/// before: who counts then may have seen less than was charged, and would give it away twice.
 fn on_change<K: Watched>(
     cache: &SharedCache<K>,
     quotas: &SharedCache<ResourceQuota>,
@@ -111,8 +112,10 @@ fn on_change<K: Watched>(
 ) -> Subscription {
     let (quotas, queue) = (quotas.clone(), queue.clone());
     cache.on_event(move |event| {
-        if matches!(event, Event::Updated { old, new } if !matters(old, new)) {
-            return;
+        match event {
+            Event::Added(_) => return,
+            Event::Updated { old, new } if !matters(old, new) => return,
+            Event::Updated { .. } | Event::Deleted(_) => {}
         }
         let namespace = event.object().metadata().namespace.as_deref();
         for quota in quotas.list_in(namespace.unwrap_or_default()) {

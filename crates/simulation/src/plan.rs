@@ -420,8 +420,8 @@ mod tests {
         );
         let failing = planned(&[
             running.clone(),
-            started,
-            runs_for,
+            started.clone(),
+            runs_for.clone(),
             fails,
             policy("OnFailure"),
         ]);

@@ -347,3 +347,119 @@ async fn events_are_selected_by_the_fields_of_the_version_asked() {
         }
     }
 }
+
+#[tokio::test]
+async fn administrators_access_to_devices_needs_a_label_of_the_namespace() {
+    let cluster = TestCluster::start().await.unwrap();
+    let claims = "/apis/resource.k8s.io/v1/namespaces/default/resourceclaims";
+    let templates = "/apis/resource.k8s.io/v1/namespaces/default/resourceclaimtemplates";
+    let devices = json!({"requests": [{"name": "r", "exactly": {"deviceClassName": "c", "adminAccess": true}}]});
+    let claim = json!({"metadata": {"name": "a"}, "spec": {"devices": devices}});
+    let template = json!({"metadata": {"name": "a"}, "spec": {"spec": {"devices": devices}}});
+    for (path, body) in [(claims, &claim), (templates, &template)] {
+        let (code, refused) = ask(&cluster, "POST", path, body).await;
+        assert_eq!(code, 422, "{refused}");
+        assert_eq!(
+            refused["details"]["causes"][0],
+            json!({"reason": "FieldValueForbidden", "field": "spec.devices.requests[0].adminAccess",
+                "message": "Forbidden: admin access to devices requires the `resource.kubernetes.io/admin-access: true` label on the containing namespace"})
+        );
+    }
+    let label = json!({"metadata": {"name": "default", "labels": {"resource.kubernetes.io/admin-access": "true"}}});
+    let (code, answer) = ask(&cluster, "PUT", "/api/v1/namespaces/default", &label).await;
+    assert_eq!(code, 200, "{answer}");
+    for (path, body) in [(claims, &claim), (templates, &template)] {
+        let (code, made) = ask(&cluster, "POST", path, body).await;
+        assert_eq!(code, 201, "{made}");
+    }
+}
+
+#[tokio::test]
+async fn who_gives_claims_devices_must_be_allowed_that_beside_the_status() {
+    let cluster = TestCluster::start().await.unwrap();
+    let store: Arc<dyn skiff_store::Store> = cluster.store.clone();
+    let clock = SystemClock::shared();
+    let authorization = Arc::new(Authorization::new(store, clock, Random::seeded(1)));
+    cluster.server.set_authorizer(authorization.clone());
+    let claims = "/apis/resource.k8s.io/v1/namespaces/default/resourceclaims";
+    let devices = json!({"requests": [{"name": "r", "exactly": {"deviceClassName": "c"}}]});
+    let claim = json!({"metadata": {"name": "a"}, "spec": {"devices": devices}});
+    assert_eq!(ask(&cluster, "POST", claims, &claim).await.0, 201);
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    let rules = |resources: &[&str], verbs: &[&str]| json!({"metadata": {"name": "giver"}, "rules": [{"apiGroups": ["resource.k8s.io"], "resources": resources, "verbs": verbs}]});
+    let binding = json!({"metadata": {"name": "giver"}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "giver"},
+        "subjects": [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": "giver"}]});
+    let roles = format!("{rbac}/clusterroles");
+    let first = rules(&["resourceclaims/status"], &["update", "patch"]);
+    assert_eq!(ask(&cluster, "POST", &roles, &first).await.0, 201);
+    let bindings = format!("{rbac}/clusterrolebindings");
+    assert_eq!(ask(&cluster, "POST", &bindings, &binding).await.0, 201);
+    authorization.load().await.unwrap();
+    let (_, now) = ask(&cluster, "GET", &format!("{claims}/a"), &Value::Null).await;
+    let mut given = now.clone();
+    given["status"] = json!({"allocation": {"devices": {"results": [
+        {"request": "r", "driver": "d.example", "pool": "p", "device": "x"}]}}});
+    let status = format!("{claims}/a/status");
+    let give = || {
+        ask_as(
+            &cluster,
+            "giver",
+            "system:authenticated",
+            "PUT",
+            &status,
+            &given,
+            JSON,
+        )
+    };
+    let (code, refused) = give().await;
+    assert_eq!(code, 422, "{refused}");
+    let message = refused["details"]["causes"][0]["message"].as_str().unwrap();
+    assert!(
+        message.starts_with("Forbidden: changing status.allocation or status.reservedFor requires resource=\"resourceclaims/binding\", verb=\"update\" permission: "),
+        "{message}"
+    );
+    let both = rules(
+        &["resourceclaims/status", "resourceclaims/binding"],
+        &["update"],
+    );
+    let (code, answer) = ask(&cluster, "PUT", &format!("{roles}/giver"), &both).await;
+    assert_eq!(code, 200, "{answer}");
+    authorization.load().await.unwrap();
+    let (code, answer) = give().await;
+    assert_eq!(code, 200, "{answer}");
+    // What a driver says of its devices.
+    given = answer;
+    given["status"]["devices"] =
+        json!([{"driver": "d.example", "pool": "p", "device": "x", "data": {"k": "v"}}]);
+    let give = || {
+        ask_as(
+            &cluster,
+            "giver",
+            "system:authenticated",
+            "PUT",
+            &status,
+            &given,
+            JSON,
+        )
+    };
+    let (code, refused) = give().await;
+    assert_eq!(code, 422, "{refused}");
+    assert_eq!(refused["details"]["causes"][0]["field"], "status.devices");
+    let driver = rules(
+        &[
+            "resourceclaims/status",
+            "resourceclaims/binding",
+            "resourceclaims/driver",
+        ],
+        &["update", "arbitrary-node:update"],
+    );
+    assert_eq!(
+        ask(&cluster, "PUT", &format!("{roles}/giver"), &driver)
+            .await
+            .0,
+        200
+    );
+    authorization.load().await.unwrap();
+    let (code, answer) = give().await;
+    assert_eq!(code, 200, "{answer}");
+}

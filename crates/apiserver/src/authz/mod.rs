@@ -2,6 +2,7 @@
 
 pub(crate) mod condition;
 pub mod configuration;
+pub(crate) mod devices;
 pub(crate) mod escalation;
 pub mod graph;
 pub mod node;
