@@ -501,7 +501,7 @@ async fn tell(server: &Arc<ApiServer>, user: &Arc<UserInfo>, fault: &Fault, serv
     };
     let now = Timestamp::try_from(server.clock.now()).unwrap_or(Timestamp::UNIX_EPOCH);
     let event: Value = json!({
-        "metadata": {"generateName": "service-repair.", "namespace": namespace},
+        "metadata": {"generateName": "service-repair-", "namespace": namespace},
         "eventTime": format!("{now:.6}"), "reportingController": component, "reportingInstance": component,
         "action": action, "reason": fault.reason, "note": fault.note, "type": "Warning", "regarding": regarding,
     });
