@@ -7,6 +7,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::explain::{Explainer, Explanation, NodeAnswer, Refusal};
+use crate::explain_openapi;
 
 /// The service that is stood in for, in `kube-system`.
 pub const SERVICE: &str = "skiff-scheduler";
@@ -27,6 +28,11 @@ pub fn answer(explainer: &Explainer, method: &str, path: &str, table: bool) -> (
             text,
             None,
         );
+    }
+    match path {
+        "/openapi/v3" => return (200, explain_openapi::index()),
+        "/openapi/v3/apis/scheduling.skiff.local/v1" => return (200, explain_openapi::document()),
+        _ => {}
     }
     let rest = path.strip_prefix(ROOT).unwrap_or_default();
     let parts: Vec<&str> = rest.split('/').filter(|part| !part.is_empty()).collect();
@@ -226,7 +232,12 @@ mod tests {
         let ask = |method, path| answer(&Explainer::default(), method, path, false);
         assert_eq!(ask("GET", ROOT).1["resources"][0]["shortNames"][0], "why");
         assert_eq!(ask("DELETE", ROOT).0, 405);
-        assert_eq!(ask("GET", "/openapi/v3").0, 404);
+        assert_eq!(ask("GET", "/openapi/v2").0, 404);
+        let index = ask("GET", "/openapi/v3").1;
+        let document =
+            index["paths"]["apis/scheduling.skiff.local/v1"]["serverRelativeURL"].as_str();
+        let (path, _) = document.unwrap().split_once('?').unwrap();
+        assert_eq!(ask("GET", path).0, 200);
         let path = "/apis/scheduling.skiff.local/v1/namespaces/a/podexplanations/p";
         let (code, status) = ask("GET", path);
         assert_eq!(

@@ -21,6 +21,7 @@ pub mod diagnosis;
 pub mod executor;
 pub mod explain;
 pub mod explain_api;
+mod explain_openapi;
 pub mod extender;
 mod extender_preemption;
 mod feeds;
