@@ -147,6 +147,9 @@ pub fn row(config: &SimulationConfig, pod: &Pod) -> Option<Row> {
     })
 }
 
+/// How often a kubelet looks at a pod's status without being told to.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// The next step of a pod, and how long after now it is due; `None`: it rests.
 #[must_use]
 pub fn next(config: &SimulationConfig, row: &Row, now: Timestamp) -> Option<(Duration, Step)> {
@@ -164,8 +167,9 @@ pub fn next(config: &SimulationConfig, row: &Row, now: Timestamp) -> Option<(Dur
         }
         (None, Stage::Over) => None,
         (None, Stage::Bound) => Some((drawn(config.starting, "starting"), Step::Run)),
-        // Kubelets put right what others have written of their pods.
-        (None, Stage::Running) if row.doubted && !row.unready => Some((Duration::ZERO, Step::Run)),
+        // Kubelets put right what others have written of their pods, when they look next: at once, it would be a race
+        // without end against who takes the node for lost.
+        (None, Stage::Running) if row.doubted && !row.unready => Some((LOOK, Step::Run)),
         (None, Stage::Running) => {
             let (after, code) = row.run_for?;
             let runs = row.started.map_or(Duration::ZERO, |started| {
@@ -394,7 +398,7 @@ mod tests {
             "/status/conditions",
             json!([{"type": "Ready", "status": "False"}]),
         );
-        let report = Some((Duration::ZERO, Step::Run));
+        let report = Some((LOOK, Step::Run));
         assert_eq!(planned(&[running.clone(), doubted.clone()]), report);
         let unready = (
             "/metadata/annotations/simulation.skiff.local~1unready",
