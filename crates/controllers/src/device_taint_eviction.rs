@@ -6,23 +6,21 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::resource::v1::{
     Device, DeviceRequestAllocationResult, DeviceTaint, DeviceToleration, ResourceClaim,
     ResourceSlice,
 };
 use kube::Client;
-use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use parking_lot::Mutex;
-use serde_json::json;
 use skiff_base::SharedClock;
 use skiff_client::{
     Event, EventRecorder, EventType, ObjectKey, Outcome, ReconcileError, Reconciler, SharedCache,
-    Subscription, WorkQueue, is_not_found,
+    Subscription, WorkQueue,
 };
 
 use crate::resource_claim_plan::{ClaimName, is_made_for, is_reserved, name_of};
-use crate::{Context, pods};
+use crate::{Context, pod_eviction, pods};
 
 /// The name of this controller.
 pub const NAME: &str = "device-taint-eviction-controller";
@@ -275,13 +273,7 @@ impl Evictions {
     }
 
     fn tell(&self, key: &ObjectKey, text: &str) {
-        let regarding = ObjectReference {
-            api_version: Some("v1".to_owned()),
-            kind: Some("Pod".to_owned()),
-            namespace: Some(key.namespace().to_owned()),
-            name: Some(key.name().to_owned()),
-            ..ObjectReference::default()
-        };
+        let regarding = pod_eviction::regarding(key);
         let kind = EventType::Normal;
         self.recorder
             .record(regarding, kind, REASON, text.to_owned());
@@ -294,31 +286,14 @@ impl Evictions {
             "Device Taint manager: deleting due to NoExecute taint",
             &skiff_client::timestamp(&*self.clock),
         );
-        let patch =
-            json!({"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": [condition]}});
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), key.namespace());
-        let params = PatchParams::default();
-        let marked = api
-            .patch_status(key.name(), &params, &Patch::Strategic(patch))
-            .await;
-        let deleted = match marked {
-            Ok(_) => api
-                .delete(key.name(), &DeleteParams::default())
-                .await
-                .map(drop),
-            Err(error) => Err(error),
-        };
-        match deleted {
-            Err(error) if !is_not_found(&error) => Err(error.into()),
-            _ => Ok(()),
-        }
+        pod_eviction::evict(&self.client, key, pod, condition).await
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::Value;
+    use serde_json::{Value, json};
 
     fn slice(generation: i64, taints: Value) -> Arc<ResourceSlice> {
         let slice = json!({"metadata": {"name": "s"}, "spec": {"driver": "d",

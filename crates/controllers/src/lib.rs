@@ -59,6 +59,7 @@ mod node_selector;
 pub mod node_ttl;
 pub mod ownership;
 mod pod_control;
+mod pod_eviction;
 pub mod pod_garbage;
 pub mod pods;
 mod policy_types;

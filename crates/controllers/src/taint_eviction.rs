@@ -5,18 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, Taint, Toleration};
+use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
 use kube::Client;
-use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use parking_lot::Mutex;
-use serde_json::json;
 use skiff_base::SharedClock;
 use skiff_client::{
     Event, EventRecorder, EventType, ObjectKey, Outcome, ReconcileError, Reconciler, SharedCache,
-    WorkQueue, is_not_found,
+    WorkQueue,
 };
 
-use crate::{Context, node_lifecycle, pods};
+use crate::{Context, node_lifecycle, pod_eviction, pods};
 
 /// The name of this controller. It acts as the node controller.
 pub const NAME: &str = "taint-eviction-controller";
@@ -218,13 +216,7 @@ impl Evictions {
     }
 
     fn tell(&self, key: &ObjectKey, text: String) {
-        let regarding = ObjectReference {
-            api_version: Some("v1".to_owned()),
-            kind: Some("Pod".to_owned()),
-            namespace: Some(key.namespace().to_owned()),
-            name: Some(key.name().to_owned()),
-            ..ObjectReference::default()
-        };
+        let regarding = pod_eviction::regarding(key);
         self.recorder
             .record(regarding, EventType::Normal, REASON, text);
     }
@@ -236,30 +228,14 @@ impl Evictions {
             "Taint manager: deleting due to NoExecute taint",
             &skiff_client::timestamp(&*self.clock),
         );
-        let patch =
-            json!({"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": [condition]}});
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), key.namespace());
-        let parameters = PatchParams::default();
-        let marked = api
-            .patch_status(key.name(), &parameters, &Patch::Strategic(patch))
-            .await;
-        let deleted = match marked {
-            Ok(_) => api
-                .delete(key.name(), &DeleteParams::default())
-                .await
-                .map(drop),
-            Err(error) => Err(error),
-        };
-        match deleted {
-            Err(error) if !is_not_found(&error) => Err(error.into()),
-            _ => Ok(()),
-        }
+        pod_eviction::evict(&self.client, key, pod, condition).await
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn taint(key: &str) -> Taint {
         Taint {

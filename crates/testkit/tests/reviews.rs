@@ -400,18 +400,11 @@ async fn who_gives_claims_devices_must_be_allowed_that_beside_the_status() {
     given["status"] = json!({"allocation": {"devices": {"results": [
         {"request": "r", "driver": "d.example", "pool": "p", "device": "x"}]}}});
     let status = format!("{claims}/a/status");
-    let give = || {
-        ask_as(
-            &cluster,
-            "giver",
-            "system:authenticated",
-            "PUT",
-            &status,
-            &given,
-            JSON,
-        )
+    let give = async |given: &Value| {
+        let group = "system:authenticated";
+        ask_as(&cluster, "giver", group, "PUT", &status, given, JSON).await
     };
-    let (code, refused) = give().await;
+    let (code, refused) = give(&given).await;
     assert_eq!(code, 422, "{refused}");
     let message = refused["details"]["causes"][0]["message"].as_str().unwrap();
     assert!(
@@ -425,24 +418,13 @@ async fn who_gives_claims_devices_must_be_allowed_that_beside_the_status() {
     let (code, answer) = ask(&cluster, "PUT", &format!("{roles}/giver"), &both).await;
     assert_eq!(code, 200, "{answer}");
     authorization.load().await.unwrap();
-    let (code, answer) = give().await;
+    let (code, answer) = give(&given).await;
     assert_eq!(code, 200, "{answer}");
     // What a driver says of its devices.
     given = answer;
     given["status"]["devices"] =
         json!([{"driver": "d.example", "pool": "p", "device": "x", "data": {"k": "v"}}]);
-    let give = || {
-        ask_as(
-            &cluster,
-            "giver",
-            "system:authenticated",
-            "PUT",
-            &status,
-            &given,
-            JSON,
-        )
-    };
-    let (code, refused) = give().await;
+    let (code, refused) = give(&given).await;
     assert_eq!(code, 422, "{refused}");
     assert_eq!(refused["details"]["causes"][0]["field"], "status.devices");
     let driver = rules(
@@ -460,6 +442,6 @@ async fn who_gives_claims_devices_must_be_allowed_that_beside_the_status() {
         200
     );
     authorization.load().await.unwrap();
-    let (code, answer) = give().await;
+    let (code, answer) = give(&given).await;
     assert_eq!(code, 200, "{answer}");
 }
