@@ -11,6 +11,7 @@ mod api;
 mod bare;
 mod bound;
 mod cluster;
+mod control;
 mod figures;
 mod load;
 mod nodes;
@@ -69,6 +70,15 @@ enum Subject {
         #[arg(long, default_value_t = 1.0)]
         scale: f64,
     },
+    /// The control plane alone, with nodes that are mere objects: pods created and bound, memory, a scheduler that starts
+    Control {
+        /// How many nodes
+        #[arg(long, default_value_t = 1000)]
+        nodes: usize,
+        /// How many pods
+        #[arg(long, default_value_t = 5000)]
+        pods: usize,
+    },
     /// Controllers on simulated nodes: a Deployment from 0 to 10,000, a rollout of 1,000 Deployments, a namespace with 20,000 objects deleted
     Controllers {
         /// A share of these sizes
@@ -115,6 +125,9 @@ fn main() -> Result<()> {
             );
             runtime.block_on(nodes::measure(skiff, nodes, pods, &mut figures))?;
         }
+        Subject::Control { nodes, pods } => {
+            runtime.block_on(control::measure(skiff, nodes, pods, &mut figures))?;
+        }
         Subject::Controllers { scale } => {
             runtime.block_on(nodes::controllers(skiff, scale, &mut figures))?;
         }
@@ -136,6 +149,7 @@ fn main() -> Result<()> {
             start::measure(skiff, &mut figures)?;
             runtime.block_on(api::measure(skiff, 5, &[], &mut figures))?;
             runtime.block_on(pods::measure(skiff, 50, 30, &mut figures))?;
+            runtime.block_on(control::measure(skiff, 1000, 5000, &mut figures))?;
             runtime.block_on(nodes::measure(skiff, 1000, 5000, &mut figures))?;
             runtime.block_on(nodes::controllers(skiff, 1.0, &mut figures))?;
             runtime.block_on(bound::measure(skiff, "", 1.0, &mut figures))?;

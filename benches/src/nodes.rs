@@ -16,7 +16,8 @@ use crate::figures::Figures;
 use crate::load::Target;
 use crate::scheduler::scaled;
 
-const NAMESPACES: &str = "/api/v1/namespaces";
+/// Where namespaces are.
+pub const NAMESPACES: &str = "/api/v1/namespaces";
 /// So many clients make pods.
 const CLIENTS: usize = 16;
 
@@ -262,7 +263,8 @@ fn written(process: i32) -> Result<u64> {
     Ok(line.context("no write_bytes")?.parse()?)
 }
 
-async fn make_namespace(target: &Target, name: &str) -> Result<()> {
+/// A namespace with the service account that its pods need.
+pub async fn make_namespace(target: &Target, name: &str) -> Result<()> {
     let mut connection = target.connect().await?;
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
     connection
@@ -280,7 +282,8 @@ fn container() -> Value {
     json!({"name": "c", "image": "i", "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}}})
 }
 
-fn crowd_pod(number: usize) -> Value {
+/// A pod of one small container.
+pub fn crowd_pod(number: usize) -> Value {
     json!({"apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": format!("p-{number}"), "labels": {"app": "crowd"}}, "spec": {"containers": [container()]}})
 }

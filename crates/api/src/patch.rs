@@ -32,7 +32,8 @@ const MAX_OPERATIONS: usize = 10_000;
 /// No more bytes are copied by one JSON patch: a short patch must not make a huge object.
 const MAX_COPIED: usize = 3 * 1024 * 1024;
 
-/// The object after the patch, checked against its type.
+/// The object after the patch, checked against its type. `current` makes the object as it is now; it is called again only
+/// to tell what was refused.
 ///
 /// # Errors
 /// 400: the patch cannot be read; 422: it does not apply, or what comes out is no object of the kind, or has unknown
@@ -40,49 +41,23 @@ const MAX_COPIED: usize = 3 * 1024 * 1024;
 pub fn apply_patch(
     target: &Target<'_>,
     patch_type: PatchType,
-    current: &Value,
+    current: &dyn Fn() -> Value,
     patch: &[u8],
     validation: FieldValidation,
 ) -> ApiResult<Decoded> {
-    let text: Value = serde_json::from_slice(patch)
-        .map_err(|error| unreadable(patch_type, &error.to_string()))?;
-    let mut shown = None;
-    let (patched, mut strict) = match patch_type {
-        PatchType::Json => {
-            let strict = unknown_in_operations(&text);
-            (json_patch(current, text)?, strict)
-        }
-        PatchType::Merge => {
-            let mut document = current.clone();
-            if !text.is_object() {
-                return Err(ApiError::bad_request("Invalid JSON Patch"));
-            }
-            json_patch::merge(&mut document, &text);
-            (document, duplicates(patch))
-        }
-        PatchType::StrategicMerge if target.schema.is_custom() => {
-            return Err(ApiError::new(
-                415,
-                "UnsupportedMediaType",
-                "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml",
-            ));
-        }
-        PatchType::StrategicMerge => {
-            let Value::Object(patch_map) = text else {
-                let got = json_type(&text);
-                let message = format!(
-                    "json: cannot unmarshal {got} into Go value of type map[string]interface {{}}"
-                );
-                return Err(ApiError::bad_request(message));
-            };
-            shown = Some(go_value(&Value::Object(patch_map.clone())));
-            let document =
-                strategic::merge(target.schema, target.root, current.clone(), patch_map)?;
-            (document, duplicates(patch))
-        }
-    };
-    let shown = shown.unwrap_or_else(|| patched.to_string());
+    let now = current();
+    let identity = ["apiVersion", "kind"].map(|key| (key, now.get(key).cloned()));
+    let (patched, mut strict) = merged(target, patch_type, now, patch)?;
     let refuse = |message: &str| {
+        // A strategic patch is shown as it is, of others what came of it.
+        let shown = match patch_type {
+            PatchType::StrategicMerge => serde_json::from_slice(patch)
+                .map(|text| go_value(&text))
+                .unwrap_or_default(),
+            _ => merged(target, patch_type, current(), patch)
+                .map(|(patched, _)| patched.to_string())
+                .unwrap_or_default(),
+        };
         ApiError::invalid(
             "",
             "",
@@ -110,8 +85,8 @@ pub fn apply_patch(
     if !value.is_object() {
         return Err(refuse("not an object"));
     }
-    for key in ["apiVersion", "kind"] {
-        value[key] = current.get(key).cloned().unwrap_or_default();
+    for (key, kept) in identity {
+        value[key] = kept.unwrap_or_default();
     }
     let warnings = if validation == FieldValidation::Warn {
         strict
@@ -119,6 +94,46 @@ pub fn apply_patch(
         Vec::new()
     };
     Ok(Decoded { value, warnings })
+}
+
+/// What comes of the patch, unchecked, and what is doubtful about the patch.
+fn merged(
+    target: &Target<'_>,
+    patch_type: PatchType,
+    mut document: Value,
+    patch: &[u8],
+) -> ApiResult<(Value, Vec<String>)> {
+    let text: Value = serde_json::from_slice(patch)
+        .map_err(|error| unreadable(patch_type, &error.to_string()))?;
+    match patch_type {
+        PatchType::Json => {
+            let strict = unknown_in_operations(&text);
+            Ok((json_patch(document, text)?, strict))
+        }
+        PatchType::Merge => {
+            if !text.is_object() {
+                return Err(ApiError::bad_request("Invalid JSON Patch"));
+            }
+            json_patch::merge(&mut document, &text);
+            Ok((document, duplicates(patch)))
+        }
+        PatchType::StrategicMerge if target.schema.is_custom() => Err(ApiError::new(
+            415,
+            "UnsupportedMediaType",
+            "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml",
+        )),
+        PatchType::StrategicMerge => {
+            let Value::Object(patch_map) = text else {
+                let got = json_type(&text);
+                let message = format!(
+                    "json: cannot unmarshal {got} into Go value of type map[string]interface {{}}"
+                );
+                return Err(ApiError::bad_request(message));
+            };
+            let merged = strategic::merge(target.schema, target.root, document, patch_map)?;
+            Ok((merged, duplicates(patch)))
+        }
+    }
 }
 
 fn unreadable(patch_type: PatchType, message: &str) -> ApiError {
@@ -143,7 +158,7 @@ fn does_not_apply() -> ApiError {
     }
 }
 
-fn json_patch(current: &Value, patch: Value) -> ApiResult<Value> {
+fn json_patch(mut document: Value, patch: Value) -> ApiResult<Value> {
     let count = patch.as_array().map_or(0, Vec::len);
     if count > MAX_OPERATIONS {
         let message = format!(
@@ -157,7 +172,6 @@ fn json_patch(current: &Value, patch: Value) -> ApiResult<Value> {
     }
     let operations: JsonPatch = serde_json::from_value(patch)
         .map_err(|error| unreadable(PatchType::Json, &error.to_string()))?;
-    let mut document = current.clone();
     let mut copied = 0;
     for operation in operations.0 {
         if let PatchOperation::Copy(copy) = &operation {
@@ -268,7 +282,7 @@ mod tests {
         apply_patch(
             &Target::of(kind).unwrap(),
             patch_type,
-            &current(),
+            &current,
             patch.to_string().as_bytes(),
             validation,
         )

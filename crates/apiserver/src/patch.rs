@@ -74,16 +74,17 @@ impl Patch {
     }
 
     /// An object of `kind` after the patch, checked against the kind's schema. An apply brings the record of owners up
-    /// to date; other patches leave that to the write. `resource` is the resource that the request is for.
+    /// to date; other patches leave that to the write. `resource` is the resource that the request is for; `current` makes the
+    /// object as it is now.
     pub fn patched(
         &self,
         call: &Call,
         resource: &Resource,
         kind: &ServedKind,
-        current: &Value,
+        current: &dyn Fn() -> Value,
     ) -> ApiResult<Value> {
         let Some(patch) = self.kind else {
-            return self.applied(call, resource, kind, Some(current));
+            return self.applied(call, resource, kind, Some(&current()));
         };
         let target = kind.target()?;
         let decoded = apply_patch(&target, patch, current, &self.body, self.validation)?;
@@ -153,8 +154,8 @@ pub(crate) async fn patch(
         }
     }
     let mut change = |current: &Current| -> ApiResult<Box<dyn Object>> {
-        let value = current.served(resource);
-        let value = patch.patched(call, resource, &resource.kind, &value)?;
+        let served = || current.served(resource);
+        let value = patch.patched(call, resource, &resource.kind, &served)?;
         let mut object = decode(resource, value)?;
         check_namespace(resource, namespace, object.metadata_mut())?;
         crate::update::check_name(&call.info.name, object.metadata().name.as_deref())?;

@@ -170,9 +170,18 @@ impl<K: Watched> SharedCache<K> {
         random: Random,
         shutdown: Shutdown,
     ) -> Self {
+        Self::fed(shutdown, |sink| {
+            Reflector::new(client, spec, sink, clock, random)
+        })
+    }
+
+    /// The same with a reflector that `make` makes.
+    pub fn fed(
+        shutdown: Shutdown,
+        make: impl FnOnce(Arc<dyn WatchSink<K>>) -> Reflector<K>,
+    ) -> Self {
         let cache = Self::detached();
-        let sink: Arc<dyn WatchSink<K>> = Arc::new(cache.clone());
-        tokio::spawn(Reflector::new(client, spec, sink, clock, random).run(shutdown));
+        tokio::spawn(make(Arc::new(cache.clone())).run(shutdown));
         cache
     }
 

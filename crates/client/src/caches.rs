@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use skiff_base::{Random, SharedClock, Shutdown};
 
 use crate::SharedCache;
-use crate::reflect::{WatchSpec, Watched};
+use crate::reflect::{Reflector, Trim, WatchSpec, Watched};
 
 /// Hands out the one cache of each kind; starts it when first asked for. Dropping it ends all watches.
 pub struct Caches {
@@ -18,6 +18,8 @@ pub struct Caches {
     random: Random,
     shutdown: Shutdown,
     started: Mutex<HashMap<TypeId, Box<dyn Any + Send + Sync>>>,
+    /// By kind, a [`Trim`] of it.
+    trims: HashMap<TypeId, Box<dyn Any + Send + Sync>>,
 }
 
 impl Caches {
@@ -30,7 +32,15 @@ impl Caches {
             random,
             shutdown: shutdown.child(),
             started: Mutex::new(HashMap::new()),
+            trims: HashMap::new(),
         }
+    }
+
+    /// Has all caches of kind `K` hold objects that `trim` was called with: what nobody reads is left out.
+    #[must_use]
+    pub fn trimming<K: Watched>(mut self, trim: Trim<K>) -> Self {
+        self.trims.insert(TypeId::of::<K>(), Box::new(trim));
+        self
     }
 
     /// The cache of kind `K` in all namespaces. `PartialObjectMeta<K>` is a kind of its own that holds
@@ -53,13 +63,16 @@ impl Caches {
 
     /// A cache that is not shared: a selection, or a collection known at run time only.
     pub fn watch<K: Watched>(&self, spec: WatchSpec) -> SharedCache<K> {
-        SharedCache::start(
-            self.client.clone(),
-            spec,
-            self.clock.clone(),
-            self.random.clone(),
-            self.shutdown.child(),
-        )
+        let trim = self.trims.get(&TypeId::of::<K>());
+        let trim = trim.and_then(|trim| trim.downcast_ref::<Trim<K>>().copied());
+        SharedCache::fed(self.shutdown.child(), |sink| {
+            let (clock, random) = (self.clock.clone(), self.random.clone());
+            let reflector = Reflector::new(self.client.clone(), spec, sink, clock, random);
+            match trim {
+                Some(trim) => reflector.trimming(trim),
+                None => reflector,
+            }
+        })
     }
 }
 

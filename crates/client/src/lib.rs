@@ -8,6 +8,7 @@ pub mod cache;
 pub mod caches;
 pub mod controller;
 pub mod correlate;
+pub mod decoders;
 pub mod election;
 pub mod events;
 pub mod failure;

@@ -3,6 +3,7 @@
 //! A list is read in pages; a watch goes on from where the list or the watch before it ended. When the
 //! server no longer knows that point (410), the list is read again.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -159,17 +160,17 @@ pub trait WatchSink<K>: Send + Sync + 'static {
 }
 
 #[derive(Deserialize)]
-struct List<K> {
+struct List<'a> {
     #[serde(default)]
     metadata: ListMeta,
-    #[serde(default = "Vec::new")]
-    items: Vec<K>,
+    #[serde(default, borrow)]
+    items: Vec<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
 struct WireEvent<'a> {
     #[serde(rename = "type", borrow)]
-    kind: std::borrow::Cow<'a, str>,
+    kind: Cow<'a, str>,
     #[serde(borrow)]
     object: &'a RawValue,
 }
@@ -180,6 +181,9 @@ struct OnlyMetadata {
     metadata: ObjectMeta,
 }
 
+/// Leaves out of an object what its readers do not read.
+pub type Trim<K> = fn(&mut K);
+
 /// A watch's way to the server.
 pub struct Reflector<K> {
     client: Client,
@@ -187,6 +191,7 @@ pub struct Reflector<K> {
     sink: Arc<dyn WatchSink<K>>,
     clock: SharedClock,
     random: Random,
+    trim: Trim<K>,
 }
 
 impl<K: Watched> Reflector<K> {
@@ -204,7 +209,15 @@ impl<K: Watched> Reflector<K> {
             sink,
             clock,
             random,
+            trim: |_| {},
         }
+    }
+
+    /// The same, handing over objects that `trim` was called with.
+    #[must_use]
+    pub fn trimming(mut self, trim: Trim<K>) -> Self {
+        self.trim = trim;
+        self
     }
 
     /// Keeps the sink in step until `shutdown`.
@@ -268,8 +281,10 @@ impl<K: Watched> Reflector<K> {
             let uri = self.spec.uri(&[("limit", &page), ("continue", &token)]);
             let body = self.get(&uri, false).await?;
             let bytes = body.collect().await?.to_bytes();
-            let list: List<K> = serde_json::from_slice(&bytes).map_err(Error::SerdeError)?;
-            items.extend(list.items.into_iter().map(trim));
+            let list: List = serde_json::from_slice(&bytes).map_err(Error::SerdeError)?;
+            for item in list.items {
+                items.push(self.decode(item.get())?);
+            }
             let next = list.metadata.continue_.unwrap_or_default();
             if next.is_empty() {
                 let revision = list.metadata.resource_version.unwrap_or_default();
@@ -328,11 +343,10 @@ impl<K: Watched> Reflector<K> {
         let json = event.object.get();
         match &*event.kind {
             "ADDED" | "MODIFIED" | "DELETED" => {
-                let object: K = serde_json::from_str(json).map_err(Error::SerdeError)?;
+                let object = self.decode(json)?;
                 if let Some(at) = &object.metadata().resource_version {
                     revision.clone_from(at);
                 }
-                let object = trim(object);
                 self.sink.apply(if event.kind == "DELETED" {
                     Change::Deleted(object)
                 } else {
@@ -353,6 +367,16 @@ impl<K: Watched> Reflector<K> {
                 Err(Error::Api(status.boxed()))
             }
         }
+    }
+
+    /// An object without what no controller reads: the record of its owners, which is often its larger half, is not even
+    /// decoded.
+    fn decode(&self, json: &str) -> Result<K, Error> {
+        let json = without_managed_fields(json);
+        let mut object: K = serde_json::from_str(&json).map_err(Error::SerdeError)?;
+        object.metadata_mut().managed_fields = None;
+        (self.trim)(&mut object);
+        Ok(object)
     }
 
     async fn get(&self, uri: &str, watch: bool) -> Result<kube::client::Body, Error> {
@@ -379,16 +403,58 @@ impl<K: Watched> Reflector<K> {
     }
 }
 
-/// Leaves out what no controller reads and what is often the larger half of an object.
-fn trim<K: Watched>(mut object: K) -> K {
-    object.metadata_mut().managed_fields = None;
-    object
+/// Valid JSON with the first list of managed fields emptied, which is that of the object itself: its metadata come before
+/// all else that may have one.
+fn without_managed_fields(json: &str) -> Cow<'_, str> {
+    // Within a string the quotes would be escaped, and after a string value comes no colon: this is a key.
+    const KEY: &str = "\"managedFields\":[";
+    let Some(start) = json.find(KEY).map(|at| at + KEY.len()) else {
+        return Cow::Borrowed(json);
+    };
+    let (mut depth, mut in_string, mut escaped) = (1_usize, false, false);
+    for (at, byte) in json.bytes().enumerate().skip(start) {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'[' if !in_string => depth += 1,
+            b']' if !in_string => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            let (head, tail) = (json.get(..start), json.get(at..));
+            return Cow::Owned([head.unwrap_or_default(), tail.unwrap_or_default()].concat());
+        }
+    }
+    Cow::Borrowed(json)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use k8s_openapi::api::core::v1::Pod;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_record_of_owners_is_left_out() {
+        let table = [
+            (
+                r#"{"metadata":{"name":"a"},"spec":{}}"#,
+                r#"{"metadata":{"name":"a"},"spec":{}}"#,
+            ),
+            (
+                r#"{"metadata":{"managedFields":[{"fieldsV1":{"f:a":{"k:{\"b\":\"]\\\\\"}":[1,[2]]}}}],"name":"a"},"spec":{"template":{"metadata":{"managedFields":[{"manager":"m"}]}}}}"#,
+                r#"{"metadata":{"managedFields":[],"name":"a"},"spec":{"template":{"metadata":{"managedFields":[{"manager":"m"}]}}}}"#,
+            ),
+            (
+                r#"{"metadata":{"annotations":{"a":"\"managedFields\":[1]","managedFields":"[]"},"managedFields":[]}}"#,
+                r#"{"metadata":{"annotations":{"a":"\"managedFields\":[1]","managedFields":"[]"},"managedFields":[]}}"#,
+            ),
+        ];
+        for (json, expected) in table {
+            assert_eq!(without_managed_fields(json), expected);
+        }
+    }
 
     #[test]
     fn uri_escapes_selectors_and_leaves_out_what_is_empty() {
@@ -403,5 +469,33 @@ mod tests {
             WatchSpec::path("/apis/apps/v1/deployments").uri(&[]),
             "/apis/apps/v1/deployments"
         );
+    }
+
+    fn json() -> impl Strategy<Value = serde_json::Value> {
+        let text = prop_oneof![Just("managedFields".to_owned()), r#"["\\\[\]{}:a,]{0,6}"#];
+        let leaf = prop_oneof![
+            Just(serde_json::Value::Null),
+            any::<i32>().prop_map(Into::into),
+            text.clone().prop_map(Into::into)
+        ];
+        leaf.prop_recursive(3, 24, 4, move |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(Into::into),
+                proptest::collection::btree_map(text.clone(), inner, 0..4)
+                    .prop_map(|map| { serde_json::Value::Object(map.into_iter().collect()) }),
+            ]
+        })
+    }
+
+    proptest! {
+        /// Whatever the record and all else hold, the record is emptied and all else stays.
+        #[test]
+        fn only_the_record_is_left_out(record in proptest::collection::vec(json(), 0..3), rest in json()) {
+            let object = |record: &[serde_json::Value]| {
+                serde_json::json!({"metadata": {"managedFields": record, "name": "a"}, "spec": rest}).to_string()
+            };
+            let (whole, bare) = (object(&record), object(&[]));
+            prop_assert_eq!(without_managed_fields(&whole), bare);
+        }
     }
 }

@@ -61,6 +61,7 @@ pub mod ownership;
 mod pod_control;
 mod pod_eviction;
 pub mod pod_garbage;
+mod pod_trim;
 pub mod pods;
 mod policy_types;
 pub mod replica_set;
@@ -223,7 +224,8 @@ impl Component for Controllers {
             self.clock.clone(),
             self.random.clone(),
             &shutdown,
-        );
+        )
+        .trimming(pod_trim::trim);
         let context = Context {
             caches: Arc::new(caches),
             manager: self.client.clone(),

@@ -412,10 +412,16 @@ impl StatefulSets {
         pod: &Pod,
     ) -> Result<(), ReconcileError> {
         let name = pod.metadata.name.as_deref().unwrap_or_default();
-        let written = self
-            .pods_api(key)
-            .replace(name, &PostParams::default(), pod)
-            .await;
+        let api = self.pods_api(key);
+        // The cache holds less of it than has to be written.
+        let mut whole = api.get(name).await?;
+        if whole.metadata.uid != pod.metadata.uid {
+            return Ok(());
+        }
+        if let Some(ordinal) = planner::ordinal(set, pod) {
+            planner::restore(set, &mut whole, ordinal);
+        }
+        let written = api.replace(name, &PostParams::default(), &whole).await;
         let failure = written.as_ref().err().map(message);
         self.tell(set, "Update", pod, failure.as_deref());
         self.pod_gate.wrote(key, &written?.metadata);

@@ -89,6 +89,14 @@ pub fn ordinal(set: &StatefulSet, pod: &Pod) -> Option<i64> {
     Some(i64::from(number))
 }
 
+/// Gives a pod the labels and volumes that make it the replica with this ordinal.
+pub fn restore(set: &StatefulSet, pod: &mut Pod, ordinal: i64) {
+    identify(pod, ordinal);
+    if !claims::storage_matches(set, pod, ordinal) {
+        claims::update_storage(set, pod, ordinal);
+    }
+}
+
 /// The revision that a pod is of.
 #[must_use]
 pub fn revision_of(pod: &Pod) -> &str {
@@ -349,12 +357,11 @@ impl Planner<'_> {
             return;
         }
         let mut pod = pod.clone();
-        identify(&mut pod, ordinal);
-        let mut missing = Vec::new();
-        if !storage {
-            claims::update_storage(self.set, &mut pod, ordinal);
-            missing = self.claims_to_make(ordinal).0;
-        }
+        restore(self.set, &mut pod, ordinal);
+        let missing = match storage {
+            true => Vec::new(),
+            false => self.claims_to_make(ordinal).0,
+        };
         self.act(Action::Mend {
             pod: Box::new(pod),
             missing,

@@ -1,9 +1,11 @@
 //! One object as it is served: shared JSON with its resourceVersion, and lazily the little that selectors need.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
 use crate::registry::ServedKind;
@@ -93,7 +95,11 @@ impl Entry {
 
     fn selectable(&self, kind: &ServedKind) -> &Selectable {
         self.selectable.get_or_init(|| {
-            let value: Value = serde_json::from_slice(&self.bytes).unwrap_or_default();
+            let value = match kind.as_custom() {
+                Some(_) => serde_json::from_slice(&self.bytes),
+                None => Scalars::of(&self.bytes),
+            };
+            let value = value.unwrap_or_default();
             let labels = value
                 .pointer("/metadata/labels")
                 .and_then(Value::as_object)
@@ -111,6 +117,75 @@ impl Entry {
                 fields: kind.field_values(&value),
             })
         })
+    }
+}
+
+/// Reads objects without what they list and annotate: no selector of a built-in kind sees that, and it is the most of them.
+/// Holds how deep in the object it is.
+struct Scalars(u8);
+
+impl Scalars {
+    fn of(json: &[u8]) -> serde_json::Result<Value> {
+        let mut text = serde_json::Deserializer::from_slice(json);
+        Scalars(0).deserialize(&mut text)
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Scalars {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, text: D) -> Result<Value, D::Error> {
+        text.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Scalars {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        while items.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Value::Null)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value, A::Error> {
+        let mut map = serde_json::Map::new();
+        while let Some(key) = fields.next_key::<Cow<'de, str>>()? {
+            if self.0 == 1 && key == "annotations" {
+                fields.next_value::<IgnoredAny>()?;
+            } else {
+                let value = fields.next_value_seed(Scalars(self.0.saturating_add(1)))?;
+                map.insert(key.into_owned(), value);
+            }
+        }
+        Ok(map.into())
     }
 }
 
@@ -254,6 +329,14 @@ mod tests {
         ] {
             assert!(splice_revision(bad.as_bytes(), 7).is_none(), "{bad}");
         }
+    }
+
+    #[test]
+    fn selectors_see_scalars() {
+        let json = r#"{"metadata":{"name":"a\"","labels":{"annotations":"b"},"annotations":{"c":"d"},"managedFields":[{"f":{}}]},"spec":{"n":1,"m":-1.5,"yes":true,"list":[[],{}],"none":null}}"#;
+        let seen = serde_json::json!({"metadata": {"name": "a\"", "labels": {"annotations": "b"}, "managedFields": null},
+            "spec": {"n": 1, "m": -1.5, "yes": true, "list": null, "none": null}});
+        assert_eq!(Scalars::of(json.as_bytes()).unwrap(), seen);
     }
 
     #[test]

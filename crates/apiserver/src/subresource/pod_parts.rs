@@ -44,8 +44,8 @@ pub(crate) fn changed_body<'a>(
     }
     let patch = Patch::parse(call, body, options)?;
     Ok(Box::new(move |current| {
-        let value = current.served(resource);
-        let value = patch.patched(call, resource, &resource.kind, &value)?;
+        let served = || current.served(resource);
+        let value = patch.patched(call, resource, &resource.kind, &served)?;
         let mut object = decode(resource, value)?;
         check_namespace(resource, namespace, object.metadata_mut())?;
         Ok(object)

@@ -88,7 +88,7 @@ async fn change(call: &Call, resource: &Resource, body: Body) -> ApiResult<Respo
             (Some(scale), _) => scale.clone(),
             (None, Some(patch)) => typed(decode_kind(
                 &kind,
-                patch.patched(call, resource, &kind, &old.to_value())?,
+                patch.patched(call, resource, &kind, &|| old.to_value())?,
             )?)?,
             (None, None) => old,
         };
