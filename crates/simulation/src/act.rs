@@ -161,16 +161,23 @@ impl WatchSink<Pod> for Shared {
 
 impl WatchSink<Node> for Shared {
     fn replace(&self, items: Vec<Node>, _resource_version: &str) {
-        let silent = items.iter().filter(|node| says_nothing(node));
-        let numbers = silent.filter_map(|node| self.config.number(node.metadata.name.as_deref()?));
-        *self.silent.lock() = numbers.collect();
+        let mut silent = self.silent.lock();
+        for node in &items {
+            let name = node.metadata.name.as_deref().unwrap_or_default();
+            match self.config.number(name) {
+                Some(number) if says_nothing(node) => drop(silent.insert(number)),
+                Some(number) => drop(silent.remove(&number)),
+                None => {}
+            }
+        }
     }
 
     fn apply(&self, change: Change<Node>) {
-        let (node, silent) = match &change {
-            Change::Applied(node) => (node, says_nothing(node)),
-            Change::Deleted(node) => (node, false),
+        // A machine that was lost does not come back because its object goes.
+        let Change::Applied(node) = &change else {
+            return;
         };
+        let silent = says_nothing(node);
         let name = node.metadata.name.as_deref().unwrap_or_default();
         let Some(number) = self.config.number(name) else {
             return;
