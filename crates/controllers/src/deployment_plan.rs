@@ -134,6 +134,10 @@ impl Working {
     fn available(&self) -> i32 {
         available(&self.set)
     }
+    /// The available pods that will stay: of what is beyond the wanted number the status only has not heard yet.
+    fn staying(&self) -> i32 {
+        self.available().min(self.wanted())
+    }
 }
 
 pub fn wanted(set: &ReplicaSet) -> i32 {
@@ -508,7 +512,7 @@ impl Planner<'_> {
             .filter(|(_, old)| old.wanted() > 0)
             .map(|(i, _)| i)
             .collect();
-        let new_unavailable = self.sets[new].wanted() - self.sets[new].available();
+        let new_unavailable = self.sets[new].wanted() - self.sets[new].staying();
         let mut spare = self.total() - self.shape.min_available() - new_unavailable;
         if old.is_empty() || spare <= 0 {
             return false;
@@ -516,7 +520,7 @@ impl Planner<'_> {
         let mut shrunk = false;
         // Pods that are not available anyway go first: they block the rollout and are missed least.
         for index in &old {
-            let broken = (self.sets[*index].wanted() - self.sets[*index].available()).max(0);
+            let broken = self.sets[*index].wanted() - self.sets[*index].staying();
             let count = broken.min(spare);
             if count > 0 {
                 self.resize(*index, self.sets[*index].wanted() - count);
@@ -524,7 +528,7 @@ impl Planner<'_> {
                 shrunk = true;
             }
         }
-        let available: i32 = self.sets.iter().map(Working::available).sum();
+        let available: i32 = self.sets.iter().map(Working::staying).sum();
         let mut spare = available - self.shape.min_available();
         for index in &old {
             let count = self.sets[*index].wanted().min(spare);

@@ -286,6 +286,22 @@ fn scaling_in_the_middle_of_a_rollout_is_in_proportion() {
     assert_eq!(world.sizes(), [11, 7]);
 }
 
+/// Found by the simulation: the old ReplicaSet had been told to go down to two, and its status still told of four.
+#[test]
+fn pods_that_are_about_to_go_are_not_counted_on() {
+    let mut world = World::new(deployment(4, IntOrString::Int(2), IntOrString::Int(1)));
+    world.finish();
+    world.deployment.spec.as_mut().unwrap().replicas = Some(2);
+    world.change_image("v2");
+    while world.step() {
+        let left: i32 = world.available();
+        assert!(left >= 1, "{:?}", world.sizes());
+    }
+    assert_eq!(world.sizes(), [1, 2]);
+    world.finish();
+    assert_eq!(world.sizes(), [0, 2]);
+}
+
 #[test]
 fn a_stuck_rollout_times_out_and_a_paused_one_does_not() {
     let mut world = World::new(deployment(2, IntOrString::Int(1), IntOrString::Int(0)));

@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::Client;
-use kube::api::{Api, PostParams};
+use kube::api::{Api, ListParams, ObjectList, PartialObjectMeta, PostParams};
 use parking_lot::Mutex;
 use skiff_api::pod_resources::Amounts;
 use skiff_api::quota::{claim_usage, in_scope, pod_usage, service_usage, tracks};
@@ -22,7 +22,7 @@ use skiff_client::{
     WorkQueue, is_conflict, is_not_found,
 };
 
-use crate::discovery::discover;
+use crate::discovery::{ApiResource, discover};
 use crate::{Context, pods};
 
 /// The name of this controller.
@@ -43,6 +43,7 @@ const NAMED: [&str; 4] = [
 
 /// The objects of a kind that some quota counts, by their metadata.
 struct Counted {
+    resource: ApiResource,
     objects: SharedCache<Metadata>,
     _subscription: Subscription,
 }
@@ -154,13 +155,15 @@ fn status(spec: &ResourceQuotaSpec, sum: &Amounts) -> ResourceQuotaStatus {
     }
 }
 
+fn amounts(list: Option<&BTreeMap<String, Quantity>>) -> Amounts {
+    let list = list.into_iter().flatten();
+    list.map(|(name, quantity)| (name.clone(), Amount::of(quantity)))
+        .collect()
+}
+
 /// Whether two statuses say the same in whatever form.
 fn agree(a: &ResourceQuotaStatus, b: &ResourceQuotaStatus) -> bool {
-    let list = |list: &Option<BTreeMap<String, Quantity>>| -> Amounts {
-        let list = list.iter().flatten();
-        list.map(|(name, quantity)| (name.clone(), Amount::of(quantity)))
-            .collect()
-    };
+    let list = |list: &Option<BTreeMap<String, Quantity>>| amounts(list.as_ref());
     list(&a.hard) == list(&b.hard) && list(&a.used) == list(&b.used)
 }
 
@@ -170,6 +173,7 @@ impl Quotas {
         &self,
         namespace: &str,
         spec: &ResourceQuotaSpec,
+        charged: &Amounts,
     ) -> Result<(Amounts, bool), ReconcileError> {
         let (mut sum, mut all_served) = (Amounts::new(), true);
         let names = || spec.hard.iter().flatten().map(|(name, _)| name.as_str());
@@ -201,13 +205,28 @@ impl Quotas {
             };
             if let Some(counted) = self.counted(kind).await? {
                 let count = counted.objects.list_in(namespace).len();
-                let count = i64::try_from(count).unwrap_or(i64::MAX);
-                sum.insert(name.to_owned(), Amount::whole(count));
+                let mut count = Amount::whole(i64::try_from(count).unwrap_or(i64::MAX));
+                // Another kind's change may have led here while the watch of this one is behind: what was charged since
+                // would be given away twice.
+                if charged.get(name).is_some_and(|charged| count < *charged) {
+                    count = Amount::whole(self.count(&counted.resource, namespace).await?);
+                }
+                sum.insert(name.to_owned(), count);
             } else {
                 all_served = false;
             }
         }
         Ok((sum, all_served))
+    }
+
+    /// How many objects of a kind the server has, without having it send them.
+    async fn count(&self, resource: &ApiResource, namespace: &str) -> Result<i64, ReconcileError> {
+        let request = kube::core::Request::new(resource.path(namespace))
+            .list(&ListParams::default().limit(1))
+            .map_err(kube::Error::BuildRequest)?;
+        let page: ObjectList<PartialObjectMeta> = self.client.request(request).await?;
+        let sent = i64::try_from(page.items.len()).unwrap_or(i64::MAX);
+        Ok(sent.saturating_add(page.metadata.remaining_item_count.unwrap_or(0)))
     }
 
     /// The objects of a kind; none where the server knows no such kind.
@@ -227,6 +246,7 @@ impl Quotas {
             let objects = self.context.caches.watch::<Metadata>(spec);
             let subscription = on_change(&objects, &self.quotas, &self.queue, |_, _| false);
             let counted = Arc::new(Counted {
+                resource: resource.clone(),
                 objects,
                 _subscription: subscription,
             });
@@ -249,7 +269,13 @@ impl Reconciler for Quotas {
             return Ok(Outcome::Done);
         };
         let spec = quota.spec.clone().unwrap_or_default();
-        let (used, all_served) = self.usage(key.namespace(), &spec).await?;
+        let charged = amounts(
+            quota
+                .status
+                .as_ref()
+                .and_then(|status| status.used.as_ref()),
+        );
+        let (used, all_served) = self.usage(key.namespace(), &spec, &charged).await?;
         let again = if all_served { AGAIN } else { UNKNOWN_AGAIN };
         self.queue.add_after(key.clone(), again);
         let wanted = status(&spec, &used);

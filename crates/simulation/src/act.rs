@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -82,6 +83,7 @@ impl Component for Simulation {
             clock: self.clock.clone(),
             queue,
             pods: Mutex::default(),
+            plans: AtomicU64::default(),
             silent: Mutex::default(),
             known: Mutex::new(vec![Known::default(); self.config.nodes as usize]),
         });
@@ -128,13 +130,23 @@ struct Known {
     lease: Option<Lease>,
 }
 
+/// What is to be done with a pod. The number tells it from a plan of the same words that was made later.
+#[derive(Clone, PartialEq)]
+struct Planned {
+    number: u64,
+    row: Row,
+    step: Step,
+}
+
 struct Shared {
     config: SimulationConfig,
     clients: Vec<Client>,
     clock: SharedClock,
     queue: WorkQueue<Task>,
     /// Pods that something is to be done with.
-    pods: Mutex<HashMap<ObjectKey, (Row, Step)>>,
+    pods: Mutex<HashMap<ObjectKey, Planned>>,
+    /// The number of the next plan.
+    plans: AtomicU64,
     silent: Mutex<HashSet<u32>>,
     known: Mutex<Vec<Known>>,
 }
@@ -161,16 +173,23 @@ impl WatchSink<Pod> for Shared {
 
 impl WatchSink<Node> for Shared {
     fn replace(&self, items: Vec<Node>, _resource_version: &str) {
-        let silent = items.iter().filter(|node| says_nothing(node));
-        let numbers = silent.filter_map(|node| self.config.number(node.metadata.name.as_deref()?));
-        *self.silent.lock() = numbers.collect();
+        let mut silent = self.silent.lock();
+        for node in &items {
+            let name = node.metadata.name.as_deref().unwrap_or_default();
+            match self.config.number(name) {
+                Some(number) if says_nothing(node) => drop(silent.insert(number)),
+                Some(number) => drop(silent.remove(&number)),
+                None => {}
+            }
+        }
     }
 
     fn apply(&self, change: Change<Node>) {
-        let (node, silent) = match &change {
-            Change::Applied(node) => (node, says_nothing(node)),
-            Change::Deleted(node) => (node, false),
+        // A machine that was lost does not come back because its object goes.
+        let Change::Applied(node) = &change else {
+            return;
         };
+        let silent = says_nothing(node);
         let name = node.metadata.name.as_deref().unwrap_or_default();
         let Some(number) = self.config.number(name) else {
             return;
@@ -212,9 +231,14 @@ impl Shared {
         let key = row.key.clone();
         match plan::next(&self.config, &row, timestamp(&*self.clock)) {
             Some((delay, step)) => {
-                let before = self.pods.lock().insert(key.clone(), (row, step.clone()));
+                let planned = Planned {
+                    number: self.plans.fetch_add(1, Ordering::Relaxed),
+                    row,
+                    step: step.clone(),
+                };
+                let before = self.pods.lock().insert(key.clone(), planned);
                 // What was planned already keeps its time.
-                if before.is_none_or(|(_, before)| before != step) {
+                if before.is_none_or(|before| before.step != step) {
                     self.queue.add_after(Task::Pod(key), delay);
                 }
             }
@@ -328,16 +352,17 @@ impl Shared {
     }
 
     async fn step(&self, key: &ObjectKey) -> Result<Option<Duration>, Error> {
-        let Some((row, step)) = self.pods.lock().get(key).cloned() else {
+        let Some(planned) = self.pods.lock().get(key).cloned() else {
             return Ok(None);
         };
+        let Planned { row, step, .. } = &planned;
         if self.silent.lock().contains(&row.node) {
             return Ok(Some(AGAIN));
         }
         let pods: Api<Pod> =
             Api::namespaced(self.clients[row.node as usize].clone(), key.namespace());
         let now = timestamp(&*self.clock);
-        let done = match plan::patch(&row, &step, now) {
+        let done = match plan::patch(row, step, now) {
             Some(status) => {
                 let patch = Patch::Strategic(&status);
                 let params = PatchParams::default();
@@ -362,13 +387,21 @@ impl Shared {
             Err(error) if !is_not_found(&error) && !is_conflict(&error) => Err(error),
             _ => {
                 let mut pods = self.pods.lock();
-                if pods
-                    .get(key)
-                    .is_some_and(|(now, next)| (now, next) == (&row, &step))
-                {
+                // What was heard meanwhile is another plan, even in the same words: it may have been answered by none yet.
+                let Some(newer) = pods.get_mut(key).filter(|newer| **newer != planned) else {
                     pods.remove(key);
+                    return Ok(None);
+                };
+                match plan::next(&self.config, &newer.row, timestamp(&*self.clock)) {
+                    Some((delay, step)) => {
+                        newer.step = step;
+                        Ok(Some(delay))
+                    }
+                    None => {
+                        pods.remove(key);
+                        Ok(None)
+                    }
                 }
-                Ok(None)
             }
         }
     }

@@ -38,7 +38,8 @@ pub struct Line {
     pub clock: SharedClock,
     pub journal: Journal,
     draw: Random,
-    server: Mutex<Running>,
+    /// `None`: nobody listens there.
+    server: Mutex<Option<Running>>,
     /// So many of a thousand requests meet with something.
     weather: AtomicU64,
 }
@@ -60,7 +61,7 @@ impl Line {
             clock,
             journal,
             draw,
-            server: Mutex::new(server),
+            server: Mutex::new(Some(server)),
             weather: AtomicU64::new(0),
         })
     }
@@ -70,15 +71,18 @@ impl Line {
         self.weather.store(weather, Ordering::Relaxed);
     }
 
-    pub fn server(&self) -> Running {
-        self.server.lock().clone()
+    /// Kills the server with all that is under way.
+    pub fn kill_server(&self) {
+        let old = self.server.lock().take();
+        if let Some(old) = old {
+            old.killed.trigger();
+            old.server.stop();
+        }
     }
 
-    /// Puts another server in the place of the one that was.
-    pub fn replace(&self, server: Running) {
-        let old = std::mem::replace(&mut *self.server.lock(), server);
-        old.killed.trigger();
-        old.server.stop();
+    /// Puts a server in the place of the one that was.
+    pub fn begin_server(&self, server: Running) {
+        *self.server.lock() = Some(server);
     }
 
     fn fate(&self) -> Fate {
@@ -118,7 +122,9 @@ impl Line {
             Fate::NeverArrives => return Err(Broken),
             Fate::Fine | Fate::AnswerLate | Fate::AnswerLost => {}
         }
-        let Running { server, killed } = self.server();
+        let Some(Running { server, killed }) = self.server.lock().clone() else {
+            return Err(Broken);
+        };
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let watches = request.uri().query().is_some_and(|query| {
             query

@@ -9,15 +9,23 @@ use parking_lot::Mutex;
 use skiff_base::SharedClock;
 use skiff_store::{Event, Store, WatchItem};
 
+use crate::histories::number;
 use crate::scene::{Change, Object, Scene};
 
-/// So many of the last lines are shown when a rule is broken.
-const TAIL: usize = 80;
+/// So many of the last lines are shown when a rule is broken, if `SKIFF_SIMULATION_LINES` does not say otherwise.
+const TAIL: u64 = 80;
+/// A history of so many changes does not come to an end: somebody answers somebody without end.
+const MOST: i64 = 20_000;
 
 /// Something that holds at every revision.
 pub trait Rule: Send {
     /// Looks at one change; `scene` is what is after it.
     fn see(&mut self, scene: &Scene, change: &Change<'_>) -> Result<(), String>;
+
+    /// What must be so in the end besides.
+    fn at_end(&self, _scene: &Scene) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 #[derive(Default)]
@@ -84,6 +92,7 @@ impl Journal {
             inner.brief.push(line);
         }
         inner.scene.now = now;
+        inner.scene.note_node(key, after.is_some());
         let before = match after.clone() {
             Some(after) => inner.scene.objects.insert(key.to_string(), after),
             None => inner.scene.objects.remove(&**key),
@@ -95,6 +104,9 @@ impl Journal {
             before: before.as_ref(),
             after: after.as_ref(),
         };
+        if i64::try_from(revision).unwrap_or(MOST) >= MOST {
+            return Some("there is no end of changes".to_owned());
+        }
         let mut rules = inner.rules.iter_mut();
         rules.find_map(|rule| rule.see(&inner.scene, &change).err())
     }
@@ -108,6 +120,13 @@ impl Journal {
     /// Looks at everything as it is.
     pub fn scene<T>(&self, look: impl FnOnce(&Scene) -> T) -> T {
         look(&self.0.lock().scene)
+    }
+
+    /// What is still missing, by the rules.
+    pub fn at_end(&self) -> Result<(), String> {
+        let inner = self.0.lock();
+        let mut rules = inner.rules.iter();
+        rules.try_for_each(|rule| rule.at_end(&inner.scene))
     }
 
     pub fn change_scene(&self, change: impl FnOnce(&mut Scene, Duration)) {
@@ -139,7 +158,8 @@ impl Journal {
         let Some(inner) = self.0.try_lock() else {
             return "(the journal is being written)".to_owned();
         };
-        let first = inner.brief.len().saturating_sub(TAIL);
+        let lines = number("SKIFF_SIMULATION_LINES", TAIL) as usize;
+        let first = inner.brief.len().saturating_sub(lines);
         inner.brief[first..].join("\n")
     }
 }

@@ -3,8 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::journal::Rule;
+use crate::runs::Runs;
 use crate::scene::{Change, Object, Recent, Scene};
+use crate::volumes::Claims;
 use crate::workload::{
     BUDGET, GRACE, HARD_PODS, HARD_SETTINGS, LIMITED, MAX_SURGE, MAX_UNAVAILABLE,
 };
@@ -15,11 +19,13 @@ pub fn all() -> Vec<Box<dyn Rule>> {
         Box::new(Placement),
         Box::<Rollouts>::default(),
         Box::<Identities>::default(),
-        Box::new(Daemons),
+        Box::<Daemons>::default(),
         Box::<Completions>::default(),
-        Box::new(Alone),
+        Box::<Runs>::default(),
         Box::<Quota>::default(),
         Box::<Budgets>::default(),
+        Box::<Claims>::default(),
+        Box::new(Owned),
     ]
 }
 
@@ -71,12 +77,15 @@ impl Rule for Placement {
             let node = scene.find("nodes", before);
             let ended = change.before.is_some_and(Object::is_over);
             let by = scene.deleter(change.object());
-            return hold(node.is_none() || ended || by == before, || {
+            let lost = node.is_none() || scene.has_moved(before);
+            return hold(lost || ended || by == before, || {
                 format!("{name} is gone by {by:?} while it may run on {before}")
             });
         };
         if before.is_empty() && !after.node().is_empty() {
             return match scene.find("nodes", after.node()) {
+                // Who bound it went by the node that was.
+                _ if scene.has_moved(after.node()) => Ok(()),
                 Some(node) => Self::fits(scene, node),
                 None => Err(format!("{name} is bound to no node: {}", after.node())),
             };
@@ -93,9 +102,43 @@ struct Rollouts {
     wanted: BTreeMap<String, Recent>,
     /// When something else than the rollout took a serving pod.
     upset: BTreeMap<String, Recent>,
+    /// When a ReplicaSet was taken over, by Deployment.
+    adopted: BTreeMap<String, Recent>,
+    /// The numbers that ReplicaSets were told, by uid.
+    sets: BTreeMap<String, Recent>,
 }
 
 const BY_REPLICA_SETS: &str = "replicaset-controller";
+
+impl Rollouts {
+    fn set(&mut self, scene: &Scene, change: &Change<'_>) {
+        let set = change.object();
+        let told = self.sets.entry(set.uid().to_owned()).or_default();
+        let number = |set: &Object| set.number("/spec/replicas");
+        if change.before.map(number) != change.after.map(number) {
+            told.is_now(scene.now, change.after.map_or(0, number));
+        }
+        let owner = |set: Option<&Object>| set.map_or("", Object::owner_uid).to_owned();
+        if change.before.is_some() && owner(change.before) != owner(change.after) {
+            let adopted = self.adopted.entry(set.app().to_owned()).or_default();
+            adopted.is_now(scene.now, 1);
+        }
+    }
+
+    fn living(scene: &Scene, set: &str) -> i64 {
+        let mine = |pod: &&Object| pod.lives() && pod.owner_uid() == set;
+        scene.pods().filter(mine).count() as i64
+    }
+
+    /// The pods of a Deployment, without those that a ReplicaSet has beyond what it was told: it is about to take them away.
+    fn count(scene: &Scene, pod: &Object) -> i64 {
+        let deployment = scene.deployment(pod);
+        let sets = scene.of_kind("replicasets");
+        let mine = sets.filter(|set| set.owner_uid() == deployment);
+        mine.map(|set| Self::living(scene, set.uid()).min(set.number("/spec/replicas")))
+            .sum()
+    }
+}
 
 impl Rule for Rollouts {
     fn see(&mut self, scene: &Scene, change: &Change<'_>) -> Result<(), String> {
@@ -103,6 +146,10 @@ impl Rule for Rollouts {
         if object.kind == "deployments" {
             let wanted = self.wanted.entry(object.name.clone()).or_default();
             wanted.is_now(scene.now, object.number("/spec/replicas"));
+            return Ok(());
+        }
+        if object.kind == "replicasets" {
+            self.set(scene, change);
             return Ok(());
         }
         let Some(wanted) = self
@@ -114,9 +161,24 @@ impl Rule for Rollouts {
         };
         let app = object.app();
         if change.before.is_none() {
-            let count = scene.pods_of(app).filter(|pod| pod.lives()).count() as i64;
-            let most = wanted.most(scene.now) + MAX_SURGE + scene.unheard(BY_REPLICA_SETS);
-            return hold(count <= most, || {
+            let unheard = scene.unheard(BY_REPLICA_SETS);
+            let own = self.sets.get(object.owner_uid());
+            let (own, there) = (
+                own.map_or(0, |set| set.most(scene.now)),
+                Self::living(scene, object.owner_uid()),
+            );
+            hold(there <= own + unheard, || {
+                format!("{} is one of {there} pods of {own} of its set", object.name)
+            })?;
+            let (count, most) = (
+                Self::count(scene, object),
+                wanted.most(scene.now) + MAX_SURGE + unheard,
+            );
+            let adopted = self
+                .adopted
+                .get(app)
+                .map_or(0, |adopted| adopted.count(scene.now));
+            return hold(count <= most || adopted > 0, || {
                 format!("{app} has {count} pods of at most {most}")
             });
         }
@@ -198,27 +260,68 @@ impl Rule for Identities {
     }
 }
 
-/// No node has two living pods of one DaemonSet.
-struct Daemons;
+/// No node has two living pods of one DaemonSet, one more where it surges, and a rollout takes no more away than it may.
+#[derive(Default)]
+struct Daemons {
+    /// When something else than the rollout took a serving pod, or a node came.
+    upset: BTreeMap<String, Recent>,
+}
+
+const BY_DAEMON_SETS: &str = "daemon-set-controller";
+
+impl Daemons {
+    /// The node that a pod is for.
+    fn place(pod: &Object) -> &str {
+        let terms = "/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms";
+        pod.text(&format!("{terms}/0/matchFields/0/values/0"))
+    }
+}
 
 impl Rule for Daemons {
     fn see(&mut self, scene: &Scene, change: &Change<'_>) -> Result<(), String> {
         let object = change.object();
-        if change.before.is_some() || object.owner().0 != "DaemonSet" {
+        if object.kind == "nodes" && change.before.is_none() {
+            let all = self.upset.values_mut();
+            all.for_each(|upset| upset.is_now(scene.now, 1));
+        }
+        if object.owner().0 != "DaemonSet" || object.kind != "pods" {
             return Ok(());
         }
-        let place = |pod: &Object| {
-            let terms = "/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms";
-            pod.text(&format!("{terms}/0/matchFields/0/values/0"))
-                .to_owned()
+        let (app, node) = (object.app(), Self::place(object));
+        let surge = i64::from(app == "du");
+        let upset = self.upset.entry(app.to_owned()).or_default();
+        if change.before.is_none() {
+            let mine = |pod: &&Object| {
+                pod.lives() && Self::place(pod) == node && pod.owner_uid() == object.owner_uid()
+            };
+            let count = scene.pods_of(app).filter(mine).count() as i64;
+            return hold(count <= 1 + surge + scene.unheard(BY_DAEMON_SETS), || {
+                format!("{count} pods of {app} on {node}")
+            });
+        }
+        if !change.ends(Object::serves) {
+            return Ok(());
+        }
+        let asked = change.after.is_some_and(Object::is_deleted);
+        if !asked || scene.deleter(object) != BY_DAEMON_SETS {
+            upset.is_now(scene.now, 1);
+            return Ok(());
+        }
+        let idle = |name: &str| {
+            let mut there = scene.pods_of(app);
+            !there.any(|pod| pod.serves() && Self::place(pod) == name)
         };
-        let node = place(object);
-        let there = scene.pods_of(object.app());
-        let count = there
-            .filter(|pod| pod.lives() && place(pod) == node)
-            .count() as i64;
-        hold(count <= 1 + scene.unheard("daemon-set-controller"), || {
-            format!("{count} pods of {} on {node}", object.app())
+        let idle = if surge == 1 {
+            i64::from(idle(node))
+        } else {
+            scene
+                .of_kind("nodes")
+                .filter(|node| idle(&node.name))
+                .count() as i64
+                - 1
+        };
+        hold(idle <= upset.count(scene.now), || {
+            format!("{} is taken while too few pods of {app} serve", object.name)
         })
     }
 }
@@ -238,8 +341,8 @@ const TRACKING: &str = "batch.kubernetes.io/job-tracking";
 impl Completions {
     fn pod(&mut self, scene: &Scene, change: &Change<'_>) -> Result<(), String> {
         let pod = change.object();
-        let (kind, job) = pod.owner();
-        if kind != "Job" {
+        let job = pod.owner_uid();
+        if pod.owner().0 != "Job" {
             return Ok(());
         }
         let index = pod.text("/metadata/annotations/batch.kubernetes.io~1job-completion-index");
@@ -248,6 +351,9 @@ impl Completions {
         if phase == "Succeeded" {
             let all = self.succeeded.entry(job.to_owned()).or_default();
             all.insert(what.to_owned());
+            // It was deleted, and made it all the same.
+            let all = self.failed.entry(job.to_owned()).or_default();
+            all.remove(pod.uid());
         } else if phase == "Failed" || pod.is_deleted() || change.after.is_none() {
             let all = self.failed.entry(job.to_owned()).or_default();
             all.insert(pod.uid().to_owned());
@@ -262,7 +368,8 @@ impl Completions {
         }
         let released = self.released.entry(job.to_owned()).or_default();
         released.insert(what.to_owned());
-        let (count, job) = (released.len() as i64, scene.find("jobs", job));
+        let (count, job) = (released.len() as i64, scene.of_uid("jobs", job));
+        let job = job.filter(|job| !job.is_deleted());
         let known = job.map_or(count, |job| Self::counted(job, "succeeded"));
         hold(known >= count, || {
             format!(
@@ -290,7 +397,7 @@ impl Rule for Completions {
         for (which, seen) in [("succeeded", &self.succeeded), ("failed", &self.failed)] {
             let (count, most) = (
                 Self::counted(job, which),
-                seen.get(&job.name).map_or(0, BTreeSet::len) as i64,
+                seen.get(job.uid()).map_or(0, BTreeSet::len) as i64,
             );
             hold(count <= most, || {
                 format!("{} counts {count} {which} of {most} pods", job.name)
@@ -311,22 +418,22 @@ impl Rule for Completions {
             format!("{} is complete with {done} of {wanted}", job.name)
         })
     }
-}
 
-/// A CronJob that forbids it never has two Jobs at a time.
-struct Alone;
-
-impl Rule for Alone {
-    fn see(&mut self, scene: &Scene, change: &Change<'_>) -> Result<(), String> {
-        let (kind, name) = change.object().owner();
-        if !change.is_of("jobs") || kind != "CronJob" || change.before.is_some() {
-            return Ok(());
+    fn at_end(&self, scene: &Scene) -> Result<(), String> {
+        for job in scene.of_kind("jobs") {
+            for (which, seen) in [("succeeded", &self.succeeded), ("failed", &self.failed)] {
+                let real = seen.get(job.uid()).map_or(0, BTreeSet::len) as i64;
+                let count = job.number(&format!("/status/{which}"));
+                hold(count == real, || {
+                    format!("{} counts {count} {which} pods of {real}", job.name)
+                })?;
+            }
+            let active = job.number("/status/active");
+            hold(active == 0, || {
+                format!("{} has {active} active pods", job.name)
+            })?;
         }
-        let under_way = |job: &&Object| {
-            job.owner() == (kind, name) && !job.condition("Complete") && !job.condition("Failed")
-        };
-        let count = scene.of_kind("jobs").filter(under_way).count();
-        hold(count <= 1, || format!("{name} has {count} Jobs at a time"))
+        Ok(())
     }
 }
 
@@ -392,6 +499,30 @@ impl Rule for Budgets {
         let left = scene.pods_of(app).filter(|pod| pod.serves()).count() as i64;
         hold(left >= BUDGET - upset.count(scene.now), || {
             format!("an eviction leaves {left} pods of {app}")
+        })
+    }
+}
+
+/// In the end nothing is left whose owners are all gone.
+struct Owned;
+
+impl Rule for Owned {
+    fn see(&mut self, _scene: &Scene, _change: &Change<'_>) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn at_end(&self, scene: &Scene) -> Result<(), String> {
+        let there: BTreeSet<&str> = scene.objects.values().map(Object::uid).collect();
+        let left = scene.objects.values().find(|object| {
+            let owners = object.list("/metadata/ownerReferences");
+            let gone = |owner: &Value| !there.contains(owner["uid"].as_str().unwrap_or_default());
+            !owners.is_empty() && owners.iter().all(gone)
+        });
+        left.map_or(Ok(()), |object| {
+            Err(format!(
+                "{} {} has lost its owners",
+                object.kind, object.name
+            ))
         })
     }
 }

@@ -8,12 +8,15 @@ use serde_json::Value;
 /// The kinds that rules look at; of all others only the writes are noted.
 const KINDS: &[&str] = &[
     "configmaps",
+    "controllerrevisions",
     "cronjobs",
     "daemonsets",
     "deployments",
     "jobs",
     "nodes",
     "minions",
+    "persistentvolumeclaims",
+    "persistentvolumes",
     "poddisruptionbudgets",
     "pods",
     "replicasets",
@@ -77,14 +80,21 @@ impl Object {
         !self.text("/metadata/deletionTimestamp").is_empty()
     }
 
+    fn of_owner(&self, what: &str) -> &str {
+        let mut owners = self.list("/metadata/ownerReferences").iter();
+        let owner = owners.find(|owner| owner["controller"] == true);
+        owner
+            .and_then(|owner| owner[what].as_str())
+            .unwrap_or_default()
+    }
+
     /// Kind and name of its controller.
     pub fn owner(&self) -> (&str, &str) {
-        let owners = self.list("/metadata/ownerReferences").iter();
-        let mut owners = owners.filter(|owner| owner["controller"] == true);
-        owners.next().map_or(("", ""), |owner| {
-            let text = |name: &str| owner[name].as_str().unwrap_or_default();
-            (text("kind"), text("name"))
-        })
+        (self.of_owner("kind"), self.of_owner("name"))
+    }
+
+    pub fn owner_uid(&self) -> &str {
+        self.of_owner("uid")
     }
 
     pub fn condition(&self, kind: &str) -> bool {
@@ -203,6 +213,8 @@ pub struct Scene {
     deleters: BTreeMap<String, String>,
     /// When and for whom a pod was made, or may have been, without that anybody heard of it.
     unheard: Vec<(Duration, String)>,
+    /// When a node came or went last, by name.
+    moved: BTreeMap<String, Duration>,
 }
 
 /// Answers get lost, watches lag and leaders look away: what was so this long ago may still be what somebody goes by.
@@ -216,6 +228,22 @@ impl Scene {
 
     pub fn unheard_creation(&mut self, who: &str, now: Duration) {
         self.unheard.push((now, who.to_owned()));
+    }
+
+    /// Notes that there is something at a key from now on, or no more.
+    pub fn note_node(&mut self, key: &str, there: bool) {
+        let Some(name) = key.strip_prefix("/registry/minions/") else {
+            return;
+        };
+        if there != self.objects.contains_key(key) {
+            self.moved.insert(name.to_owned(), self.now);
+        }
+    }
+
+    /// Whether a node came or went lately.
+    pub fn has_moved(&self, node: &str) -> bool {
+        let moved = self.moved.get(node);
+        moved.is_some_and(|at| *at + LATELY >= self.now)
     }
 
     pub fn deleter(&self, pod: &Object) -> &str {
@@ -242,6 +270,16 @@ impl Scene {
 
     pub fn pods_of(&self, app: &str) -> impl Iterator<Item = &Object> {
         self.pods().filter(move |pod| pod.app() == app)
+    }
+
+    pub fn of_uid(&self, kind: &'static str, uid: &str) -> Option<&Object> {
+        self.of_kind(kind).find(|object| object.uid() == uid)
+    }
+
+    /// The Deployment that a pod belongs to, by way of its ReplicaSet.
+    pub fn deployment(&self, pod: &Object) -> &str {
+        self.of_uid("replicasets", pod.owner_uid())
+            .map_or("", Object::owner_uid)
     }
 
     pub fn find(&self, kind: &'static str, name: &str) -> Option<&Object> {

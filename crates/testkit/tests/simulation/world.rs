@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use crate::faults::{Caller, Line, Running};
 use crate::journal::{Journal, Rule};
 use crate::scene::Scene;
+use crate::volumes;
 
 /// When all histories begin. Long ago, so that no certificate of today is in force; nothing here needs one.
 pub fn epoch() -> SystemTime {
@@ -95,8 +96,7 @@ impl World {
     pub async fn restart(&mut self, part: Part) {
         self.journal.remark(&format!("killed: {part:?}"));
         if part == Part::Server {
-            self.line
-                .replace(serve(&self.store, &self.clock, &self.random));
+            self.restart_server(0.0).await;
             return;
         }
         let life = &mut self.parts[part as usize];
@@ -106,10 +106,65 @@ impl World {
         *life = begin(part, &self.line, &self.clock, &self.random, &self.nodes);
     }
 
+    /// Kills the server, and starts another on the same store after so many seconds.
+    pub async fn restart_server(&self, away: f64) {
+        self.line.kill_server();
+        self.sleep(away).await;
+        let server = serve(&self.store, &self.clock, &self.random);
+        self.line.begin_server(server);
+    }
+
+    /// Asks as the administrator, whom the faults on the line spare.
+    pub async fn ask(&self, method: &str, path: &str, body: &Value) -> Result<Value, kube::Error> {
+        User(self.line.clone()).ask(method, path, body).await
+    }
+
+    /// Makes volumes for claims from now on.
+    pub fn provide_volumes(&self) {
+        tokio::spawn(volumes::provide(User(self.line.clone())));
+    }
+
+    pub async fn sleep(&self, seconds: f64) {
+        self.clock.sleep(Duration::from_secs_f64(seconds)).await;
+    }
+
+    /// Waits until something holds, for at most so long.
+    pub async fn until(&self, limit: Duration, holds: impl Fn(&Scene) -> Result<(), String>) {
+        self.until_all(limit, || self.journal.scene(&holds)).await;
+    }
+
+    /// The same for what does not depend on what is there alone.
+    pub async fn until_all(&self, limit: Duration, holds: impl Fn() -> Result<(), String>) {
+        let end = self.clock.monotonic() + limit;
+        loop {
+            match holds() {
+                Ok(()) => return,
+                Err(text) if self.clock.monotonic() > end => {
+                    self.journal.remark_all();
+                    panic!("it never comes to it: {text}");
+                }
+                Err(_) => self.sleep(1.0).await,
+            }
+        }
+    }
+}
+
+/// The administrator.
+pub struct User(Arc<Line>);
+
+impl User {
+    pub fn clock(&self) -> &SharedClock {
+        &self.0.clock
+    }
+
+    pub fn journal(&self) -> &Journal {
+        &self.0.journal
+    }
+
     /// Asks as the administrator, whom the faults on the line spare.
     pub async fn ask(&self, method: &str, path: &str, body: &Value) -> Result<Value, kube::Error> {
         let caller = Caller {
-            line: self.line.clone(),
+            line: self.0.clone(),
             who: "the user".into(),
             killed: Shutdown::new(),
             spared: true,
@@ -131,26 +186,6 @@ impl World {
             .body(body)
             .map_err(kube::Error::HttpError)?;
         caller.client().request(request).await
-    }
-
-    pub async fn sleep(&self, seconds: f64) {
-        self.clock.sleep(Duration::from_secs_f64(seconds)).await;
-    }
-
-    /// Waits until something holds, for at most so long.
-    pub async fn until(&self, limit: Duration, holds: impl Fn(&Scene) -> Result<(), String>) {
-        let end = self.clock.monotonic() + limit;
-        loop {
-            let missing = self.journal.scene(&holds);
-            match missing {
-                Ok(()) => return,
-                Err(text) if self.clock.monotonic() > end => {
-                    self.journal.remark_all();
-                    panic!("it never comes to it: {text}");
-                }
-                Err(_) => self.sleep(1.0).await,
-            }
-        }
     }
 }
 
