@@ -126,6 +126,7 @@ fn a_node_that_is_too_small_a_quota_and_load() {
     jobs_go(&cluster);
     load_goes(&cluster, &shop);
     preemption(&cluster);
+    measured(&cluster);
 }
 
 fn field(cluster: &Cluster, what: &str, path: &str) -> String {
@@ -283,4 +284,36 @@ fn preemption(cluster: &Cluster) {
     let high = cluster.until_ready("high");
     assert_eq!(high["spec"]["priority"], 1000);
     assert_eq!(cluster.pod("modest")["status"]["phase"], "Pending");
+}
+
+/// What became of all that, as Prometheus reads it.
+fn measured(cluster: &Cluster) {
+    let text = cluster.ask(&["get", "--raw", "/metrics"]);
+    let value = |sample: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(sample));
+        let line = line.unwrap_or_else(|| panic!("{sample} is not told:\n{text}"));
+        line.trim().parse::<f64>().unwrap()
+    };
+    let attempts = "scheduler_schedule_attempts_total{profile=\"default-scheduler\",result=";
+    assert!(value(&format!("{attempts}\"scheduled\"}}")) >= 8.0);
+    assert!(value(&format!("{attempts}\"unschedulable\"}}")) >= 2.0);
+    let times = "scheduler_scheduling_attempt_duration_seconds_sum{profile=\"default-scheduler\",result=\"scheduled\"}";
+    assert!(value(times) > 0.0);
+    assert_eq!(value("scheduler_preemption_victims_sum"), 1.0);
+    assert_eq!(
+        value("scheduler_pending_pods{queue=\"unschedulable\"}"),
+        1.0
+    );
+    assert_eq!(
+        value(
+            "scheduler_unschedulable_pods{plugin=\"NodeResourcesFit\",profile=\"default-scheduler\"}"
+        ),
+        1.0
+    );
+    assert!(value("workqueue_adds_total{name=\"deployment\"}") >= 2.0);
+    assert!(value("workqueue_work_duration_seconds_count{name=\"job\"}") >= 2.0);
+    assert_eq!(
+        value("workqueue_depth{name=\"resourcequota_primary\"}"),
+        0.0
+    );
 }
