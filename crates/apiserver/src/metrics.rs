@@ -66,11 +66,16 @@ struct Counter {
     count: AtomicU64,
 }
 
+/// Adds what another part of the process measures, in Prometheus' text form.
+type MoreMetrics = Box<dyn Fn(&mut String) + Send + Sync>;
+
 /// The counters, by a keyed hash of label and code: counting an answer makes no strings.
 #[derive(Default)]
 pub(crate) struct Metrics {
     requests: RwLock<HashMap<u64, Counter>>,
     hash: RandomState,
+    /// What other parts add.
+    more: RwLock<Vec<MoreMetrics>>,
 }
 
 /// So many label sets are kept at most: clients can make up resource names.
@@ -129,10 +134,20 @@ impl Metrics {
     }
 }
 
+impl ApiServer {
+    /// Has `/metrics` tell of another part of the process too.
+    pub fn add_metrics(&self, write: impl Fn(&mut String) + Send + Sync + 'static) {
+        self.metrics.more.write().push(Box::new(write));
+    }
+}
+
 /// Answers a scrape.
 pub(crate) fn answer(server: &ApiServer) -> Response<Body> {
     let mut text = server.metrics.text();
     server.flow.metrics(&mut text);
+    for write in &*server.metrics.more.read() {
+        write(&mut text);
+    }
     content::response(200, "text/plain; version=0.0.4; charset=utf-8", text.into())
 }
 

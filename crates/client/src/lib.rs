@@ -14,6 +14,7 @@ pub mod events;
 pub mod failure;
 pub mod fence;
 pub mod key;
+pub mod measure;
 pub mod queue;
 pub mod reflect;
 pub mod selector;
@@ -26,7 +27,7 @@ pub use events::{EventRecorder, EventStyle, EventType};
 pub use failure::{ApiFailure, is_already_exists, is_conflict, is_gone, is_not_found};
 pub use fence::{Fence, Fenced};
 pub use key::ObjectKey;
-pub use queue::WorkQueue;
+pub use queue::{Queues, WorkQueue};
 pub use reflect::{Change, WatchSink, WatchSpec};
 pub use selector::LabelMatcher;
 

@@ -1,7 +1,7 @@
 //! A queue of keys that are to be looked at: each key waits at most once and is worked on by one worker
 //! at a time.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,20 +10,36 @@ use parking_lot::Mutex;
 use skiff_base::SharedClock;
 use tokio::sync::Notify;
 
+use crate::ObjectKey;
+use crate::measure::{Histogram, exponential, head, sample};
+
 /// The delay after a key's first failure; it doubles with each failure in a row.
 const FIRST_DELAY: Duration = Duration::from_millis(5);
 /// The longest delay after failures.
 const LONGEST_DELAY: Duration = Duration::from_secs(1000);
 
+/// Upstream's buckets of times in a queue.
+static BOUNDS: [f64; 10] = exponential(10e-9, 10.0);
+
+/// What happened in a queue so far.
+struct Tally {
+    adds: u64,
+    retries: u64,
+    waited: Histogram,
+    worked: Histogram,
+}
+
 struct State<T> {
     ready: VecDeque<T>,
-    /// Keys that are in `ready`, or were added while being worked on.
-    dirty: HashSet<T>,
-    working: HashSet<T>,
+    /// Keys that are in `ready`, or were added while being worked on, and since when.
+    dirty: HashMap<T, Duration>,
+    /// Keys that are being worked on, and since when.
+    working: HashMap<T, Duration>,
     delayed: BTreeSet<(Duration, T)>,
     due: HashMap<T, Duration>,
     failures: HashMap<T, u32>,
     closed: bool,
+    tally: Tally,
 }
 
 struct Inner<T> {
@@ -48,12 +64,18 @@ impl<T: Clone + Eq + Hash + Ord> WorkQueue<T> {
         Self(Arc::new(Inner {
             state: Mutex::new(State {
                 ready: VecDeque::new(),
-                dirty: HashSet::new(),
-                working: HashSet::new(),
+                dirty: HashMap::new(),
+                working: HashMap::new(),
                 delayed: BTreeSet::new(),
                 due: HashMap::new(),
                 failures: HashMap::new(),
                 closed: false,
+                tally: Tally {
+                    adds: 0,
+                    retries: 0,
+                    waited: Histogram::new(&BOUNDS),
+                    worked: Histogram::new(&BOUNDS),
+                },
             }),
             changed: Notify::new(),
             clock,
@@ -62,17 +84,20 @@ impl<T: Clone + Eq + Hash + Ord> WorkQueue<T> {
 
     /// Asks for `key` to be looked at. If it is being worked on, it will be looked at again afterwards.
     pub fn add(&self, key: T) {
+        let now = self.0.clock.monotonic();
         let mut state = self.0.state.lock();
-        Self::make_ready(&mut state, key);
+        Self::make_ready(&mut state, key, now);
         drop(state);
         self.0.changed.notify_one();
     }
 
-    fn make_ready(state: &mut State<T>, key: T) {
-        if state.closed || !state.dirty.insert(key.clone()) {
+    fn make_ready(state: &mut State<T>, key: T, now: Duration) {
+        if state.closed || state.dirty.contains_key(&key) {
             return;
         }
-        if !state.working.contains(&key) {
+        state.tally.adds += 1;
+        state.dirty.insert(key.clone(), now);
+        if !state.working.contains_key(&key) {
             state.ready.push_back(key);
         }
     }
@@ -87,6 +112,7 @@ impl<T: Clone + Eq + Hash + Ord> WorkQueue<T> {
         if state.closed {
             return;
         }
+        state.tally.retries += 1;
         if let Some(known) = state.due.get(&key).copied() {
             if known <= at {
                 return;
@@ -137,11 +163,13 @@ impl<T: Clone + Eq + Hash + Ord> WorkQueue<T> {
                 {
                     state.delayed.pop_first();
                     state.due.remove(&key);
-                    Self::make_ready(&mut state, key);
+                    Self::make_ready(&mut state, key, now);
                 }
                 if let Some(key) = state.ready.pop_front() {
-                    state.dirty.remove(&key);
-                    state.working.insert(key.clone());
+                    if let Some(since) = state.dirty.remove(&key) {
+                        state.tally.waited.took(now.saturating_sub(since));
+                    }
+                    state.working.insert(key.clone(), now);
                     if !state.ready.is_empty() || !state.delayed.is_empty() {
                         // One wake-up may stand for several keys.
                         self.0.changed.notify_one();
@@ -166,9 +194,12 @@ impl<T: Clone + Eq + Hash + Ord> WorkQueue<T> {
 
     /// Ends the work on `key`.
     pub fn done(&self, key: &T) {
+        let now = self.0.clock.monotonic();
         let mut state = self.0.state.lock();
-        state.working.remove(key);
-        if state.dirty.contains(key) {
+        if let Some(since) = state.working.remove(key) {
+            state.tally.worked.took(now.saturating_sub(since));
+        }
+        if state.dirty.contains_key(key) {
             state.ready.push_back(key.clone());
             drop(state);
             self.0.changed.notify_one();
@@ -199,12 +230,103 @@ impl<T: Clone + Eq + Hash + Ord> WorkQueue<T> {
     }
 }
 
+/// The queues of a process by name, for those who want to know how they do. Clones share them.
+#[derive(Clone, Default)]
+pub struct Queues(Arc<Mutex<BTreeMap<&'static str, WorkQueue<ObjectKey>>>>);
+
+impl std::fmt::Debug for Queues {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Queues")
+    }
+}
+
+/// One of upstream's metrics of queues: name, kind, help, and what writes its samples.
+type Family = (
+    &'static str,
+    &'static str,
+    &'static str,
+    fn(&State<ObjectKey>, Duration, &mut String, &str, &str),
+);
+
+const FAMILIES: [Family; 7] = [
+    (
+        "workqueue_adds_total",
+        "counter",
+        "[BETA] Keys that were added to the queue.",
+        |state, _, text, name, labels| sample(text, name, labels, state.tally.adds),
+    ),
+    (
+        "workqueue_depth",
+        "gauge",
+        "[BETA] Keys that wait in the queue.",
+        |state, _, text, name, labels| sample(text, name, labels, state.ready.len()),
+    ),
+    (
+        "workqueue_longest_running_processor_seconds",
+        "gauge",
+        "[BETA] For how long the oldest work on a key has gone on.",
+        |state, now, text, name, labels| {
+            let first = state.working.values().min();
+            let longest = first.map_or(0.0, |since| now.saturating_sub(*since).as_secs_f64());
+            sample(text, name, labels, longest);
+        },
+    ),
+    (
+        "workqueue_queue_duration_seconds",
+        "histogram",
+        "[BETA] How long keys waited in the queue.",
+        |state, _, text, name, labels| state.tally.waited.write(text, name, labels),
+    ),
+    (
+        "workqueue_retries_total",
+        "counter",
+        "[BETA] Keys that were to be looked at again later.",
+        |state, _, text, name, labels| sample(text, name, labels, state.tally.retries),
+    ),
+    (
+        "workqueue_unfinished_work_seconds",
+        "gauge",
+        "[BETA] For how long all work on keys has gone on that goes on now.",
+        |state, now, text, name, labels| {
+            let times = state.working.values();
+            let sum: Duration = times.map(|since| now.saturating_sub(*since)).sum();
+            sample(text, name, labels, sum.as_secs_f64());
+        },
+    ),
+    (
+        "workqueue_work_duration_seconds",
+        "histogram",
+        "[BETA] How long work on keys took.",
+        |state, _, text, name, labels| state.tally.worked.write(text, name, labels),
+    ),
+];
+
+impl Queues {
+    /// Tells of a queue under a name. One that was told of before under that name is forgotten.
+    pub fn tell(&self, name: &'static str, queue: &WorkQueue<ObjectKey>) {
+        self.0.lock().insert(name, queue.clone());
+    }
+
+    /// Writes what Prometheus reads, under upstream's names.
+    pub fn write(&self, text: &mut String) {
+        let queues = self.0.lock();
+        for (name, kind, help, write) in FAMILIES {
+            head(text, name, kind, help);
+            for (label, queue) in &*queues {
+                let (now, state) = (queue.0.clock.monotonic(), queue.0.state.lock());
+                write(&state, now, text, name, &format!("name=\"{label}\""));
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use futures::FutureExt;
     use proptest::prelude::*;
     use skiff_base::SimulatedClock;
+    use std::collections::HashSet;
     use std::time::SystemTime;
 
     fn queue() -> (WorkQueue<u8>, Arc<SimulatedClock>) {
@@ -266,6 +388,41 @@ mod tests {
         for worker in workers {
             assert_eq!(worker.await.unwrap(), None);
         }
+    }
+
+    #[test]
+    fn queues_tell_how_they_do() {
+        let clock = SimulatedClock::new(SystemTime::UNIX_EPOCH);
+        let queue = WorkQueue::new(clock.clone());
+        let queues = Queues::default();
+        queues.tell("job", &queue);
+        let (one, two) = (ObjectKey::new("a", "1"), ObjectKey::new("a", "2"));
+        queue.add(one.clone());
+        queue.add(one.clone());
+        queue.add_after(two.clone(), Duration::from_secs(1));
+        clock.advance(Duration::from_secs(2));
+        assert_eq!(queue.next().now_or_never().flatten().as_ref(), Some(&one));
+        clock.advance(Duration::from_secs(3));
+        let text = || {
+            let mut text = String::new();
+            queues.write(&mut text);
+            text
+        };
+        let expected = "workqueue_adds_total{name=\"job\"} 2
+            workqueue_depth{name=\"job\"} 1
+            workqueue_longest_running_processor_seconds{name=\"job\"} 3
+            workqueue_queue_duration_seconds_bucket{name=\"job\",le=\"1\"} 0
+            workqueue_queue_duration_seconds_bucket{name=\"job\",le=\"10\"} 1
+            workqueue_queue_duration_seconds_sum{name=\"job\"} 2
+            workqueue_retries_total{name=\"job\"} 1
+            workqueue_unfinished_work_seconds{name=\"job\"} 3
+            workqueue_work_duration_seconds_count{name=\"job\"} 0";
+        for line in expected.lines() {
+            assert!(text().contains(line.trim()), "{line}\n{}", text());
+        }
+        queue.done(&one);
+        assert!(text().contains("workqueue_work_duration_seconds_sum{name=\"job\"} 3\n"));
+        assert!(text().contains("workqueue_unfinished_work_seconds{name=\"job\"} 0\n"));
     }
 
     proptest! {

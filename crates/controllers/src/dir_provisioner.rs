@@ -472,7 +472,7 @@ impl Reconciler for Claims {
 #[async_trait]
 impl Reconciler for Volumes {
     fn name(&self) -> &'static str {
-        NAME
+        "dir-provisioner-volumes"
     }
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {

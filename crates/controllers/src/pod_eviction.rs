@@ -1,9 +1,9 @@
-//! Makes a pod go because of a taint: first its status says why, then it is deleted.
+//! Makes a pod go: first its status says why, then it is deleted.
 
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, PodCondition};
 use kube::Client;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
-use serde_json::json;
+use serde_json::{Value, json};
 use skiff_client::{ObjectKey, ReconcileError, is_not_found};
 
 /// Writes `condition` into the status of the pod and deletes it. One that is gone by then is fine.
@@ -13,18 +13,30 @@ pub async fn evict(
     pod: &Pod,
     condition: PodCondition,
 ) -> Result<(), ReconcileError> {
-    let patch =
-        json!({"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": [condition]}});
+    let status = json!({"conditions": [condition]});
+    remove(client, key, pod, Some(status), &DeleteParams::default()).await
+}
+
+/// The same with whatever `status` says, if anything.
+pub async fn remove(
+    client: &Client,
+    key: &ObjectKey,
+    pod: &Pod,
+    status: Option<Value>,
+    how: &DeleteParams,
+) -> Result<(), ReconcileError> {
     let api: Api<Pod> = Api::namespaced(client.clone(), key.namespace());
-    let parameters = PatchParams::default();
-    let marked = api
-        .patch_status(key.name(), &parameters, &Patch::Strategic(patch))
-        .await;
-    let deleted = match marked {
-        Ok(_) => api
-            .delete(key.name(), &DeleteParams::default())
+    let mut marked = Ok(());
+    if let Some(status) = status {
+        let patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": status});
+        let (parameters, patch) = (PatchParams::default(), Patch::Strategic(patch));
+        marked = api
+            .patch_status(key.name(), &parameters, &patch)
             .await
-            .map(drop),
+            .map(drop);
+    }
+    let deleted = match marked {
+        Ok(()) => api.delete(key.name(), how).await.map(drop),
         Err(error) => Err(error),
     };
     match deleted {

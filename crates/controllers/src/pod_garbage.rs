@@ -6,15 +6,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Client;
-use kube::api::{Api, DeleteParams, Patch, PatchParams};
+use kube::api::{Api, DeleteParams};
 use serde_json::json;
 use skiff_base::SharedClock;
-use skiff_client::{
-    Event, ObjectKey, Outcome, ReconcileError, Reconciler, SharedCache, WorkQueue, is_not_found,
-};
+use skiff_client::{Event, ObjectKey, Outcome, ReconcileError, Reconciler, SharedCache, WorkQueue};
 
 use crate::node_health::readiness;
-use crate::{Context, pods};
+use crate::{Context, pod_eviction, pods};
 
 /// The name of this controller.
 pub const NAME: &str = "pod-garbage-collector";
@@ -193,34 +191,19 @@ impl Collector {
 
     /// Marks the pod as failed, if it has not ended, and deletes it without waiting for anybody.
     async fn remove(&self, pod: &Pod, why: Option<(&str, &str)>) -> Result<(), ReconcileError> {
-        let (namespace, name) = (
-            pod.metadata.namespace.as_deref().unwrap_or_default(),
-            pod.metadata.name.as_deref().unwrap_or_default(),
-        );
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
-        let mut marked = Ok(());
-        if !pods::is_terminal(pod) {
+        let status = (!pods::is_terminal(pod)).then(|| {
             let mut status = json!({"phase": "Failed"});
             if let Some((reason, message)) = why {
                 let now = skiff_client::timestamp(&*self.clock);
                 status["conditions"] = json!([pods::disruption_target(pod, reason, message, &now)]);
             }
-            let patch =
-                Patch::Strategic(json!({"metadata": {"uid": pod.metadata.uid}, "status": status}));
-            let parameters = PatchParams::default();
-            marked = api.patch_status(name, &parameters, &patch).await.map(drop);
-        }
-        let removed = match marked {
-            Ok(()) => {
-                let parameters = DeleteParams::default().grace_period(0);
-                api.delete(name, &parameters).await.map(drop)
-            }
-            Err(error) => Err(error),
-        };
-        match removed {
-            Err(error) if !is_not_found(&error) => Err(error.into()),
-            _ => Ok(()),
-        }
+            status
+        });
+        let (key, now) = (
+            ObjectKey::of(&pod.metadata),
+            DeleteParams::default().grace_period(0),
+        );
+        pod_eviction::remove(&self.client, &key, pod, status, &now).await
     }
 }
 

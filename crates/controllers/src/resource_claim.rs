@@ -335,7 +335,7 @@ struct Clearing {
 #[async_trait]
 impl Reconciler for Clearing {
     fn name(&self) -> &'static str {
-        NAME
+        "resource-claim-controller-clearing"
     }
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {

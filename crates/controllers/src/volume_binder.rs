@@ -501,7 +501,7 @@ impl Reconciler for Claims {
 #[async_trait]
 impl Reconciler for Volumes {
     fn name(&self) -> &'static str {
-        NAME
+        "persistent-volume-binder-volumes"
     }
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {

@@ -51,6 +51,7 @@ fn node() -> Node {
         held: vec![Ipv4Addr::new(10, 62, 0, 10)],
         masquerade_bit: 0x4000,
         masquerade_all: false,
+        zone: "".into(),
     };
     let (at_a, at_b, row) = (a.path(), b.path(), node.clone());
     let (network, table) = within!(host, {
@@ -120,6 +121,7 @@ fn slice(pods: &[u8]) -> SliceRow {
                 ready: true,
                 serving: true,
                 terminating: false,
+                hints: None,
             })
             .collect(),
     }

@@ -4,11 +4,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Service, ServiceSpec};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::discovery::v1::{EndpointHints, EndpointSlice};
 use skiff_network::Cidr;
 use skiff_network::dns::{DnsEndpoint, DnsService, DnsSlice, ServiceKind};
 use skiff_network::pod::Protocol;
-use skiff_network::proxy::{Endpoint, ServiceId, ServicePort, ServiceRow, SlicePort, SliceRow};
+use skiff_network::proxy::{
+    Endpoint, Hints, ServiceId, ServicePort, ServiceRow, SlicePort, SliceRow,
+};
 
 /// The label that ties a slice to its service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -100,12 +102,22 @@ pub(crate) fn proxy_slice(slice: &EndpointSlice, node: &str) -> Option<SliceRow>
             ready,
             serving: conditions.and_then(|c| c.serving).unwrap_or(ready),
             terminating: conditions.and_then(|c| c.terminating).unwrap_or(false),
+            hints: endpoint.hints.as_ref().map(|given| hints(given, node)),
         })
     });
     Some(SliceRow {
         ports: slice_ports(slice),
         endpoints: endpoints.collect(),
     })
+}
+
+fn hints(given: &EndpointHints, node: &str) -> Hints {
+    let nodes = given.for_nodes.as_deref().unwrap_or_default();
+    let zones = given.for_zones.as_deref().unwrap_or_default();
+    Hints {
+        node: (!nodes.is_empty()).then(|| nodes.iter().any(|named| named.name == node)),
+        zones: zones.iter().map(|zone| Box::from(&*zone.name)).collect(),
+    }
 }
 
 fn slice_ports(slice: &EndpointSlice) -> Vec<SlicePort> {
@@ -266,7 +278,8 @@ mod tests {
             "addressType": "IPv4",
             "ports": [{"name": "", "port": 8080}, {"name": "none"}],
             "endpoints": [
-                {"addresses": ["10.1.0.2"], "nodeName": "n1"},
+                {"addresses": ["10.1.0.2"], "nodeName": "n1",
+                 "hints": {"forNodes": [{"name": "n1"}], "forZones": [{"name": "z"}]}},
                 {"addresses": ["10.1.0.3"], "nodeName": "n2", "hostname": "h",
                  "conditions": {"ready": false, "serving": true, "terminating": true}},
                 {"addresses": []}, {"addresses": ["x"]},
@@ -281,9 +294,17 @@ mod tests {
             ready,
             serving: true,
             terminating,
+            hints: None,
+        };
+        let hints = Hints {
+            node: Some(true),
+            zones: ["z".into()].into(),
         };
         let expected = [
-            endpoint(2, true, true, false),
+            Endpoint {
+                hints: Some(hints),
+                ..endpoint(2, true, true, false)
+            },
             endpoint(3, false, false, true),
         ];
         assert_eq!(row.endpoints, expected);

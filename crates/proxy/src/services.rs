@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Client;
+use kube::core::PartialObjectMeta;
 use parking_lot::Mutex;
 use skiff_base::lifecycle::ComponentError;
 use skiff_base::{Backoff, Component, Random, SharedClock, Shutdown};
@@ -23,6 +24,9 @@ use tokio::sync::{Notify, watch};
 
 use crate::feed::Feed;
 use crate::rows::{proxy_service, proxy_slice, slice_service};
+
+/// The label of a node's zone.
+const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// How the service proxy of a node works.
 #[derive(Clone, Debug)]
@@ -75,13 +79,13 @@ impl ServiceProxy {
         self.ready.subscribe()
     }
 
-    fn watch<K>(&self, feed: &Arc<Feed<K>>, shutdown: &Shutdown)
+    fn watch<K>(&self, spec: WatchSpec, feed: &Arc<Feed<K>>, shutdown: &Shutdown)
     where
-        K: skiff_client::reflect::Watched + kube::Resource<DynamicType = ()>,
+        K: skiff_client::reflect::Watched,
     {
         let reflector = Reflector::new(
             self.client.clone(),
-            WatchSpec::all::<K>(),
+            spec,
             feed.clone(),
             self.clock.clone(),
             self.random.clone(),
@@ -98,6 +102,7 @@ impl ServiceProxy {
                 .checked_shl(u32::from(self.config.masquerade_bit))
                 .ok_or("the masquerade bit must be 0 to 31")?,
             masquerade_all: false,
+            zone: "".into(),
         };
         let mut table = ServiceTable::open(&self.config.table_name, &node)?;
         let view = Arc::new(View::default());
@@ -117,8 +122,20 @@ impl ServiceProxy {
                 view.set_slice(key, row);
             }))
         };
-        self.watch(&services, shutdown);
-        self.watch(&slices, shutdown);
+        self.watch(WatchSpec::all::<Service>(), &services, shutdown);
+        self.watch(WatchSpec::all::<EndpointSlice>(), &slices, shutdown);
+        // Nobody waits for the zone: it is said late, or never.
+        let nodes = {
+            let view = view.clone();
+            Arc::new(Feed::<PartialObjectMeta<Node>>::new(move |_, node| {
+                let labels = node.and_then(|node| node.metadata.labels.as_ref());
+                let zone = labels.and_then(|labels| labels.get(ZONE));
+                view.set_zone(zone.map_or("", String::as_str));
+            }))
+        };
+        let own = format!("metadata.name={}", self.config.node_name);
+        let spec = WatchSpec::all::<PartialObjectMeta<Node>>().fields(own);
+        self.watch(spec, &nodes, shutdown);
         services.wait_synced().await;
         slices.wait_synced().await;
         self.keep_in_step(&view, &mut table, &node).await
@@ -206,6 +223,8 @@ struct View {
 
 #[derive(Default)]
 struct State {
+    /// The zone of the node.
+    zone: Box<str>,
     services: HashMap<ServiceId, ServiceRow>,
     slices: HashMap<ServiceId, BTreeMap<ObjectKey, SliceRow>>,
     owners: HashMap<ObjectKey, ServiceId>,
@@ -244,10 +263,30 @@ impl View {
         }
     }
 
+    /// The node is in another zone: services whose endpoints are hinted to zones are planned anew.
+    fn set_zone(&self, zone: &str) {
+        let mut state = self.state.lock();
+        if *state.zone == *zone {
+            return;
+        }
+        state.zone = zone.into();
+        let State { slices, dirty, .. } = &mut *state;
+        let hinted = slices.iter().filter(|(_, slices)| {
+            let mut endpoints = slices.values().flat_map(|slice| &slice.endpoints);
+            endpoints.any(|endpoint| endpoint.hints.is_some())
+        });
+        dirty.extend(hinted.map(|(id, _)| id.clone()));
+        self.changed.notify_one();
+    }
+
     /// The plans of the services that changed since the last call.
     fn take_changes(&self, node: &NodeRow) -> Vec<(ServiceId, Option<ServicePlan>)> {
         let mut state = self.state.lock();
         let dirty = std::mem::take(&mut state.dirty);
+        let node = &NodeRow {
+            zone: state.zone.clone(),
+            ..node.clone()
+        };
         dirty
             .into_iter()
             .map(|id| {
@@ -283,6 +322,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use skiff_network::proxy::{Endpoint, Hints};
 
     fn node() -> NodeRow {
         NodeRow {
@@ -291,6 +331,7 @@ mod tests {
             held: vec![],
             masquerade_bit: 0x4000,
             masquerade_all: false,
+            zone: "".into(),
         }
     }
 
@@ -300,6 +341,37 @@ mod tests {
         changes
             .map(|(id, plan)| (id.to_string(), plan.is_some()))
             .collect()
+    }
+
+    #[test]
+    fn another_zone_concerns_services_with_hints() {
+        let view = View::default();
+        let (web, api) = (ServiceId::new("d", "web"), ServiceId::new("d", "api"));
+        for (id, hints) in [(&web, Some(Hints::default())), (&api, None)] {
+            let row = ServiceRow {
+                cluster_ips: vec![[10, 96, 0, 1].into()],
+                ..ServiceRow::default()
+            };
+            view.set_service(id, Some(row));
+            let slice = SliceRow {
+                endpoints: vec![Endpoint {
+                    ip: [10, 244, 0, 1].into(),
+                    local: true,
+                    ready: true,
+                    serving: true,
+                    terminating: false,
+                    hints,
+                }],
+                ..SliceRow::default()
+            };
+            let key = ObjectKey::new("d", &format!("{}-1", id.name));
+            view.set_slice(&key, Some((id.clone(), slice)));
+        }
+        assert_eq!(changed(&view).len(), 2);
+        view.set_zone("z");
+        assert_eq!(changed(&view), [("d/web".to_owned(), true)]);
+        view.set_zone("z");
+        assert!(changed(&view).is_empty());
     }
 
     #[test]

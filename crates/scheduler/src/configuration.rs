@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::SchedulerConfig;
+use crate::devices::allocator::steps_within;
 use crate::extender::ExtenderConfig;
 use crate::framework::{PLUGINS, Plugin, number};
 use crate::profile::{Args, DEFAULT_SCHEDULER, Profile, Strategy, Weighted};
@@ -40,8 +41,8 @@ struct File {
     pod_max_backoff_seconds: Option<i64>,
     #[serde(rename = "parallelism")]
     _parallelism: Option<i64>,
-    #[serde(rename = "leaderElection")]
-    _leader_election: Option<Value>,
+    #[serde(default)]
+    leader_election: LeaderElection,
     #[serde(rename = "clientConnection")]
     _client_connection: Option<Value>,
     #[serde(rename = "healthzBindAddress")]
@@ -54,6 +55,49 @@ struct File {
     _enable_contention_profiling: Option<bool>,
     #[serde(rename = "delayCacheUntilActive")]
     _delay_cache_until_active: Option<bool>,
+}
+
+/// How schedulers agree who of them works, as the file says it. Times are as they stand there, for example `15s`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct LeaderElection {
+    /// Whether they do.
+    pub leader_elect: Option<bool>,
+    /// How long others wait after the last sign of a leader.
+    pub lease_duration: Option<String>,
+    /// How long a leader tries to renew before it gives up.
+    pub renew_deadline: Option<String>,
+    /// How long a leader waits between renewals.
+    pub retry_period: Option<String>,
+    /// The kind of the lock; there is only one, `leases`.
+    pub resource_lock: Option<String>,
+    /// The name of the Lease.
+    pub resource_name: Option<String>,
+    /// The namespace of the Lease.
+    pub resource_namespace: Option<String>,
+}
+
+fn checked(said: LeaderElection) -> Result<LeaderElection, ConfigurationError> {
+    let lock = said.resource_lock.as_deref();
+    if let Some(lock) = lock.filter(|lock| !matches!(*lock, "" | "leases")) {
+        return wrong(format!(
+            "leaderElection.resourceLock: Invalid value: \"{lock}\": resourceLock value must be \"leases\""
+        ));
+    }
+    for (name, time) in [
+        ("leaseDuration", &said.lease_duration),
+        ("renewDeadline", &said.renew_deadline),
+        ("retryPeriod", &said.retry_period),
+    ] {
+        if let Some(text) = time
+            && duration(text).is_none_or(|time| time.is_zero())
+        {
+            return wrong(format!(
+                "leaderElection.{name}: Invalid value: \"{text}\": must be greater than zero"
+            ));
+        }
+    }
+    Ok(said)
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -217,6 +261,7 @@ pub fn read(text: &str) -> Result<SchedulerConfig, ConfigurationError> {
         rests: Rests { first, longest },
         extenders,
         host: String::new(),
+        leader_election: checked(file.leader_election)?,
     })
 }
 
@@ -407,8 +452,7 @@ struct AllArgs {
     _shape: Option<Vec<ShapePoint>>,
     min_candidate_nodes_percentage: Option<i64>,
     min_candidate_nodes_absolute: Option<i64>,
-    #[serde(rename = "filterTimeout")]
-    _filter_timeout: Option<String>,
+    filter_timeout: Option<String>,
     binding_timeout: Option<String>,
 }
 
@@ -549,6 +593,14 @@ fn take(args: &mut Args, all: AllArgs) -> Result<(), ConfigurationError> {
                 "bindTimeoutSeconds: Invalid value: {seconds}: invalid BindTimeoutSeconds, should not be a negative value"
             ))
         })?;
+    }
+    if let Some(text) = all.filter_timeout {
+        let Some(time) = duration(&text) else {
+            return wrong(format!(
+                "filterTimeout: Invalid value: \"{text}\": must be zero or positive"
+            ));
+        };
+        args.device_steps = steps_within(time);
     }
     if let Some(text) = all.binding_timeout {
         let least = Duration::from_secs(1);

@@ -57,6 +57,45 @@ fn an_empty_file_is_the_default() {
 }
 
 #[test]
+fn who_leads_and_how_long_devices_are_looked_for() {
+    let config = with(
+        "leaderElection: {leaderElect: false, leaseDuration: 30s, resourceName: mine, resourceLock: leases}\n",
+    );
+    let said = config.unwrap().leader_election;
+    assert_eq!(said.leader_elect, Some(false));
+    assert_eq!(said.lease_duration.as_deref(), Some("30s"));
+    assert_eq!(said.resource_name.as_deref(), Some("mine"));
+    for (wrong, why) in [
+        (
+            "resourceLock: endpoints",
+            "leaderElection.resourceLock: Invalid value: \"endpoints\"",
+        ),
+        (
+            "retryPeriod: 0s",
+            "leaderElection.retryPeriod: Invalid value: \"0s\": must be greater than zero",
+        ),
+        (
+            "renewDeadline: soon",
+            "leaderElection.renewDeadline: Invalid value: \"soon\"",
+        ),
+        ("leader: true", "unknown field"),
+    ] {
+        let error = with(&format!("leaderElection: {{{wrong}}}\n")).unwrap_err();
+        assert!(error.0.contains(why), "{error}");
+    }
+    let steps = |time: &str| {
+        let file = format!(
+            "profiles: [{{pluginConfig: [{{name: DynamicResources, args: {{filterTimeout: {time}}}}}]}}]\n"
+        );
+        with(&file).map(|config| config.profiles[0].args.device_steps)
+    };
+    assert_eq!(steps("500ms").unwrap(), 10_000);
+    assert_eq!(steps("0s").unwrap(), u32::MAX);
+    assert_eq!(Profile::default().args.device_steps, 200_000);
+    assert!(steps("-1s").is_err());
+}
+
+#[test]
 fn plugins_are_chosen_and_weighed() {
     let config = with(
         "percentageOfNodesToScore: 30

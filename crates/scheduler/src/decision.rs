@@ -41,6 +41,19 @@ pub enum Decision {
     },
 }
 
+impl Decision {
+    /// The number of the profile of the pod that was tried; none when none was.
+    #[must_use]
+    pub fn profile(&self) -> Option<usize> {
+        match self {
+            Self::Bind(assignment) => Some(assignment.profile),
+            Self::Report(failure) => Some(failure.profile),
+            Self::Consult { profile, .. } | Self::Negotiate { profile, .. } => Some(*profile),
+            Self::Evict(_) => None,
+        }
+    }
+}
+
 /// What came of an attempt for which no node does.
 #[derive(Debug)]
 pub struct Tried {

@@ -29,7 +29,7 @@ impl Known {
             return;
         };
         self.wake(event::DEVICE_CLAIM, Happening::DeviceClaim(&change), now);
-        self.open_gates(&change.new);
+        self.open_gates(&change.new, now);
     }
 
     /// A device claim is gone.
@@ -41,7 +41,7 @@ impl Known {
     }
 
     /// Pods that waited for the claim to be there are tried.
-    fn open_gates(&mut self, claim: &ResourceClaim) {
+    fn open_gates(&mut self, claim: &ResourceClaim, now: Duration) {
         let key = ObjectKey::of(&claim.metadata);
         let names = |pod: &&Arc<PodRow>| {
             let mut names = pod.devices.iter().flat_map(|wants| wants.names());
@@ -57,7 +57,7 @@ impl Known {
                 .profile(&pod)
                 .is_none_or(|profile| self.is_gated(profile, &pod));
             if !gated {
-                self.queue.add(&pod.key, pod.priority);
+                self.queue.add(&pod.key, pod.priority, now);
             }
         }
     }

@@ -19,6 +19,7 @@ use tokio::sync::Semaphore;
 
 use crate::decision::{Assignment, Decision, Failure, Nomination, Preemption};
 use crate::extender::Extenders;
+use crate::metrics::{Attempt, Measures, Outcome, Point};
 use crate::profile::Profile;
 use crate::rows::PodRow;
 use crate::state::State;
@@ -61,11 +62,16 @@ impl Executor {
             let Ok(permit) = self.running.clone().acquire_owned().await else {
                 return;
             };
+            let begun = self.clock.monotonic();
             let Some(decision) = self.state.decide() else {
                 drop(permit);
                 self.state.wait().await;
                 continue;
             };
+            let attempt = self.state.attempt_of_last(begun);
+            if let Some(measured) = decision.profile().and_then(|at| self.measured(at)) {
+                measured.decided(begun);
+            }
             // Waiting for volumes may take minutes: others are not held up.
             let permit = match &decision {
                 Decision::Bind(assignment)
@@ -77,7 +83,7 @@ impl Executor {
             };
             let executor = self.clone();
             tokio::spawn(async move {
-                executor.carry_out(decision).await;
+                executor.carry_out(decision, attempt).await;
                 drop(permit);
             });
             decided = decided.wrapping_add(1);
@@ -87,10 +93,14 @@ impl Executor {
         }
     }
 
-    async fn carry_out(&self, decision: Decision) {
+    fn measured(&self, profile: usize) -> Option<&Measures> {
+        Some(&self.profiles.get(profile)?.measured)
+    }
+
+    async fn carry_out(&self, decision: Decision, attempt: Attempt) {
         match decision {
-            Decision::Bind(assignment) => self.bind(assignment).await,
-            Decision::Report(failure) => self.fail(failure).await,
+            Decision::Bind(assignment) => self.bind(assignment, attempt).await,
+            Decision::Report(failure) => self.report(failure, attempt).await,
             Decision::Evict(found) => self.evict(&found).await,
             Decision::Consult {
                 pod,
@@ -103,8 +113,8 @@ impl Executor {
                     .ask(&self.client, &pod, nodes, &mut diagnosis)
                     .await;
                 match self.state.conclude(&pod, profile, diagnosis, answer) {
-                    Some(Decision::Bind(assignment)) => self.bind(assignment).await,
-                    Some(Decision::Report(failure)) => self.fail(failure).await,
+                    Some(Decision::Bind(assignment)) => self.bind(assignment, attempt).await,
+                    Some(Decision::Report(failure)) => self.report(failure, attempt).await,
                     _ => {}
                 }
             }
@@ -120,27 +130,51 @@ impl Executor {
                 if let Some(Decision::Report(failure)) =
                     self.state.settle(&pod, profile, *tried, answer)
                 {
-                    self.fail(failure).await;
+                    self.report(failure, attempt).await;
                 }
             }
         }
     }
 
-    async fn bind(&self, assignment: Assignment) {
+    /// What has to be done before the pod is bound.
+    async fn prepare(&self, assignment: &Assignment) -> Result<(), String> {
+        let volumes = self.bind_volumes(assignment).await;
+        volumes.map_err(|why| format!("running PreBind plugin \"VolumeBinding\": {why}"))?;
+        let devices = self.bind_devices(assignment).await;
+        devices.map_err(|why| format!("running PreBind plugin \"DynamicResources\": {why}"))
+    }
+
+    async fn bind(&self, assignment: Assignment, attempt: Attempt) {
         let pod = &assignment.pod;
-        let outcome = match self.bind_volumes(&assignment).await {
-            Err(why) => Err((
-                false,
-                format!("running PreBind plugin \"VolumeBinding\": {why}"),
-            )),
-            Ok(()) => match self.bind_devices(&assignment).await {
-                Err(why) => Err((
-                    false,
-                    format!("running PreBind plugin \"DynamicResources\": {why}"),
-                )),
-                Ok(()) => self.write_binding(&assignment).await,
-            },
+        let asked = |point, done, since| {
+            if let Some(measured) = self.measured(assignment.profile) {
+                let status = if done {
+                    Outcome::Scheduled
+                } else {
+                    Outcome::Error
+                };
+                measured.asked(point, status, since);
+            }
         };
+        let since = self.clock.monotonic();
+        let prepared = self.prepare(&assignment).await;
+        asked(Point::PreBind, prepared.is_ok(), since);
+        let outcome = match prepared {
+            Err(why) => Err((false, why)),
+            Ok(()) => {
+                let since = self.clock.monotonic();
+                let written = self.write_binding(&assignment).await;
+                asked(Point::Bind, written.is_ok(), since);
+                written
+            }
+        };
+        if let Some(measured) = self.measured(assignment.profile) {
+            let came_to = match outcome {
+                Ok(()) => Outcome::Scheduled,
+                Err(_) => Outcome::Error,
+            };
+            measured.ended(attempt, came_to);
+        }
         match outcome {
             Ok(()) => {
                 self.state.bound(&assignment);
@@ -278,6 +312,21 @@ impl Executor {
             api.patch(key.name(), &params, &Patch::Merge(patch)).await?;
         }
         Ok(())
+    }
+
+    /// An attempt came to nothing.
+    async fn report(&self, failure: Failure, attempt: Attempt) {
+        if let Some(measured) = self.measured(failure.profile) {
+            let outcome = match failure.reason {
+                "Unschedulable" => Outcome::Unschedulable,
+                _ => Outcome::Error,
+            };
+            measured.ended(attempt, outcome);
+            if let Some(preemption) = &failure.preemption {
+                measured.chose_victims(preemption.victims.len());
+            }
+        }
+        self.fail(failure).await;
     }
 
     /// Tells by event and condition why the pod has no node, and makes room if there is a way.

@@ -7,6 +7,7 @@ use serde::Serialize;
 use skiff_client::ObjectKey;
 
 use crate::framework::{Cycle, PreFilter, Rejection, View, plugin};
+use crate::metrics;
 use crate::plugins::default_preemption;
 use crate::plugins::node_affinity::allows;
 use crate::plugins::taint_toleration::bears;
@@ -62,23 +63,40 @@ pub struct Explanation {
 
 /// Answers from what the scheduler knows, while it runs. Clones share it.
 #[derive(Clone, Default)]
-pub struct Explainer(Arc<Mutex<Option<Arc<State>>>>);
+pub struct Explainer {
+    state: Arc<Mutex<Option<Arc<State>>>>,
+    profiles: Arc<[Profile]>,
+}
 
 impl Explainer {
+    /// Of the scheduler with those profiles.
+    pub(crate) fn new(profiles: &[Profile]) -> Self {
+        Self {
+            state: Arc::default(),
+            profiles: profiles.into(),
+        }
+    }
+
     pub(crate) fn set(&self, state: Option<Arc<State>>) {
-        *self.0.lock() = state;
+        *self.state.lock() = state;
+    }
+
+    /// Writes what Prometheus reads of the scheduler.
+    pub fn write_metrics(&self, text: &mut String) {
+        let state = self.state.lock().clone();
+        metrics::write(text, &self.profiles, state.as_deref());
     }
 
     /// Whether the scheduler runs: it may be starting, or stand by for the one of another server.
     #[must_use]
     pub fn knows(&self) -> bool {
-        self.0.lock().is_some()
+        self.state.lock().is_some()
     }
 
     /// Why that pod is pending; none if it is not known or the scheduler does not run.
     #[must_use]
     pub fn explain(&self, namespace: &str, name: &str) -> Option<Explanation> {
-        let state = self.0.lock().clone()?;
+        let state = self.state.lock().clone()?;
         state.explain(&ObjectKey::new(namespace, name))
     }
 }

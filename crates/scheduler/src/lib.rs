@@ -27,6 +27,7 @@ mod extender_preemption;
 mod feeds;
 pub mod framework;
 pub mod kin;
+pub mod metrics;
 pub mod nodes;
 pub mod plugins;
 pub mod profile;
@@ -57,10 +58,12 @@ use skiff_base::lifecycle::ComponentError;
 use skiff_base::{Component, Random, SharedClock, Shutdown};
 use skiff_client::{EventRecorder, EventStyle};
 
+use crate::configuration::LeaderElection;
 use crate::executor::Executor;
 use crate::explain::Explainer;
 use crate::extender::{ExtenderConfig, Extenders};
 use crate::feeds::Watches;
+use crate::metrics::Measured;
 use crate::profile::Profile;
 use crate::queue::Rests;
 use crate::state::State;
@@ -76,6 +79,8 @@ pub struct SchedulerConfig {
     pub extenders: Vec<ExtenderConfig>,
     /// The name of the host, which events carry.
     pub host: String,
+    /// What the file says of the election of a leader.
+    pub leader_election: LeaderElection,
 }
 
 impl Default for SchedulerConfig {
@@ -85,6 +90,7 @@ impl Default for SchedulerConfig {
             rests: Rests::default(),
             extenders: Vec::new(),
             host: String::new(),
+            leader_election: LeaderElection::default(),
         }
     }
 }
@@ -112,11 +118,14 @@ pub fn component(
 #[must_use]
 pub fn explained(
     client: Client,
-    config: SchedulerConfig,
+    mut config: SchedulerConfig,
     clock: SharedClock,
     random: Random,
 ) -> (Arc<dyn Component>, Explainer) {
-    let explainer = Explainer::default();
+    for profile in &mut config.profiles {
+        profile.measured = Measured::by(clock.clone());
+    }
+    let explainer = Explainer::new(&config.profiles);
     let scheduler = Scheduler {
         client,
         config,

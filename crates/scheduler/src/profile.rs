@@ -1,8 +1,12 @@
 //! How one scheduler is set up: which plugins it asks at which point, with which weights and arguments.
 
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::{NodeAffinity, TopologySpreadConstraint};
 
+use crate::devices::allocator::steps_within;
 use crate::framework::PLUGINS;
+use crate::metrics::Measured;
 use crate::resources::Resources;
 
 /// The scheduler that pods get which name none.
@@ -93,6 +97,8 @@ pub struct Args {
     pub spread_by_system: bool,
     /// VolumeBinding: how long volumes are waited for, in seconds.
     pub bind_timeout_seconds: u64,
+    /// DynamicResources: after so many steps the search for devices on a node is given up.
+    pub device_steps: u32,
     /// DynamicResources: how long devices may take to become ready, in seconds.
     pub device_timeout_seconds: u64,
     /// DefaultPreemption: so many nodes in a hundred are tried.
@@ -148,6 +154,7 @@ impl Default for Args {
             spread_defaults: system_spread(),
             spread_by_system: true,
             bind_timeout_seconds: 600,
+            device_steps: steps_within(Duration::from_secs(10)),
             device_timeout_seconds: 600,
             min_candidates_percentage: 10,
             min_candidates_absolute: 100,
@@ -178,6 +185,8 @@ pub struct Profile {
     pub binds: Vec<usize>,
     /// The arguments.
     pub args: Args,
+    /// What is measured of it.
+    pub measured: Measured,
 }
 
 impl Default for Profile {
@@ -214,6 +223,7 @@ impl Profile {
             reserves: which(|plugin| plugin.reserve),
             binds: which(|plugin| plugin.bind),
             args: Args::default(),
+            measured: Measured::default(),
         }
     }
 

@@ -14,6 +14,47 @@ const HOPELESS: Duration = Duration::from_secs(300);
 
 type Rank = (Reverse<i32>, u64);
 
+/// Upstream's names of what brings pods into a queue: what happens in the cluster, in the order of its bits, then the others.
+pub const EVENTS: [&str; event::KINDS + 6] = [
+    "NodeAdd",
+    "NodeUpdateNodeLabel",
+    "NodeUpdateNodeTaint",
+    "NodeUpdateNodeAllocatable",
+    "AssignedPodDelete",
+    "AssignedPodAdd",
+    "AssignedPodUpdatePodLabel",
+    "AssignedPodUpdatePodScaleDown",
+    "PersistentVolumeClaimUpdate",
+    "PersistentVolumeUpdate",
+    "storage.k8s.io/StorageClassUpdate",
+    "storage.k8s.io/CSINodeUpdate",
+    "storage.k8s.io/CSIDriverUpdate",
+    "storage.k8s.io/CSIStorageCapacityUpdate",
+    "storage.k8s.io/VolumeAttachmentDelete",
+    "NamespaceUpdate",
+    "resource.k8s.io/ResourceClaimUpdate",
+    "resource.k8s.io/ResourceSliceUpdate",
+    "resource.k8s.io/DeviceClassUpdate",
+    "UnschedulablePodAdd",
+    "UnschedulablePodUpdate",
+    "ScheduleAttemptFailure",
+    "BackoffComplete",
+    "PopFromBackoffQ",
+    "UnschedulableTimeout",
+];
+const POD_ADD: usize = event::KINDS;
+const POD_UPDATE: usize = POD_ADD + 1;
+const FAILURE: usize = POD_ADD + 2;
+const RESTED: usize = POD_ADD + 3;
+const EARLY: usize = POD_ADD + 4;
+const TIMEOUT: usize = POD_ADD + 5;
+
+/// Upstream's names of the queues that pods come into.
+pub const PLACES: [&str; 3] = ["active", "backoff", "unschedulable"];
+const ACTIVE: usize = 0;
+const BACKOFF: usize = 1;
+const UNSCHEDULABLE: usize = 2;
+
 #[derive(Debug)]
 enum Place {
     /// To be tried.
@@ -36,6 +77,10 @@ struct Entry {
     /// The order of arrival.
     order: u64,
     failures: u32,
+    /// How often it was tried.
+    tries: u32,
+    /// When it was to be tried for the first time.
+    since: Option<Duration>,
     rests_until: Duration,
     place: Place,
     /// The plugins that refused it.
@@ -78,6 +123,10 @@ pub struct Queue {
     out: HashSet<ObjectKey>,
     arrivals: u64,
     rests: Rests,
+    /// Since when the pod waits that was given out last, and how often it was.
+    last: (Duration, u32),
+    /// How many pods came into each of [`PLACES`] by each of [`EVENTS`].
+    incoming: [[u64; EVENTS.len()]; PLACES.len()],
 }
 
 impl Queue {
@@ -91,17 +140,28 @@ impl Queue {
     }
 
     /// Adds a pod that is to be tried, or tries it again at once if it is known and has changed.
-    pub fn add(&mut self, key: &ObjectKey, priority: i32) {
-        self.enter(key, priority);
-        self.activate(key);
+    pub fn add(&mut self, key: &ObjectKey, priority: i32, now: Duration) {
+        let why = self.enter(key, priority);
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.since.get_or_insert(now);
+        }
+        self.activate(key, why);
     }
 
     /// Adds a pod that is held back.
     pub fn gate(&mut self, key: &ObjectKey, priority: i32) {
-        self.enter(key, priority);
+        let why = self.enter(key, priority);
         self.unplace(key);
+        self.count(UNSCHEDULABLE, why);
         if let Some(entry) = self.entries.get_mut(key) {
             entry.place = Place::Gated;
+        }
+    }
+
+    fn count(&mut self, place: usize, why: usize) {
+        let counts = self.incoming.get_mut(place);
+        if let Some(count) = counts.and_then(|counts| counts.get_mut(why)) {
+            *count += 1;
         }
     }
 
@@ -110,10 +170,11 @@ impl Queue {
         self.arrivals
     }
 
-    fn enter(&mut self, key: &ObjectKey, priority: i32) {
+    /// Answers whether it is a new one or a known one that has changed.
+    fn enter(&mut self, key: &ObjectKey, priority: i32) -> usize {
         if let Some(entry) = self.entries.get_mut(key) {
             entry.priority = priority;
-            return;
+            return POD_UPDATE;
         }
         let order = self.next_order();
         self.entries.insert(
@@ -122,6 +183,8 @@ impl Queue {
                 priority,
                 order,
                 failures: 0,
+                tries: 0,
+                since: None,
                 rests_until: Duration::ZERO,
                 place: Place::Gated,
                 refused_by: 0,
@@ -130,6 +193,7 @@ impl Queue {
                 woken: false,
             },
         );
+        POD_ADD
     }
 
     fn unplace(&mut self, key: &ObjectKey) {
@@ -154,8 +218,9 @@ impl Queue {
         }
     }
 
-    fn activate(&mut self, key: &ObjectKey) {
+    fn activate(&mut self, key: &ObjectKey, why: usize) {
         self.unplace(key);
+        self.count(ACTIVE, why);
         if let Some(entry) = self.entries.get_mut(key) {
             let rank = (Reverse(entry.priority), entry.order);
             entry.place = Place::Active(rank);
@@ -163,14 +228,15 @@ impl Queue {
         }
     }
 
-    fn rest(&mut self, key: &ObjectKey, now: Duration) {
+    fn rest(&mut self, key: &ObjectKey, now: Duration, why: usize) {
         let Some(until) = self.entries.get(key).map(|entry| entry.rests_until) else {
             return;
         };
         if until <= now {
-            return self.activate(key);
+            return self.activate(key, why);
         }
         self.unplace(key);
+        self.count(BACKOFF, why);
         if let Some(entry) = self.entries.get_mut(key) {
             entry.place = Place::Resting(until);
             self.resting.insert((until, key.clone()));
@@ -201,19 +267,30 @@ impl Queue {
         while let Some((until, key)) = self.timed.first().cloned()
             && until <= now
         {
-            self.activate(&key);
+            let entry = self.entries.get(&key);
+            let waited = entry.is_some_and(|entry| matches!(entry.place, Place::Waiting(_)));
+            self.activate(&key, if waited { TIMEOUT } else { RESTED });
         }
         while let Some((until, key)) = self.resting.first().cloned()
             && until <= now
         {
-            self.activate(&key);
+            self.activate(&key, RESTED);
         }
         let first = self.active.first_key_value().map(|(_, key)| key.clone());
-        let key = first.or_else(|| self.resting.first().map(|(_, key)| key.clone()))?;
+        let key = match first {
+            Some(key) => key,
+            None => {
+                let key = self.resting.first().map(|(_, key)| key.clone())?;
+                self.count(ACTIVE, EARLY);
+                key
+            }
+        };
         self.unplace(&key);
         if let Some(entry) = self.entries.get_mut(&key) {
             entry.place = Place::Out;
             entry.missed = 0;
+            entry.tries = entry.tries.saturating_add(1);
+            self.last = (entry.since.unwrap_or(now), entry.tries);
             self.out.insert(key.clone());
         }
         Some(key)
@@ -243,6 +320,7 @@ impl Queue {
     pub fn park(&mut self, key: &ObjectKey, refused_by: u32, now: Duration) {
         self.fail(key, now);
         self.unplace(key);
+        self.count(UNSCHEDULABLE, FAILURE);
         let events = wakes_on(refused_by);
         let Some(entry) = self.entries.get_mut(key) else {
             return;
@@ -258,7 +336,7 @@ impl Queue {
             }
         }
         if missed & events != 0 {
-            self.rest(key, now);
+            self.rest(key, now, first_bit(missed & events));
         }
     }
 
@@ -266,6 +344,7 @@ impl Queue {
     pub fn retry(&mut self, key: &ObjectKey, now: Duration) {
         self.fail(key, now);
         self.unplace(key);
+        self.count(BACKOFF, FAILURE);
         if let Some(entry) = self.entries.get_mut(key) {
             let until = entry.rests_until;
             entry.place = Place::Recovering(until);
@@ -292,9 +371,9 @@ impl Queue {
             return;
         }
         if failed {
-            self.activate(key);
+            self.activate(key, FAILURE);
         } else if woken {
-            self.rest(key, now);
+            self.rest(key, now, first_bit(event::POD_REMOVED));
         }
     }
 
@@ -322,9 +401,27 @@ impl Queue {
             if entry.held {
                 entry.woken = true;
             } else {
-                self.rest(&key, now);
+                self.rest(&key, now, first_bit(events));
             }
         }
+    }
+
+    /// Since when the pod that was given out last had waited, and how often it was given out.
+    #[must_use]
+    pub fn last(&self) -> (Duration, u32) {
+        self.last
+    }
+
+    /// How many pods came into each of [`PLACES`] by each of [`EVENTS`].
+    pub fn incoming(&self) -> impl Iterator<Item = &[u64]> {
+        self.incoming.iter().map(<[u64; EVENTS.len()]>::as_slice)
+    }
+
+    /// The pods that no node does for, with the plugins that refused them.
+    pub fn refused(&self) -> impl Iterator<Item = (&ObjectKey, u32)> {
+        let waits = |entry: &Entry| matches!(entry.place, Place::Waiting(_));
+        let all = self.entries.iter().filter(move |(_, entry)| waits(entry));
+        all.map(|(key, entry)| (key, entry.refused_by))
     }
 
     /// How many pods are to be tried, rest, wait and are held back.
@@ -342,6 +439,11 @@ impl Queue {
             all().filter(gated).count(),
         ]
     }
+}
+
+/// The place of the first of these events in [`EVENTS`].
+fn first_bit(events: u32) -> usize {
+    events.trailing_zeros() as usize
 }
 
 #[cfg(test)]
@@ -372,7 +474,7 @@ mod tests {
     fn priority_then_arrival() {
         let mut queue = Queue::default();
         for (name, priority) in [("a", 0), ("b", 5), ("c", 0), ("d", 5)] {
-            queue.add(&key(name), priority);
+            queue.add(&key(name), priority, at(0));
         }
         queue.remove(&key("a"));
         let order: Vec<_> = (0..4).map(|_| pop(&mut queue, 0)).collect();
@@ -382,7 +484,7 @@ mod tests {
     #[test]
     fn a_parked_pod_wakes_for_what_may_help() {
         let mut queue = Queue::default();
-        queue.add(&key("a"), 0);
+        queue.add(&key("a"), 0, at(0));
         pop(&mut queue, 0);
         queue.park(&key("a"), fit(), at(0));
         queue.wake(event::NODE_TAINTS, at(5), |_, _| true);
@@ -403,11 +505,11 @@ mod tests {
     #[test]
     fn resting_pods_come_after_all_others() {
         let mut queue = Queue::default();
-        queue.add(&key("a"), 9);
+        queue.add(&key("a"), 9, at(0));
         pop(&mut queue, 0);
         queue.park(&key("a"), fit(), at(0));
         queue.wake(event::POD_REMOVED, at(0), |_, _| true);
-        queue.add(&key("b"), 0);
+        queue.add(&key("b"), 0, at(0));
         assert_eq!(
             (pop(&mut queue, 0), pop(&mut queue, 0)),
             ("b".to_owned(), "a".to_owned())
@@ -417,21 +519,21 @@ mod tests {
     #[test]
     fn after_an_error_a_pod_rests_its_time() {
         let mut queue = Queue::default();
-        queue.add(&key("a"), 0);
+        queue.add(&key("a"), 0, at(0));
         for (now, rests) in [(0, 1), (10, 2), (20, 4), (30, 8), (40, 10), (60, 10)] {
             assert_eq!(pop(&mut queue, now), "a");
             queue.retry(&key("a"), at(now));
             assert_eq!(queue.next_time(), Some(at(now + rests)));
             assert_eq!(pop(&mut queue, now), "");
         }
-        queue.add(&key("a"), 0);
+        queue.add(&key("a"), 0, at(0));
         assert_eq!(pop(&mut queue, 60), "a");
     }
 
     #[test]
     fn what_happens_during_an_attempt_is_not_missed() {
         let mut queue = Queue::default();
-        queue.add(&key("a"), 0);
+        queue.add(&key("a"), 0, at(0));
         pop(&mut queue, 0);
         queue.wake(event::POD_REMOVED, at(0), |_, _| true);
         queue.park(&key("a"), fit(), at(0));
@@ -441,7 +543,7 @@ mod tests {
     #[test]
     fn a_pod_that_room_is_made_for_waits_for_that() {
         let mut queue = Queue::default();
-        queue.add(&key("a"), 0);
+        queue.add(&key("a"), 0, at(0));
         pop(&mut queue, 0);
         queue.park(&key("a"), fit(), at(0));
         queue.hold(&key("a"));
@@ -464,7 +566,7 @@ mod tests {
         queue.gate(&key("a"), 0);
         assert_eq!(pop(&mut queue, 0), "");
         assert!(queue.is_gated(&key("a")));
-        queue.add(&key("a"), 0);
+        queue.add(&key("a"), 0, at(0));
         assert_eq!(pop(&mut queue, 0), "a");
     }
 }

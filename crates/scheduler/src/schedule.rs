@@ -2,6 +2,7 @@
 
 use crate::diagnosis::Diagnosis;
 use crate::framework::{Cycle, IGNORED, MAX_SCORE, Normal, PreFilter, View, plugin};
+use crate::metrics::{Outcome, Point};
 
 /// Below so many nodes all are looked at.
 const ALWAYS_LOOK_AT: usize = 100;
@@ -27,31 +28,46 @@ pub fn find(cycle: &mut Cycle, start: usize) -> Search {
     if search.diagnosis.total == 0 {
         return search;
     }
+    let measured = &cycle.profile.measured;
+    let since = measured.now();
     let Some(only) = pre_filter(cycle, &mut search.diagnosis) else {
+        measured.asked(Point::PreFilter, Outcome::Unschedulable, since);
         return search;
     };
+    measured.asked(Point::PreFilter, Outcome::Scheduled, since);
+    let since = measured.now();
+    filter(cycle, start, only, &mut search);
+    let status = match search.feasible.as_slice() {
+        [] => Outcome::Unschedulable,
+        _ => Outcome::Scheduled,
+    };
+    measured.asked(Point::Filter, status, since);
+    search
+}
+
+/// Looks at `only` those nodes, or at all beginning at `start`.
+fn filter(cycle: &Cycle, start: usize, only: Option<Vec<usize>>, search: &mut Search) {
     if let Some(index) = nominated(cycle) {
         search.feasible.push(index);
-        return search;
+        return;
     }
     if let Some(only) = only {
         for index in &only {
-            look_at(cycle, *index, &mut search);
+            look_at(cycle, *index, search);
         }
-        return search;
+        return;
     }
     let all = cycle.world.cluster.nodes.len();
     let enough = enough(search.diagnosis.total, cycle.profile.percentage);
     let mut looked_at = 0;
     for offset in 0..all {
         looked_at = offset + 1;
-        look_at(cycle, (start + offset) % all, &mut search);
+        look_at(cycle, (start + offset) % all, search);
         if search.feasible.len() >= enough {
             break;
         }
     }
     search.next = (start + looked_at) % all;
-    search
 }
 
 /// Asks the plugins about all nodes at once. None if one of them refuses; else the nodes to look at, if not all.
@@ -119,6 +135,8 @@ fn enough(total: usize, percentage: u32) -> usize {
 
 /// The scores of nodes that do, summed over all plugins.
 pub fn scores(cycle: &mut Cycle, feasible: &[usize]) -> Vec<i64> {
+    let measured = &cycle.profile.measured;
+    let since = measured.now();
     let mut totals = vec![0_i64; feasible.len()];
     let mut own: Vec<i64> = Vec::with_capacity(feasible.len());
     for (number, weight) in &cycle.profile.scores {
@@ -137,6 +155,7 @@ pub fn scores(cycle: &mut Cycle, feasible: &[usize]) -> Vec<i64> {
             *total += score * weight;
         }
     }
+    measured.asked(Point::Score, Outcome::Scheduled, since);
     totals
 }
 

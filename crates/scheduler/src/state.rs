@@ -181,7 +181,7 @@ impl Known {
         }
         let same = old.is_some_and(|old| old.asks_the_same(&row));
         if !same || !self.queue.contains(&key) || self.queue.is_gated(&key) {
-            self.queue.add(&key, row.priority);
+            self.queue.add(&key, row.priority, now);
         }
     }
 

@@ -14,5 +14,5 @@ mod table;
 pub use base::base;
 pub use datagrams::{Backend, Datagrams, Place, StaleFlows};
 pub use plan::{ServicePlan, plan_service};
-pub use rows::{Endpoint, NodeRow, ServiceId, ServicePort, ServiceRow, SlicePort, SliceRow};
+pub use rows::{Endpoint, Hints, NodeRow, ServiceId, ServicePort, ServiceRow, SlicePort, SliceRow};
 pub use table::{ProxyError, ServiceTable};

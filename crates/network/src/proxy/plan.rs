@@ -53,7 +53,7 @@ pub fn plan_service(
         plan.fragment.shared.insert(place, Value::Member);
     }
     for port in &service.ports {
-        let backends = backends(port, slices);
+        let backends = backends(port, slices, &node.zone);
         PortPlan {
             plan: &mut plan,
             service,
@@ -74,16 +74,53 @@ fn port_label(port: &ServicePort) -> String {
     }
 }
 
-/// Ready endpoints; failing these, those that shut down but still serve.
-fn backends(port: &ServicePort, slices: &[&SliceRow]) -> Backends {
-    let mut candidates: Vec<(u16, Endpoint)> = Vec::new();
+/// Which endpoints are used because of what hints say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Near {
+    /// All: there are no hints, or they leave this node without any.
+    All,
+    /// Those for this node.
+    Node,
+    /// Those for its zone.
+    Zone,
+}
+
+fn is_for_node(endpoint: &Endpoint) -> bool {
+    let hints = endpoint.hints.as_ref();
+    hints.is_some_and(|hints| hints.node == Some(true))
+}
+
+fn is_for_zone(endpoint: &Endpoint, zone: &str) -> bool {
+    let zones = endpoint.hints.iter().flat_map(|hints| &*hints.zones);
+    zones.into_iter().any(|name| **name == *zone)
+}
+
+/// Hints count only if every ready endpoint has one, and one is for this node or its zone.
+fn near<'a>(ready: impl Iterator<Item = &'a Endpoint> + Clone, zone: &str) -> Near {
+    let hints = |endpoint: &'a Endpoint| endpoint.hints.as_ref();
+    let names_nodes = |endpoint| hints(endpoint).is_some_and(|hints| hints.node.is_some());
+    let names_zones = |endpoint| hints(endpoint).is_some_and(|hints| !hints.zones.is_empty());
+    if ready.clone().all(names_nodes) && ready.clone().any(is_for_node) {
+        return Near::Node;
+    }
+    let mut all = ready.clone();
+    if all.all(names_zones) && ready.clone().any(|endpoint| is_for_zone(endpoint, zone)) {
+        return Near::Zone;
+    }
+    Near::All
+}
+
+/// Ready endpoints, of these the near ones; failing these, those that shut down but still serve. What stays on this node
+/// does not ask for hints.
+fn backends(port: &ServicePort, slices: &[&SliceRow], zone: &str) -> Backends {
+    let mut candidates: Vec<(u16, &Endpoint)> = Vec::new();
     for slice in slices {
         let ports = slice
             .ports
             .iter()
             .filter(|p| p.name == port.name && p.protocol == port.protocol);
         for slice_port in ports {
-            candidates.extend(slice.endpoints.iter().map(|e| (slice_port.port, *e)));
+            candidates.extend(slice.endpoints.iter().map(|e| (slice_port.port, e)));
         }
     }
     let choose = |wanted: &dyn Fn(&Endpoint) -> bool| {
@@ -100,8 +137,14 @@ fn backends(port: &ServicePort, slices: &[&SliceRow]) -> Backends {
             false => ready,
         }
     };
+    let ready = candidates.iter().map(|(_, endpoint)| *endpoint);
+    let cluster = match near(ready.filter(|endpoint| endpoint.ready), zone) {
+        Near::All => choose(&|_| true),
+        Near::Node => choose(&is_for_node),
+        Near::Zone => choose(&|endpoint| is_for_zone(endpoint, zone)),
+    };
     Backends {
-        cluster: choose(&|_| true),
+        cluster,
         local: choose(&|endpoint| endpoint.local),
     }
 }

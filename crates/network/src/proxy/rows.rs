@@ -79,8 +79,17 @@ pub struct SlicePort {
     pub port: u16,
 }
 
+/// Where an endpoint would best be used from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hints {
+    /// Whether this node is among those that are named; none if there are no names.
+    pub node: Option<bool>,
+    /// The zones that are named; empty if none are.
+    pub zones: Arc<[Box<str>]>,
+}
+
 /// One endpoint of a slice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// Its address.
     pub ip: Ipv4Addr,
@@ -92,6 +101,8 @@ pub struct Endpoint {
     pub serving: bool,
     /// Whether it is shutting down.
     pub terminating: bool,
+    /// Where it would best be used from; most have no hints.
+    pub hints: Option<Hints>,
 }
 
 /// What the proxy needs to know of an IPv4 endpoint slice.
@@ -116,4 +127,6 @@ pub struct NodeRow {
     pub masquerade_bit: u32,
     /// Whether everything that goes to a cluster address is masqueraded.
     pub masquerade_all: bool,
+    /// The zone it is in; empty if it is in none.
+    pub zone: Box<str>,
 }

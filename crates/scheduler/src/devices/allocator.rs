@@ -4,6 +4,7 @@
 //! drivers say by their names what is best. What a step changes is undone when the steps after it fail.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use k8s_openapi::api::resource::v1::{Device, DeviceSelector, ResourceSlice};
 
@@ -16,8 +17,19 @@ use super::selectors::Selectors;
 
 /// A claim gets at most so many devices.
 pub const MOST_DEVICES: usize = 32;
-/// After so many steps the search is given up.
-const STEPS: u32 = 200_000;
+/// So many steps count as a second: the time that a search may take is counted in steps, so that it ends alike on all
+/// machines, and so that the others, who wait meanwhile, do not wait for seconds.
+const STEPS_A_SECOND: u128 = 20_000;
+
+/// How many steps a search may take within that time; as many as it likes if there is no limit (0).
+#[must_use]
+pub fn steps_within(time: Duration) -> u32 {
+    if time.is_zero() {
+        return u32::MAX;
+    }
+    let steps = time.as_millis() * STEPS_A_SECOND / 1000;
+    u32::try_from(steps).unwrap_or(u32::MAX).max(1)
+}
 
 /// What the search goes by.
 #[derive(Clone, Copy)]
@@ -28,6 +40,8 @@ pub struct Known<'a> {
     pub allocated: &'a Allocated,
     /// Compiled expressions.
     pub selectors: &'a Selectors,
+    /// After so many steps the search is given up.
+    pub steps: u32,
 }
 
 /// A device that was found.
@@ -221,7 +235,7 @@ impl<'a, 'b> Search<'a, 'b> {
     /// Serves what is left from this device of this request on. `within`: one of several alternatives is being tried.
     fn step(&mut self, key: Key, within: bool, nth: usize, start: usize) -> Result<bool, Stop> {
         self.steps += 1;
-        if self.steps > STEPS {
+        if self.steps > self.known.steps {
             return Err(Stop::Fault(Fault::TooLong));
         }
         let (claim, place, which) = key;

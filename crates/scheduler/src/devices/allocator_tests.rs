@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::resource::v1::{AllocationResult, DeviceClass, ResourceClaim};
 use proptest::prelude::*;
@@ -16,6 +17,8 @@ struct Offer {
     slices: Slices,
     allocated: Allocated,
     selectors: Selectors,
+    /// After so many steps the search is given up; 0 for no limit.
+    steps: u32,
 }
 
 fn slice(name: &str, spec: Value) -> Arc<ResourceSlice> {
@@ -45,6 +48,21 @@ fn exactly(name: &str, extra: Value) -> Value {
 
 fn model(name: &str) -> Value {
     json!([{"cel": {"expression": format!("device.attributes['d'].model == '{name}'")}}])
+}
+
+#[test]
+fn a_search_that_takes_too_long_is_given_up() {
+    let device = |name: &str| json!({"name": name});
+    let devices: Vec<Value> = (0..8).map(|n| device(&format!("d{n}"))).collect();
+    let mut offer = Offer::of([slice("s", json!({"devices": devices}))]);
+    let claims = [claim(
+        "c",
+        json!({"requests": [exactly("r", json!({"count": 4}))]}),
+    )];
+    offer.steps = 3;
+    assert_eq!(offer.gives(&claims).unwrap_err(), "TooLong");
+    offer.steps = steps_within(Duration::from_secs(1));
+    assert_eq!(offer.gives(&claims).unwrap()[0].len(), 4);
 }
 
 impl Offer {
@@ -84,6 +102,11 @@ impl Offer {
             pools: &pools,
             allocated: &self.allocated,
             selectors: &self.selectors,
+            steps: if self.steps == 0 {
+                u32::MAX
+            } else {
+                self.steps
+            },
         };
         match allocate(known, site, &wanted) {
             Ok(None) => Err("not enough".to_owned()),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::diagnosis::{Diagnosis, histogram};
 use crate::framework::{Cycle, Moved, NOTHING, Plugin, Rejection, View};
+use crate::metrics::{self, Point};
 use crate::rows::PodRow;
 
 /// The plugin.
@@ -39,6 +40,19 @@ pub enum Outcome {
 
 /// Looks for nodes where room can be made. `pick` chooses where to begin among so many.
 pub fn look(cycle: &Cycle, diagnosis: &Diagnosis, pick: impl Fn(usize) -> usize) -> Outcome {
+    let measured = &cycle.profile.measured;
+    let since = measured.now();
+    measured.looked_for_room();
+    let outcome = candidates(cycle, diagnosis, pick);
+    let status = match outcome {
+        Outcome::Candidates(_) => metrics::Outcome::Scheduled,
+        Outcome::NotEligible(_) | Outcome::None(_) => metrics::Outcome::Unschedulable,
+    };
+    measured.asked(Point::PostFilter, status, since);
+    outcome
+}
+
+fn candidates(cycle: &Cycle, diagnosis: &Diagnosis, pick: impl Fn(usize) -> usize) -> Outcome {
     if let Some(why) = not_eligible(cycle, diagnosis) {
         return Outcome::NotEligible(why);
     }

@@ -272,8 +272,7 @@ impl Needs {
                 unavailable = true;
             }
         }
-        let allocations =
-            self.allocate_on(devices, view, extended.as_ref().map(|found| &found.0))?;
+        let allocations = self.allocate_on(cycle, view, extended.as_ref().map(|found| &found.0))?;
         if unavailable {
             return Err(Fault::Here(
                 "resourceclaim not available on the node".to_owned(),
@@ -287,10 +286,11 @@ impl Needs {
 
     fn allocate_on(
         &self,
-        devices: &Devices,
+        cycle: &Cycle,
         view: &View,
         extended: Option<&ResourceClaim>,
     ) -> Result<Vec<(usize, AllocationResult)>, Fault> {
+        let devices = &cycle.world.devices;
         let (mut places, mut wanted) = (Vec::new(), Vec::new());
         for (place, claim) in self.claims.iter().enumerate() {
             let claim = match extended {
@@ -316,6 +316,7 @@ impl Needs {
             pools: &pools,
             allocated: &devices.allocated,
             selectors: &devices.selectors,
+            steps: cycle.profile.args.device_steps,
         };
         let found = match allocate(known, site, &wanted) {
             Ok(Some(found)) => found,

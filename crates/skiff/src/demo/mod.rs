@@ -7,7 +7,7 @@ mod page;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use axum::body::{Body, Bytes};
@@ -29,6 +29,8 @@ pub const IMAGE: &str = "skiff.local/demo:latest";
 struct Demo {
     requests: AtomicU64,
     failing: AtomicBool,
+    /// Moves on when what burns is to end.
+    burns: AtomicU64,
     /// Memory taken on demand; it is never given back.
     hoard: parking_lot::Mutex<Vec<Vec<u8>>>,
 }
@@ -93,6 +95,7 @@ fn router(demo: Arc<Demo>) -> axum::Router {
         .route("/fail", post(fail))
         .route("/recover", post(recover))
         .route("/eat/{mebibytes}", post(eat))
+        .route("/burn/{seconds}", post(burn))
         .route("/exit/{code}", post(exit))
         .with_state(demo)
 }
@@ -130,7 +133,8 @@ async fn fail(State(demo): State<Arc<Demo>>) -> &'static str {
 
 async fn recover(State(demo): State<Arc<Demo>>) -> &'static str {
     demo.failing.store(false, Ordering::Relaxed);
-    "health checks pass again\n"
+    demo.burns.fetch_add(1, Ordering::Relaxed);
+    "health checks pass again, and nothing burns\n"
 }
 
 async fn eat(
@@ -148,6 +152,18 @@ async fn eat(
     chunk.resize(bytes, 1);
     demo.hoard.lock().push(chunk);
     Ok(format!("took {mebibytes} MiB\n"))
+}
+
+/// Keeps one core busy, or what the container may have of it, for so long or until the recovery.
+async fn burn(State(demo): State<Arc<Demo>>, Path(seconds): Path<u32>) -> String {
+    let round = demo.burns.load(Ordering::Relaxed);
+    let end = Instant::now() + Duration::from_secs(seconds.into());
+    std::thread::spawn(move || {
+        while Instant::now() < end && demo.burns.load(Ordering::Relaxed) == round {
+            (0..10_000).for_each(|_| std::hint::spin_loop());
+        }
+    });
+    format!("burns for {seconds} s\n")
 }
 
 async fn exit(Path(code): Path<u8>) -> String {

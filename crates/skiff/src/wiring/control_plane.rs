@@ -32,7 +32,7 @@ use crate::config::{Config, StoreKind};
 use crate::kubeconfig;
 use crate::pki::{Leaf, Subject};
 
-use super::leading::{self, Candidate};
+use super::leading::{self, Candidate, Office};
 use super::{Context, Running, access, identity, own_apis, tls};
 
 /// How many bootstrap objects are written at once: the store commits those that wait together.
@@ -433,10 +433,10 @@ pub(crate) fn start_controllers(
 ) -> Result<()> {
     let config = &context.config;
     let (clock, random) = (context.clock.clone(), context.random.clone());
-    let candidate = |name| Candidate::of_server(config, name, &clock, &random);
+    let candidate = |office: &Office| Candidate::of_server(config, office, &clock, &random);
     if config.runs("controllers") {
         let user = || UserInfo::new("system:kube-controller-manager", &["system:authenticated"]);
-        let candidate = candidate(leading::CONTROLLERS)?;
+        let candidate = candidate(&Office::of_controllers(config))?;
         let reader = identity::client_of(&plane.server, user(), candidate.as_deref());
         let (server, lease) = (plane.server.clone(), candidate.clone());
         let clients: ClientFactory = Arc::new(move |name| {
@@ -448,21 +448,25 @@ pub(crate) fn start_controllers(
             CertificateAuthority::new(&context.pki.authority_pem, &context.pki.authority_key()?);
         settings.authority =
             Some(authority.map_err(|why| anyhow!("the cluster's authority: {why}"))?);
+        let queues = settings.queues.clone();
+        plane.server.add_metrics(move |text| queues.write(text));
         let component =
             skiff_controllers::component(reader, clients, settings, clock.clone(), random.clone());
         let own = || identity::client(&plane.server, user());
         running.start(leading::elected(candidate, component, own), context);
     }
     if config.runs("scheduler") {
-        let candidate = candidate(leading::SCHEDULER)?;
+        let settings = scheduler_config(config)?;
+        let office = Office::of_scheduler(config, &settings.leader_election);
+        let candidate = candidate(&office).context("the scheduler's leader election")?;
         let client =
             identity::client_of(&plane.server, identity::scheduler(), candidate.as_deref());
-        let (scheduler, explainer) = skiff_scheduler::explained(
-            client,
-            scheduler_config(config)?,
-            clock.clone(),
-            random.clone(),
-        );
+        let (scheduler, explainer) =
+            skiff_scheduler::explained(client, settings, clock.clone(), random.clone());
+        let measured = explainer.clone();
+        plane
+            .server
+            .add_metrics(move |text| measured.write_metrics(text));
         own_apis::serve_explanations(&plane.server, explainer);
         let own = || identity::client(&plane.server, identity::scheduler());
         running.start(leading::elected(candidate, scheduler, own), context);

@@ -7,15 +7,54 @@ use anyhow::Result;
 use kube::client::Body;
 use skiff_base::{Component, Random, SharedClock};
 use skiff_client::{Elected, ElectionConfig, Fence, Fenced};
+use skiff_scheduler::configuration::LeaderElection;
 
-use crate::config::{Config, StoreKind};
+use crate::config::{Config, LeadingOptions, StoreKind};
 
 /// The Lease of the scheduler.
-pub(crate) const SCHEDULER: &str = "kube-scheduler";
+const SCHEDULER: &str = "kube-scheduler";
 /// The Lease of the controllers.
-pub(crate) const CONTROLLERS: &str = "kube-controller-manager";
+const CONTROLLERS: &str = "kube-controller-manager";
 
 const NAMESPACE: &str = "kube-system";
+
+/// Which Lease, and how it is held.
+pub(crate) struct Office {
+    namespace: String,
+    name: String,
+    options: LeadingOptions,
+}
+
+impl Office {
+    /// That of the controllers.
+    pub fn of_controllers(config: &Config) -> Self {
+        Self {
+            namespace: NAMESPACE.to_owned(),
+            name: CONTROLLERS.to_owned(),
+            options: config.leading.clone(),
+        }
+    }
+
+    /// That of the scheduler: flags outweigh what its file says.
+    pub fn of_scheduler(config: &Config, file: &LeaderElection) -> Self {
+        let (flags, file) = (config.leading.clone(), file.clone());
+        let named = |name: Option<String>| name.filter(|name| !name.is_empty());
+        Self {
+            namespace: named(file.resource_namespace).unwrap_or_else(|| NAMESPACE.to_owned()),
+            name: named(file.resource_name).unwrap_or_else(|| SCHEDULER.to_owned()),
+            options: LeadingOptions {
+                leader_elect: flags.leader_elect.or(file.leader_elect),
+                leader_elect_lease_duration: flags
+                    .leader_elect_lease_duration
+                    .or(file.lease_duration),
+                leader_elect_renew_deadline: flags
+                    .leader_elect_renew_deadline
+                    .or(file.renew_deadline),
+                leader_elect_retry_period: flags.leader_elect_retry_period.or(file.retry_period),
+            },
+        }
+    }
+}
 
 /// One candidate for a Lease.
 pub(crate) struct Candidate {
@@ -26,38 +65,38 @@ pub(crate) struct Candidate {
 }
 
 impl Candidate {
-    /// A server's, for the Lease `name`; `None` where nobody is elected. With a store of its own it takes up at once what
+    /// A server's; `None` where nobody is elected. With a store of its own it takes up at once what
     /// it held before it was killed, as nobody else can have taken it.
     pub fn of_server(
         config: &Config,
-        name: &str,
+        office: &Office,
         clock: &SharedClock,
         random: &Random,
     ) -> Result<Option<Arc<Self>>> {
         let shared = config.store == StoreKind::Etcd;
         let own = || config.cluster_name.clone();
         let tail = if shared { unique(random) } else { own() };
-        Self::new(config, name, &tail, shared, (clock, random))
+        Self::new(config, office, &tail, shared, (clock, random))
     }
 
     /// The same for a part alone, which shares its API server with whoever asks.
     pub fn of_part(
         config: &Config,
-        name: &str,
+        office: &Office,
         clock: &SharedClock,
         random: &Random,
     ) -> Result<Option<Arc<Self>>> {
-        Self::new(config, name, &unique(random), true, (clock, random))
+        Self::new(config, office, &unique(random), true, (clock, random))
     }
 
     fn new(
         config: &Config,
-        name: &str,
+        office: &Office,
         tail: &str,
         shared: bool,
         (clock, random): (&SharedClock, &Random),
     ) -> Result<Option<Arc<Self>>> {
-        let Some(times) = config.leading.times(shared)? else {
+        let Some(times) = office.options.times(shared)? else {
             return Ok(None);
         };
         let identity = format!("{}_{tail}", config.node_name);
@@ -66,7 +105,7 @@ impl Candidate {
                 lease_duration: times.duration,
                 renew_deadline: times.renew_deadline,
                 retry_period: times.retry_period,
-                ..ElectionConfig::new(NAMESPACE, name, &identity)
+                ..ElectionConfig::new(&office.namespace, &office.name, &identity)
             },
             fence: Fence::closed(),
             clock: clock.clone(),

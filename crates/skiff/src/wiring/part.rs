@@ -8,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Config;
 
-use super::leading::{self, Candidate};
+use super::leading::{self, Candidate, Office};
 use super::{Running, accounts, control_plane, node, tls};
 
 /// Runs `part` against the API server `target` until TERM or INT.
@@ -20,17 +20,21 @@ pub async fn run(part: &str, config: Config, target: kube::Config) -> Result<()>
     let mut held = None;
     let component: Arc<dyn Component> = match part {
         "scheduler" => {
-            let candidate = Candidate::of_part(&config, leading::SCHEDULER, &clock, &random)?;
+            let settings = control_plane::scheduler_config(&config)?;
+            let office = Office::of_scheduler(&config, &settings.leader_election);
+            let candidate = Candidate::of_part(&config, &office, &clock, &random)
+                .context("the scheduler's leader election")?;
             let component = skiff_scheduler::component(
                 leading::fenced(candidate.as_deref(), client.clone()),
-                control_plane::scheduler_config(&config)?,
+                settings,
                 clock.clone(),
                 random.clone(),
             );
             leading::elected(candidate, component, || client)
         }
         "controllers" => {
-            let candidate = Candidate::of_part(&config, leading::CONTROLLERS, &clock, &random)?;
+            let office = Office::of_controllers(&config);
+            let candidate = Candidate::of_part(&config, &office, &clock, &random)?;
             let accounts = accounts::clients(&target, &client, &clock)?;
             let lease = candidate.clone();
             let component = skiff_controllers::component(

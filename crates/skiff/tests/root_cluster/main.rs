@@ -25,6 +25,7 @@ mod observe;
 mod parts;
 mod pods;
 mod policies;
+mod pressure;
 mod probes;
 mod registry;
 mod sets;

@@ -23,10 +23,21 @@ struct Process {
 impl Process {
     /// `skiff <part>` with the cluster's settings and more.
     fn start(cluster: &Cluster, part: &str, data: &Path, more: &[&str]) -> Self {
+        Self::start_with(cluster, &cluster.settings(), part, data, more)
+    }
+
+    /// The same with other settings.
+    fn start_with(
+        cluster: &Cluster,
+        settings: &[String],
+        part: &str,
+        data: &Path,
+        more: &[&str],
+    ) -> Self {
         let log = cluster.data().join(format!("{part}.log"));
         let child = Command::new(env!("CARGO_BIN_EXE_skiff"))
             .arg(part)
-            .args(cluster.settings())
+            .args(settings)
             .args(more)
             .arg("--data-dir")
             .arg(data)
@@ -213,6 +224,116 @@ spec:
     eventually("the pod that asks by name", || {
         cluster.ask(&["get", "pod", "asks", "-o", "jsonpath={.status.phase}"]) == "Succeeded"
     });
+}
+
+const AGENT: &str = r#"
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: agent}
+spec:
+  selector: {matchLabels: {app: agent}}
+  template:
+    metadata: {labels: {app: agent}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      containers: [{name: c, image: "BUSYBOX", command: [httpd, -f, -p, "80", -h, /etc]}]
+"#;
+
+/// Two kubelets with a data directory, interfaces, rules and ports of their own make two nodes of one machine.
+#[test]
+fn a_second_node_joins() {
+    if cannot_run() {
+        return;
+    }
+    let cluster = Cluster::start("two");
+    cluster.import_busybox();
+    // Only its name and ports are used.
+    let beside = Cluster::prepare("twob", &[]);
+    // The controllers cut a range for it before it looks for one.
+    cluster.apply("apiVersion: v1\nkind: Node\nmetadata: {name: second}\n");
+    eventually("a range for the second node", || {
+        let range = "jsonpath={.spec.podCIDR}";
+        !cluster
+            .ask(&["get", "node", "second", "-o", range])
+            .is_empty()
+    });
+    let node = tempfile::tempdir().unwrap();
+    let file = cluster.data().join("second.kubeconfig");
+    let arguments = ["kubeconfig", "--data-dir", path(cluster.data())];
+    let part = ["--part", "kubelet", "--node-name", "second"];
+    std::fs::write(&file, skiff(&[&arguments[..], &part].concat())).unwrap();
+    let mut settings = cluster.settings();
+    let others = beside.settings();
+    for flag in ["--cluster-name", "--kubelet-port"] {
+        let at = |settings: &[String]| settings.iter().position(|word| word == flag).unwrap() + 1;
+        settings[at(&cluster.settings())] = others[at(&others)].clone();
+    }
+    let more = ["--kubeconfig", path(&file), "--node-name", "second"];
+    let kubelet = Process::start_with(&cluster, &settings, "kubelet", node.path(), &more);
+    cluster.ask(&[
+        "wait",
+        "--for=condition=Ready",
+        "node",
+        "--all",
+        "--timeout=60s",
+    ]);
+    let folder = tempfile::tempdir().unwrap();
+    busybox_root(folder.path());
+    let archive = docker_archive(folder.path(), BUSYBOX);
+    skiff(&[
+        "image",
+        "import",
+        path(&archive),
+        "--data-dir",
+        path(node.path()),
+    ]);
+
+    cluster.make(AGENT);
+    cluster.ask(&["rollout", "status", "daemonset/agent", "--timeout=60s"]);
+    let pods = || {
+        let path = "jsonpath={range .items[*]}{.spec.nodeName} {.metadata.name} {.metadata.uid} {.status.podIP} {.status.containerStatuses[0].restartCount}{\"\\n\"}{end}";
+        let pods = cluster.ask(&["get", "pods", "-l", "app=agent", "-o", path]);
+        let mut pods: Vec<String> = pods.lines().map(str::to_owned).collect();
+        pods.sort();
+        pods
+    };
+    let before = pods();
+    assert_eq!(before.len(), 2, "{before:?}");
+    assert!(
+        before.iter().any(|pod| pod.starts_with("second ")),
+        "{before:?}"
+    );
+    let word = |pod: &str, at: usize| pod.split(' ').nth(at).unwrap().to_owned();
+    for (from, to) in [(0, 1), (1, 0)] {
+        let url = format!("http://{}/passwd", word(&before[to], 3));
+        let page = cluster.exec(&word(&before[from], 1), &format!("wget -qO- {url}"));
+        assert!(page.contains("root:x:0:0"), "{page}");
+    }
+
+    // What never came up is taken back, and the pod that was not replaced yet is left alone.
+    cluster.ask(&["set", "image", "daemonset/agent", "c=skiff.test/absent:1"]);
+    eventually("a pod that does not come up", || {
+        let path = "jsonpath={.items[*].spec.containers[0].image}";
+        let images = cluster.ask(&["get", "pods", "-l", "app=agent", "-o", path]);
+        images.contains("absent")
+    });
+    let kept: Vec<String> = pods()
+        .into_iter()
+        .filter(|pod| before.contains(pod))
+        .collect();
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    cluster.ask(&["rollout", "undo", "daemonset/agent"]);
+    cluster.ask(&["rollout", "status", "daemonset/agent", "--timeout=60s"]);
+    let after = pods();
+    assert!(
+        after.len() == 2 && after.contains(&kept[0]),
+        "{kept:?} {after:?}"
+    );
+
+    cluster.ask(&["delete", "daemonset", "agent"]);
+    kubelet.stop();
+    skiff(&["down", "--no-kubeconfig", "--data-dir", path(node.path())]);
+    assert_eq!(network_of(&beside), Vec::<String>::new());
 }
 
 #[test]

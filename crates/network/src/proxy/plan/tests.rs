@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::nft::{Assembly, Model, Op, Transaction};
 use crate::proxy::base::base;
-use crate::proxy::rows::SlicePort;
+use crate::proxy::rows::{Hints, SlicePort};
 
 fn node() -> NodeRow {
     NodeRow {
@@ -14,6 +14,7 @@ fn node() -> NodeRow {
         held: vec![Ipv4Addr::new(10, 96, 0, 10)],
         masquerade_bit: 0x4000,
         masquerade_all: false,
+        zone: "z1".into(),
     }
 }
 
@@ -33,7 +34,64 @@ fn endpoint(last: u8, local: bool, state: &str) -> Endpoint {
         ready: state == "ready",
         serving: state != "down",
         terminating: state == "terminating",
+        hints: None,
     }
+}
+
+/// A ready endpoint that is hinted to be used from this node or not, and from those zones.
+fn hinted(last: u8, node: Option<bool>, zones: &[&str]) -> Endpoint {
+    Endpoint {
+        hints: Some(Hints {
+            node,
+            zones: zones.iter().map(|zone| Box::from(*zone)).collect(),
+        }),
+        ..endpoint(last, last == 1, "ready")
+    }
+}
+
+#[test]
+fn hints_keep_traffic_near() {
+    let all = |endpoints: Vec<Endpoint>| {
+        let slice = web(endpoints);
+        targets(&plan(&service(), &[&slice]), "ep-all/")
+    };
+    let (here, there) = (Some(true), Some(false));
+    // For this node before its zone.
+    let both = || {
+        vec![
+            hinted(1, here, &["z1"]),
+            hinted(2, there, &["z1"]),
+            hinted(3, there, &["z2"]),
+        ]
+    };
+    assert_eq!(all(both()), [1]);
+    // No endpoint is for this node: its zone.
+    let of_zone = vec![hinted(1, there, &["z2"]), hinted(2, there, &["z1", "z3"])];
+    assert_eq!(all(of_zone), [2]);
+    // None is for its zone either, or one has no hint: all of them.
+    assert_eq!(
+        all(vec![hinted(1, None, &["z2"]), hinted(2, None, &["z3"])]),
+        [1, 2]
+    );
+    let mut some = both();
+    some.push(endpoint(4, false, "ready"));
+    assert_eq!(all(some), [1, 2, 3, 4]);
+    // What is not ready has no say, and does not serve.
+    let mut draining = both();
+    draining.push(endpoint(4, false, "terminating"));
+    assert_eq!(all(draining), [1]);
+    let mut gone = hinted(1, here, &[]);
+    gone.ready = false;
+    assert_eq!(all(vec![gone, hinted(2, there, &[])]), [2]);
+
+    // Traffic that has to stay here does not go by hints, and goes on meaning this node's endpoints.
+    let local = ServiceRow {
+        internal_local: true,
+        ..service()
+    };
+    let slice = web(vec![hinted(1, there, &["z2"]), hinted(2, here, &["z1"])]);
+    let plan = plan(&local, &[&slice]);
+    assert_eq!(targets(&plan, "ep-local/"), [1]);
 }
 
 fn web(endpoints: Vec<Endpoint>) -> SliceRow {
