@@ -322,6 +322,8 @@ pub trait Strategy: Send + Sync + 'static {
     const HAS_STATUS: bool = false;
     /// Whether `metadata.generation` is kept.
     const HAS_GENERATION: bool = Self::HAS_STATUS;
+    /// Whether a new object has the generation 1; else it has none before the first change.
+    const HAS_FIRST_GENERATION: bool = Self::HAS_GENERATION;
     /// Whether an update may come without a resource version.
     const ALLOW_UNCONDITIONAL_UPDATE: bool = true;
     /// Whether an update of an object that does not exist makes it.
@@ -389,6 +391,9 @@ pub trait KindOps: Send + Sync + 'static {
     fn decode(&self, value: Value) -> ApiResult<Box<dyn Object>>;
     fn has_status(&self) -> bool;
     fn has_generation(&self) -> bool;
+    fn has_first_generation(&self) -> bool {
+        self.has_generation()
+    }
     fn allow_unconditional_update(&self) -> bool;
     fn allow_create_on_update(&self) -> bool;
     fn default(&self, object: &mut dyn Object);
@@ -410,6 +415,14 @@ pub trait KindOps: Send + Sync + 'static {
     }
     fn prepare_status_update(&self, new: &mut dyn Object, old: &dyn Object, context: &WriteContext);
     fn validate_status_update(&self, new: &dyn Object, old: &dyn Object) -> ErrorList;
+    fn validate_status_update_with(
+        &self,
+        new: &dyn Object,
+        old: &dyn Object,
+        _: &dyn ExpressionChecker,
+    ) -> ErrorList {
+        self.validate_status_update(new, old)
+    }
     fn warnings(&self, new: &dyn Object, old: Option<&dyn Object>) -> Vec<String>;
     fn is_new_generation(&self, _new: &dyn Object, _old: &dyn Object) -> Option<bool> {
         None
@@ -468,6 +481,9 @@ impl<S: Strategy> KindOps for Typed<S> {
     }
     fn has_generation(&self) -> bool {
         S::HAS_GENERATION
+    }
+    fn has_first_generation(&self) -> bool {
+        S::HAS_FIRST_GENERATION
     }
     fn allow_unconditional_update(&self) -> bool {
         S::ALLOW_UNCONDITIONAL_UPDATE

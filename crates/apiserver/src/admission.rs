@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use skiff_api::{ApiError, ApiResult, Object};
 
@@ -89,6 +90,8 @@ pub(crate) struct AdmissionRequest<'a> {
     pub given: Given,
     /// What is remembered between the rounds of the plugins that change objects.
     pub reinvocation: webhooks::Reinvocation,
+    /// Annotations that a plugin puts on the object which it lets through.
+    pub marks: Mutex<BTreeMap<String, String>>,
 }
 
 impl AdmissionRequest<'_> {
@@ -258,6 +261,21 @@ pub(crate) async fn announce(
         if plugin.replaces() {
             plugin.replace(request, None, old).await?;
         }
+    }
+    Ok(())
+}
+
+/// Runs the refusing half of all plugins over an object that is about to be written, which may get marks of theirs.
+pub(crate) async fn judge(
+    request: &AdmissionRequest<'_>,
+    object: &mut dyn Object,
+    old: Option<&dyn Object>,
+) -> ApiResult<()> {
+    validate(request, Some(object), old).await?;
+    let marks = std::mem::take(&mut *request.marks.lock());
+    if !marks.is_empty() {
+        let annotations = &mut object.metadata_mut().annotations;
+        annotations.get_or_insert_default().extend(marks);
     }
     Ok(())
 }

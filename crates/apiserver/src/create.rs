@@ -123,7 +123,7 @@ async fn create_named(target: &Target<'_>, mut object: Box<dyn Object>) -> ApiRe
     before_create(target, &mut *object)?;
     crate::authz::devices::check(target, &*object, None).await?;
     crate::admission::policy::access::check(target, &*object, None).await?;
-    admission::validate(&request, Some(&*object), None).await?;
+    admission::judge(&request, &mut *object, None).await?;
     let Some(allocation) = allocation else {
         return store_new(target, object).await;
     };

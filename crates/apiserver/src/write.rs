@@ -113,6 +113,7 @@ impl Target<'_> {
             dry_run: self.options.dry_run,
             given: Given::default(),
             reinvocation: Default::default(),
+            marks: Default::default(),
         }
     }
 
@@ -333,7 +334,7 @@ pub(crate) async fn update(
         crate::authz::devices::check(target, &*new, Some(&*current.object)).await?;
         crate::admission::policy::access::check(target, &*new, Some(&*current.object)).await?;
         if admitted {
-            admission::validate(&request, Some(&*new), Some(&*current.object)).await?;
+            admission::judge(&request, &mut *new, Some(&*current.object)).await?;
         }
         if crate::delete::deleted_by_update(target.resource, &*new, &*current.object) {
             match crate::delete::finish(target, &current, &mut *new).await? {
@@ -463,11 +464,15 @@ fn before_update(
         ));
         errors.extend(finalizer_errors(target, new.metadata()));
     }
+    let checker = Checker::default();
     errors.extend(match part {
-        Part::Main => ops.validate_update_with(new, old, &Checker),
-        Part::Status => ops.validate_status_update(new, old),
+        Part::Main => ops.validate_update_with(new, old, &checker),
+        Part::Status => ops.validate_status_update_with(new, old, &checker),
         Part::Own => ErrorList::new(),
     });
+    for warning in checker.into_warnings() {
+        target.call.warn(warning);
+    }
     if part == Part::Main {
         errors.extend(crate::crd::rule_errors(new, Some(old), errors.is_empty()));
     }
@@ -537,7 +542,7 @@ pub(crate) fn before_create(target: &Target<'_>, object: &mut dyn Object) -> Api
     meta.self_link = None;
     meta.generation = None;
     ops.prepare_create(object, &target.context());
-    if ops.has_generation() {
+    if ops.has_first_generation() {
         object.metadata_mut().generation = Some(1);
     }
     let rule = |name: &str, prefix: bool| ops.name_errors(name, prefix);
@@ -549,7 +554,7 @@ pub(crate) fn before_create(target: &Target<'_>, object: &mut dyn Object) -> Api
         &path,
     );
     errors.extend(finalizer_errors(target, object.metadata()));
-    errors.extend(ops.validate_create_with(object, &Checker));
+    errors.extend(ops.validate_create_with(object, &Checker::default()));
     errors.extend(crate::crd::rule_errors(object, None, errors.is_empty()));
     if !errors.is_empty() {
         return Err(target.invalid(&errors));

@@ -23,6 +23,7 @@ pub mod admission;
 mod check;
 mod cost;
 mod declare;
+pub mod device;
 mod environment;
 mod error;
 mod escape;

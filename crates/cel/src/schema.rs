@@ -146,6 +146,13 @@ impl Schema {
         Arc::new(schema)
     }
 
+    /// The same with so many elements (of a list or map) or characters (of a string) at most.
+    pub fn at_most(self: &Arc<Self>, elements: u64) -> Arc<Self> {
+        let mut schema = self.shallow();
+        schema.max_elements = Some(elements);
+        Arc::new(schema)
+    }
+
     /// The type for the checker.
     pub fn to_type(&self) -> Type {
         match &self.shape {

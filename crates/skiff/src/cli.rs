@@ -1,12 +1,12 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 use crate::cmd;
-use crate::config::Options;
+use crate::config::{Options, without_links};
 use crate::demo;
 use crate::say::say;
 
@@ -39,7 +39,8 @@ pub struct DataDir {
         env = "SKIFF_DATA_DIR",
         value_name = "DIR",
         global = true,
-        default_value = "/var/lib/skiff"
+        default_value = "/var/lib/skiff",
+        value_parser = |path: &str| Ok::<_, std::convert::Infallible>(without_links(Path::new(path)))
     )]
     pub data_dir: PathBuf,
 }

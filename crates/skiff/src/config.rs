@@ -18,6 +18,25 @@ pub use etcd::EtcdOptions;
 use identity::{IdentityOptions, IdentitySettings};
 pub use leading::LeadingOptions;
 
+/// An absolute path with links followed as far as it exists: the system names mounts by such paths, and we look for ours
+/// among them.
+#[must_use]
+pub fn without_links(path: &Path) -> PathBuf {
+    if !path.is_absolute() {
+        return path.to_owned();
+    }
+    for existing in path.ancestors() {
+        if let (Ok(real), Ok(rest)) = (existing.canonicalize(), path.strip_prefix(existing)) {
+            // Joining nothing would add a slash.
+            return match rest.as_os_str().is_empty() {
+                true => real,
+                false => real.join(rest),
+            };
+        }
+    }
+    path.to_owned()
+}
+
 /// What `--disable` can leave out.
 pub const PARTS: [&str; 5] = ["scheduler", "controllers", "kubelet", "proxy", "dns"];
 
@@ -301,9 +320,8 @@ impl Options {
     /// The data directory.
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
-        self.data_dir
-            .clone()
-            .unwrap_or_else(|| "/var/lib/skiff".into())
+        let given = self.data_dir.as_deref();
+        without_links(given.unwrap_or(Path::new("/var/lib/skiff")))
     }
 
     /// Fills in the defaults and checks everything.
@@ -595,6 +613,19 @@ mod tests {
             address: Some("192.168.7.7".parse().unwrap()),
             resolv_conf: resolv_conf(),
         }
+    }
+
+    #[test]
+    fn links_to_the_data_directory_are_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let real = directory.path().canonicalize().unwrap().join("real");
+        std::fs::create_dir(&real).unwrap();
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        assert_eq!(without_links(&link), real);
+        assert_eq!(without_links(&link.join("a/b")), real.join("a/b"));
+        assert_eq!(without_links(Path::new("/no/such")), Path::new("/no/such"));
+        assert_eq!(without_links(Path::new("here")), Path::new("here"));
     }
 
     #[test]

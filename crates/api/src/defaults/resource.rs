@@ -1,9 +1,11 @@
 //! Defaults of the resource.k8s.io group.
 
+use jiff::Timestamp;
 use k8s_openapi::api::resource::v1::{
     DeviceToleration, ResourceClaim, ResourceClaimSpec, ResourceClaimTemplate, ResourceSlice,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::validation::absent::{default_text, default_value, text};
 use crate::validation::quantity::canonicalise;
@@ -57,5 +59,35 @@ pub fn default_resource_slice(slice: &mut ResourceSlice) {
         for mapping in mappings.flat_map(|map| map.values_mut()) {
             default_value(&mut mapping.allocation_multiplier, Quantity("1".into()));
         }
+    }
+}
+
+/// Taints of devices that do not say since when they are there are there since `now`, to the second.
+pub fn default_taint_times(slice: &mut ResourceSlice, now: Timestamp) {
+    let second = Timestamp::from_second(now.as_second()).unwrap_or(now);
+    let devices = slice.spec.devices.iter_mut().flatten();
+    for taint in devices.flat_map(|device| device.taints.iter_mut().flatten()) {
+        default_value(&mut taint.time_added, Time(second));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn taints_are_there_since_they_were_written() {
+        let mut slice: ResourceSlice = serde_json::from_value(json!({"metadata": {}, "spec": {
+            "driver": "d", "pool": {"name": "p", "generation": 1, "resourceSliceCount": 1},
+            "devices": [{"name": "a", "taints": [{"key": "k", "effect": "NoExecute"},
+                {"key": "l", "effect": "NoSchedule", "timeAdded": "2026-01-02T03:04:05Z"}]}]}}))
+        .unwrap();
+        let now: Timestamp = "2026-11-21T01:02:03.456Z".parse().unwrap();
+        default_taint_times(&mut slice, now);
+        let slice = serde_json::to_value(slice).unwrap();
+        let taints = &slice["spec"]["devices"][0]["taints"];
+        assert_eq!(taints[0]["timeAdded"], "2026-11-21T01:02:03Z");
+        assert_eq!(taints[1]["timeAdded"], "2026-01-02T03:04:05Z");
     }
 }

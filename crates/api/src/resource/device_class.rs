@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Typed};
 use crate::printing;
+use crate::validation::expressions::{ExpressionChecker, Unchecked};
 
 /// The entry in the table of kinds.
 pub const KIND: Kind = Kind {
@@ -38,11 +39,23 @@ impl Strategy for DeviceClassStrategy {
     const HAS_GENERATION: bool = true;
 
     fn validate_create(object: &DeviceClass) -> ErrorList {
-        crate::validation::resource::validate_device_class(object)
+        Self::validate_create_with(object, &Unchecked)
+    }
+
+    fn validate_create_with(object: &DeviceClass, checker: &dyn ExpressionChecker) -> ErrorList {
+        crate::validation::resource::validate_device_class(object, checker)
     }
 
     fn validate_update(new: &DeviceClass, old: &DeviceClass) -> ErrorList {
-        crate::validation::resource::validate_device_class_update(new, old)
+        Self::validate_update_with(new, old, &Unchecked)
+    }
+
+    fn validate_update_with(
+        new: &DeviceClass,
+        old: &DeviceClass,
+        checker: &dyn ExpressionChecker,
+    ) -> ErrorList {
+        crate::validation::resource::validate_device_class_update(new, old, checker)
     }
 
     fn row(object: &DeviceClass, now: Timestamp) -> Vec<Value> {

@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Subresource, Typed};
 use crate::printing;
+use crate::validation::expressions::{ExpressionChecker, Unchecked};
 
 /// The entry in the table of kinds.
 pub const KIND: Kind = Kind {
@@ -57,7 +58,11 @@ impl Strategy for ResourceClaimStrategy {
     crate::kind::keep_status!();
 
     fn validate_create(object: &ResourceClaim) -> ErrorList {
-        crate::validation::resource::validate_resource_claim(object)
+        Self::validate_create_with(object, &Unchecked)
+    }
+
+    fn validate_create_with(object: &ResourceClaim, checker: &dyn ExpressionChecker) -> ErrorList {
+        crate::validation::resource::validate_resource_claim(object, checker)
     }
 
     fn validate_update(new: &ResourceClaim, old: &ResourceClaim) -> ErrorList {

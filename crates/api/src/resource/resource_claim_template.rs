@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::field::ErrorList;
 use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Typed};
 use crate::printing;
+use crate::validation::expressions::{ExpressionChecker, Unchecked};
 
 /// The entry in the table of kinds.
 pub const KIND: Kind = Kind {
@@ -41,7 +42,14 @@ impl Strategy for ResourceClaimTemplateStrategy {
     }
 
     fn validate_create(object: &ResourceClaimTemplate) -> ErrorList {
-        crate::validation::resource::validate_resource_claim_template(object)
+        Self::validate_create_with(object, &Unchecked)
+    }
+
+    fn validate_create_with(
+        object: &ResourceClaimTemplate,
+        checker: &dyn ExpressionChecker,
+    ) -> ErrorList {
+        crate::validation::resource::validate_resource_claim_template(object, checker)
     }
 
     fn validate_update(new: &ResourceClaimTemplate, old: &ResourceClaimTemplate) -> ErrorList {

@@ -5,7 +5,7 @@ use k8s_openapi::api::resource::v1::ResourceSlice;
 use serde_json::Value;
 
 use crate::field::ErrorList;
-use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Typed};
+use crate::kind::{ALL_VERBS, Column, Kind, Scope, Strategy, Typed, WriteContext};
 use crate::printing;
 
 /// The entry in the table of kinds.
@@ -48,6 +48,14 @@ impl Strategy for ResourceSliceStrategy {
 
     fn default(object: &mut ResourceSlice) {
         crate::defaults::resource::default_resource_slice(object);
+    }
+
+    fn prepare_create(object: &mut ResourceSlice, context: &WriteContext) {
+        crate::defaults::resource::default_taint_times(object, context.now);
+    }
+
+    fn prepare_update(new: &mut ResourceSlice, _: &ResourceSlice, context: &WriteContext) {
+        crate::defaults::resource::default_taint_times(new, context.now);
     }
 
     fn validate_create(object: &ResourceSlice) -> ErrorList {

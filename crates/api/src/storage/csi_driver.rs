@@ -65,6 +65,7 @@ pub struct CSIDriverStrategy;
 impl Strategy for CSIDriverStrategy {
     type Object = CSIDriver;
     const HAS_GENERATION: bool = true;
+    const HAS_FIRST_GENERATION: bool = false;
     const ALLOW_UNCONDITIONAL_UPDATE: bool = false;
 
     fn default(object: &mut CSIDriver) {

@@ -38,6 +38,19 @@ pub struct ExpressionUse {
 pub trait ExpressionChecker: Send + Sync {
     /// A scope in which expressions are read one after the other; `variables`: they may use `variables`.
     fn scope(&self, variables: bool) -> Box<dyn ExpressionScope + '_>;
+    /// What is wrong with an expression that selects devices.
+    fn device_selector(&self, expression: &str) -> Result<(), SelectorFault>;
+    /// Takes a warning for the client: what would be refused, had it not been so before.
+    fn warn(&self, _warning: String) {}
+}
+
+/// What is wrong with an expression that selects devices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SelectorFault {
+    /// It cannot be read, or gives no answer; in upstream's words.
+    Invalid(String),
+    /// It may cost too much.
+    TooComplex,
 }
 
 /// Expressions that belong together.
@@ -60,6 +73,9 @@ pub struct Unchecked;
 impl ExpressionChecker for Unchecked {
     fn scope(&self, _: bool) -> Box<dyn ExpressionScope + '_> {
         Box::new(Self)
+    }
+    fn device_selector(&self, _: &str) -> Result<(), SelectorFault> {
+        Ok(())
     }
 }
 

@@ -1,4 +1,4 @@
-//! Claims of devices and what drivers offer. CEL expressions are compiled elsewhere; here only their length counts.
+//! Claims of devices and what drivers offer. Who can read CEL expressions is handed in.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::absent::{items, text};
 use super::core::is_extended_resource;
 use super::core::pod::volumes::csi_driver_name;
+use super::expressions::{ExpressionChecker, SelectorFault};
 use super::names;
 use super::values::{Bare, all_invalid, immutable, json, one_of, required, required_one_of};
 use crate::field::{ErrorList, FieldError, Path};
@@ -72,7 +73,12 @@ fn requests_of(claim: &DeviceClaim) -> Requests<'_> {
         .collect()
 }
 
-fn claim_spec(errors: &mut ErrorList, claim: &DeviceClaim, path: &Path) {
+fn claim_spec(
+    errors: &mut ErrorList,
+    claim: &DeviceClaim,
+    path: &Path,
+    checker: &dyn ExpressionChecker,
+) {
     let requests = requests_of(claim);
     let list = items(&claim.requests);
     set(
@@ -81,7 +87,7 @@ fn claim_spec(errors: &mut ErrorList, claim: &DeviceClaim, path: &Path) {
         REQUESTS,
         &path.child("requests"),
         |one| Some(&one.name),
-        request,
+        |errors, one, path| request(errors, one, path, checker),
     );
     let list = items(&claim.constraints);
     let constraints = path.child("constraints");
@@ -114,7 +120,12 @@ fn claim_spec(errors: &mut ErrorList, claim: &DeviceClaim, path: &Path) {
     );
 }
 
-fn request(errors: &mut ErrorList, request: &DeviceRequest, path: &Path) {
+fn request(
+    errors: &mut ErrorList,
+    request: &DeviceRequest,
+    path: &Path,
+    checker: &dyn ExpressionChecker,
+) {
     all_invalid(
         errors,
         &path.child("name"),
@@ -132,7 +143,7 @@ fn request(errors: &mut ErrorList, request: &DeviceRequest, path: &Path) {
             errors,
             &path.child("exactly"),
             &one.device_class_name,
-            items(&one.selectors),
+            (items(&one.selectors), checker),
             (text(&one.allocation_mode), one.count.unwrap_or(0)),
             items(&one.tolerations),
         ),
@@ -155,7 +166,7 @@ fn request(errors: &mut ErrorList, request: &DeviceRequest, path: &Path) {
                         errors,
                         path,
                         &one.device_class_name,
-                        items(&one.selectors),
+                        (items(&one.selectors), checker),
                         (text(&one.allocation_mode), one.count.unwrap_or(0)),
                         items(&one.tolerations),
                     );
@@ -170,7 +181,7 @@ fn asked(
     errors: &mut ErrorList,
     path: &Path,
     class: &str,
-    selectors: &[DeviceSelector],
+    (selectors, checker): (&[DeviceSelector], &dyn ExpressionChecker),
     (mode, number): (&str, i64),
     tolerations: &[DeviceToleration],
 ) {
@@ -179,7 +190,7 @@ fn asked(
     if !class.is_empty() {
         all_invalid(errors, &class_path, class, names::dns_subdomain(class));
     }
-    self::selectors(errors, selectors, &path.child("selectors"));
+    self::selectors(errors, selectors, &path.child("selectors"), checker);
     let count_path = path.child("count");
     match mode {
         "All" if number != 0 => {
@@ -205,7 +216,12 @@ fn asked(
     }
 }
 
-fn selectors(errors: &mut ErrorList, list: &[DeviceSelector], path: &Path) {
+fn selectors(
+    errors: &mut ErrorList,
+    list: &[DeviceSelector],
+    path: &Path,
+    checker: &dyn ExpressionChecker,
+) {
     set(
         errors,
         list,
@@ -218,7 +234,19 @@ fn selectors(errors: &mut ErrorList, list: &[DeviceSelector], path: &Path) {
                 let path = path.child("cel").child("expression");
                 errors.push(FieldError::too_long(&path, EXPRESSION_LENGTH));
             }
-            Some(_) => {}
+            Some(cel) => {
+                let path = path.child("cel").child("expression");
+                match checker.device_selector(&cel.expression) {
+                    Ok(()) => {}
+                    Err(SelectorFault::Invalid(detail)) => {
+                        errors.push(FieldError::invalid(&path, &cel.expression, &detail));
+                    }
+                    Err(SelectorFault::TooComplex) => {
+                        let detail = "too complex, exceeds cost limit";
+                        errors.push(FieldError::forbidden(&path, detail));
+                    }
+                }
+            }
         },
     );
 }
@@ -365,10 +393,14 @@ fn full_name(errors: &mut ErrorList, name: &str, path: &Path) {
 
 /// What is wrong with a ResourceClaim, its metadata aside.
 #[must_use]
-pub fn validate_resource_claim(claim: &ResourceClaim) -> ErrorList {
+pub fn validate_resource_claim(
+    claim: &ResourceClaim,
+    checker: &dyn ExpressionChecker,
+) -> ErrorList {
     let mut errors = ErrorList::new();
     if let Some(devices) = &claim.spec.devices {
-        claim_spec(&mut errors, devices, &Path::new("spec").child("devices"));
+        let path = Path::new("spec").child("devices");
+        claim_spec(&mut errors, devices, &path, checker);
     }
     errors
 }
@@ -444,7 +476,10 @@ pub fn validate_resource_claim_status_update(
 
 /// What is wrong with a ResourceClaimTemplate, its metadata aside.
 #[must_use]
-pub fn validate_resource_claim_template(template: &ResourceClaimTemplate) -> ErrorList {
+pub fn validate_resource_claim_template(
+    template: &ResourceClaimTemplate,
+    checker: &dyn ExpressionChecker,
+) -> ErrorList {
     let mut errors = ErrorList::new();
     let path = Path::new("spec");
     if let Some(meta) = &template.spec.metadata {
@@ -453,7 +488,8 @@ pub fn validate_resource_claim_template(template: &ResourceClaimTemplate) -> Err
         super::meta::annotations(&mut errors, &meta.annotations, &path.child("annotations"));
     }
     if let Some(devices) = &template.spec.spec.devices {
-        claim_spec(&mut errors, devices, &path.child("spec").child("devices"));
+        let path = path.child("spec").child("devices");
+        claim_spec(&mut errors, devices, &path, checker);
     }
     errors
 }
@@ -477,17 +513,25 @@ pub fn validate_resource_claim_template_update(
 
 /// What is wrong with a DeviceClass, its metadata aside.
 #[must_use]
-pub fn validate_device_class(class: &DeviceClass) -> ErrorList {
-    device_class(class, None)
+pub fn validate_device_class(class: &DeviceClass, checker: &dyn ExpressionChecker) -> ErrorList {
+    device_class(class, None, checker)
 }
 
 /// What is wrong with a changed DeviceClass: drivers' objects that stay may be as large as they were.
 #[must_use]
-pub fn validate_device_class_update(new: &DeviceClass, old: &DeviceClass) -> ErrorList {
-    device_class(new, Some(old))
+pub fn validate_device_class_update(
+    new: &DeviceClass,
+    old: &DeviceClass,
+    checker: &dyn ExpressionChecker,
+) -> ErrorList {
+    device_class(new, Some(old), checker)
 }
 
-fn device_class(class: &DeviceClass, old: Option<&DeviceClass>) -> ErrorList {
+fn device_class(
+    class: &DeviceClass,
+    old: Option<&DeviceClass>,
+    checker: &dyn ExpressionChecker,
+) -> ErrorList {
     let mut errors = ErrorList::new();
     let stored = old.is_some_and(|old| old.spec.config == class.spec.config);
     let path = Path::new("spec");
@@ -496,6 +540,7 @@ fn device_class(class: &DeviceClass, old: Option<&DeviceClass>) -> ErrorList {
         &mut errors,
         items(&spec.selectors),
         &path.child("selectors"),
+        checker,
     );
     let list = items(&spec.config);
     set(
@@ -552,7 +597,71 @@ fn pool_name(errors: &mut ErrorList, name: &str, path: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::validation::expressions::{ExpressionScope, Unchecked};
     use serde_json::json;
+
+    /// Finds what `bad` and `dear` say of themselves.
+    struct Finder;
+
+    impl ExpressionChecker for Finder {
+        fn scope(&self, _: bool) -> Box<dyn ExpressionScope + '_> {
+            Unchecked.scope(false)
+        }
+        fn device_selector(&self, expression: &str) -> Result<(), SelectorFault> {
+            match expression {
+                "bad" => Err(SelectorFault::Invalid("it is bad".to_owned())),
+                "dear" => Err(SelectorFault::TooComplex),
+                _ => Ok(()),
+            }
+        }
+    }
+
+    #[test]
+    fn selectors_are_read_wherever_they_stand() {
+        let list = json!([{"cel": {"expression": "bad"}}, {"cel": {"expression": "fine"}}, {"cel": {"expression": "dear"}}]);
+        let found = |path: &str| {
+            [
+                format!("{path}.selectors[0].cel.expression: Invalid value: \"bad\": it is bad"),
+                format!(
+                    "{path}.selectors[2].cel.expression: Forbidden: too complex, exceeds cost limit"
+                ),
+            ]
+        };
+        let asked = |name: &str| json!({"name": name, "deviceClassName": "c", "allocationMode": "All", "selectors": list});
+        let claim = claim(json!({"requests": [{"name": "a", "exactly": asked("")},
+            {"name": "b", "firstAvailable": [asked("x")]}]}));
+        let both = |root: &str| {
+            let exactly = found(&format!("{root}.devices.requests[0].exactly"));
+            let first = found(&format!("{root}.devices.requests[1].firstAvailable[0]"));
+            [exactly, first].concat()
+        };
+        assert_eq!(
+            texts(validate_resource_claim(&claim, &Finder)),
+            both("spec")
+        );
+        let mut template = ResourceClaimTemplate::default();
+        template.spec.spec = claim.spec;
+        assert_eq!(
+            texts(validate_resource_claim_template(&template, &Finder)),
+            both("spec.spec")
+        );
+        let class: DeviceClass =
+            serde_json::from_value(json!({"metadata": {}, "spec": {"selectors": list}})).unwrap();
+        assert_eq!(texts(validate_device_class(&class, &Finder)), found("spec"));
+        assert_eq!(
+            texts(validate_device_class_update(&class, &class, &Finder)),
+            found("spec")
+        );
+        let long = "x".repeat(EXPRESSION_LENGTH + 1);
+        let class = serde_json::from_value(
+            json!({"metadata": {}, "spec": {"selectors": [{"cel": {"expression": long}}]}}),
+        )
+        .unwrap();
+        assert_eq!(
+            texts(validate_device_class(&class, &Finder)),
+            ["spec.selectors[0].cel.expression: Too long: may not be more than 10240 bytes"]
+        );
+    }
 
     fn texts(errors: ErrorList) -> Vec<String> {
         errors.iter().map(ToString::to_string).collect()
@@ -571,13 +680,13 @@ mod tests {
             "constraints": [{"requests": ["gpu", "any/big"], "matchAttribute": "example.com/numa"}],
             "config": [{"requests": ["gpu"], "opaque": {"driver": "d.example.com", "parameters": {"a": 1}}}]}),
         );
-        assert_eq!(texts(validate_resource_claim(&good)), [""; 0]);
+        assert_eq!(texts(validate_resource_claim(&good, &Unchecked)), [""; 0]);
         let bad = claim(
             json!({"requests": [{"name": "gpu", "exactly": exactly("")}, {"name": "gpu"}],
             "constraints": [{"requests": ["other"], "matchAttribute": "numa"}], "config": [{}]}),
         );
         assert_eq!(
-            texts(validate_resource_claim(&bad)),
+            texts(validate_resource_claim(&bad, &Unchecked)),
             [
                 "spec.devices.requests[0].exactly.deviceClassName: Required value",
                 "spec.devices.requests[1]: Required value: exactly one of `exactly` or `firstAvailable` is required",
@@ -628,17 +737,21 @@ mod tests {
         assert_eq!(
             texts(validate_device_class_update(
                 &large,
-                &DeviceClass::default()
+                &DeviceClass::default(),
+                &Unchecked
             )),
             ["spec.config[0].opaque.parameters: Too long: may not be more than 10240 bytes"]
         );
-        assert_eq!(texts(validate_device_class_update(&large, &large)), [""; 0]);
+        assert_eq!(
+            texts(validate_device_class_update(&large, &large, &Unchecked)),
+            [""; 0]
+        );
         let class: DeviceClass = serde_json::from_value(
             json!({"metadata": {}, "spec": {"selectors": [{}], "extendedResourceName": "cpu"}}),
         )
         .unwrap();
         assert_eq!(
-            texts(validate_device_class(&class)),
+            texts(validate_device_class(&class, &Unchecked)),
             [
                 "spec.selectors[0].cel: Required value",
                 "spec.extendedResourceName: Invalid value: \"cpu\": must be a valid extended resource name",

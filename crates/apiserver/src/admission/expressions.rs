@@ -10,9 +10,10 @@ mod request;
 use std::cell::{Cell, RefCell};
 use std::sync::{Arc, LazyLock};
 
+use parking_lot::Mutex;
 use serde_json::Value as Json;
 use skiff_api::validation::expressions::{
-    ExpressionChecker, ExpressionResult, ExpressionScope, ExpressionUse,
+    ExpressionChecker, ExpressionResult, ExpressionScope, ExpressionUse, SelectorFault,
 };
 use skiff_cel::{Activation, Environment, EvalError, Program, Schema, Type, Value};
 
@@ -135,13 +136,32 @@ impl ExpressionScope for Scope {
     }
 }
 
-/// Checks the expressions of objects when the objects are written.
-#[derive(Debug)]
-pub(crate) struct Checker;
+/// Checks the expressions of an object when it is written, and keeps what the client is to be warned of.
+#[derive(Debug, Default)]
+pub(crate) struct Checker {
+    warnings: Mutex<Vec<String>>,
+}
+
+impl Checker {
+    /// What the client is to be warned of.
+    pub fn into_warnings(self) -> Vec<String> {
+        self.warnings.into_inner()
+    }
+}
 
 impl ExpressionChecker for Checker {
     fn scope(&self, variables: bool) -> Box<dyn ExpressionScope + '_> {
         Box::new(Scope::new(variables))
+    }
+    fn device_selector(&self, expression: &str) -> Result<(), SelectorFault> {
+        let program = skiff_cel::device::compile(expression).map_err(SelectorFault::Invalid)?;
+        match program.estimated_cost().max > CALL_LIMIT {
+            true => Err(SelectorFault::TooComplex),
+            false => Ok(()),
+        }
+    }
+    fn warn(&self, warning: String) {
+        self.warnings.lock().push(warning);
     }
 }
 

@@ -20,6 +20,8 @@ use crate::webhook::{CallError, Client};
 const TOLD: &str = ".image-policy.k8s.io/";
 /// In front of the keys of audit annotations.
 const PREFIX: &str = "imagepolicywebhook.image-policy.k8s.io/";
+/// The annotation of a pod that was let through unjudged.
+const FAILED_OPEN: &str = "alpha.image-policy.k8s.io/failed-open";
 const EPHEMERAL: &str = "ephemeralcontainers";
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// How many answers are kept.
@@ -228,6 +230,8 @@ impl Admission for ImagePolicyWebhook {
                 request
                     .call
                     .annotate(format!("{PREFIX}failed-open"), "true".to_owned());
+                let mut marks = request.marks.lock();
+                marks.insert(FAILED_OPEN.to_owned(), "true".to_owned());
                 return Ok(());
             }
             Err(error) => return Err(request.forbidden(&error.to_string())),

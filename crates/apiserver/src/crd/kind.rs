@@ -9,6 +9,7 @@ use skiff_api::apiextensions::custom_object::{self, CustomObject};
 use skiff_api::apiextensions::structural::{default, lists, prune, validate};
 use skiff_api::patch::go_value;
 use skiff_api::schema::body::Target;
+use skiff_api::validation::expressions::{ExpressionChecker, Unchecked};
 use skiff_api::{
     ApiError, ApiResult, ErrorList, FieldError, KindOps, Object, ObjectExt, Path, WriteContext,
     kind, printing,
@@ -145,7 +146,12 @@ impl CustomKind {
         errors
     }
 
-    fn errors(&self, new: &CustomObject, old: Option<&CustomObject>) -> ErrorList {
+    fn errors(
+        &self,
+        new: &CustomObject,
+        old: Option<&CustomObject>,
+        checker: &dyn ExpressionChecker,
+    ) -> ErrorList {
         let node = &self.compiled().node;
         let value = new.to_value();
         let old = old.map(Object::to_value);
@@ -159,13 +165,23 @@ impl CustomKind {
                 errors.extend(lists::validate_lists(None, map, node));
             }
         }
-        self.ask_rules(&value, old.as_ref(), &mut errors);
+        self.ask_rules(&value, old.as_ref(), &mut errors, checker);
         errors
     }
 
-    fn ask_rules(&self, value: &Value, old: Option<&Value>, errors: &mut ErrorList) {
+    /// What an update would have been refused for, had it not been so before, is a warning.
+    fn ask_rules(
+        &self,
+        value: &Value,
+        old: Option<&Value>,
+        errors: &mut ErrorList,
+        checker: &dyn ExpressionChecker,
+    ) {
         let found = self.compiled().rules.validate(value, old, errors);
         errors.extend(found.errors);
+        for warning in found.warnings {
+            checker.warn(warning);
+        }
     }
 }
 
@@ -261,7 +277,7 @@ impl KindOps for CustomKind {
     }
     fn validate_create(&self, object: &dyn Object) -> ErrorList {
         match custom(object) {
-            Some(object) => self.errors(object, None),
+            Some(object) => self.errors(object, None, &Unchecked),
             None => no_custom_object(),
         }
     }
@@ -276,8 +292,16 @@ impl KindOps for CustomKind {
         }
     }
     fn validate_update(&self, new: &dyn Object, old: &dyn Object) -> ErrorList {
+        self.validate_update_with(new, old, &Unchecked)
+    }
+    fn validate_update_with(
+        &self,
+        new: &dyn Object,
+        old: &dyn Object,
+        checker: &dyn ExpressionChecker,
+    ) -> ErrorList {
         match (custom(new), custom(old)) {
-            (Some(new), Some(old)) => self.errors(new, Some(old)),
+            (Some(new), Some(old)) => self.errors(new, Some(old), checker),
             _ => no_custom_object(),
         }
     }
@@ -294,6 +318,15 @@ impl KindOps for CustomKind {
         }
     }
     fn validate_status_update(&self, new: &dyn Object, old: &dyn Object) -> ErrorList {
+        self.validate_status_update_with(new, old, &Unchecked)
+    }
+    // As upstream, all rules are asked; those that hang on nothing that changed can only warn.
+    fn validate_status_update_with(
+        &self,
+        new: &dyn Object,
+        old: &dyn Object,
+        checker: &dyn ExpressionChecker,
+    ) -> ErrorList {
         let (Some(new), Some(old)) = (custom(new), custom(old)) else {
             return no_custom_object();
         };
@@ -305,13 +338,12 @@ impl KindOps for CustomKind {
         }
         let value = new.to_value();
         errors.extend(self.scale_errors(&value, false));
-        if let Some(map) = value.as_object() {
-            errors.extend(lists::validate_embedded(None, map, node));
-            if lists::validate_lists(None, &old.rest, node).is_empty() {
-                errors.extend(lists::validate_lists(None, map, node));
-            }
+        if let Some(map) = value.as_object()
+            && lists::validate_lists(None, &old.rest, node).is_empty()
+        {
+            errors.extend(lists::validate_lists(None, map, node));
         }
-        self.ask_rules(&value, Some(&old.to_value()), &mut errors);
+        self.ask_rules(&value, Some(&old.to_value()), &mut errors, checker);
         errors
     }
     fn warnings(&self, new: &dyn Object, old: Option<&dyn Object>) -> Vec<String> {

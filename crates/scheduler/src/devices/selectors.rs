@@ -5,25 +5,10 @@ use std::sync::{Arc, LazyLock};
 
 use k8s_openapi::api::resource::v1::{Device, DeviceAttribute};
 use parking_lot::Mutex;
-use skiff_cel::{Bindings, Environment, PER_CALL_LIMIT, Program, Schema, Type, Value};
+use skiff_cel::{Bindings, Environment, PER_CALL_LIMIT, Program, Schema, Value};
 
 /// So many compiled expressions are remembered.
 const REMEMBERED: usize = 256;
-
-/// What selectors see.
-static ENVIRONMENT: LazyLock<Environment> = LazyLock::new(|| {
-    let quantity = Schema::of(Type::Opaque("kubernetes.Quantity"));
-    let device = Schema::object(
-        "kubernetes.DRADevice",
-        [
-            ("driver", Schema::string()),
-            ("allowMultipleAllocations", Schema::bool()),
-            ("attributes", Schema::map(Schema::map(Schema::any()))),
-            ("capacity", Schema::map(Schema::map(quantity))),
-        ],
-    );
-    Environment::new().variable_of("device", device)
-});
 
 /// Make values of Kubernetes' own types out of their text.
 static CONVERSIONS: LazyLock<Option<(Program, Program)>> = LazyLock::new(|| {
@@ -69,17 +54,7 @@ impl Selectors {
 impl Selector {
     /// Compiles an expression.
     pub fn new(expression: &str) -> Result<Self, String> {
-        let program = ENVIRONMENT
-            .compile(expression)
-            .map_err(|errors| format!("compilation failed: {errors}"))?;
-        match program.output_type() {
-            Type::Bool | Type::Dyn => {}
-            other => {
-                return Err(format!(
-                    "must evaluate to bool or the unknown type, not {other}"
-                ));
-            }
-        }
+        let program = skiff_cel::device::compile(expression)?;
         Ok(Self {
             program,
             named: literals(expression),

@@ -13,12 +13,18 @@ use skiff_apiserver::{FRONT_PROXY_NAME, duration};
 #[derive(Clone, Debug, Default, clap::Args, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct IdentityOptions {
-    /// Authorities, beside our own, of front proxies that say in headers who the user is [default: none]
+    /// Authorities of front proxies that say in headers who the user is [default: our own]
     #[arg(long, value_name = "FILE")]
     pub requestheader_client_ca_file: Option<PathBuf>,
-    /// Common names of such proxies' certificates, beside front-proxy-client; "" for any [default: none]
+    /// Common names of such proxies' certificates; "" for any [default: front-proxy-client]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub requestheader_allowed_names: Option<Vec<String>>,
+    /// Certificate that we show other API servers when we speak for users [default: one of our own]
+    #[arg(long, value_name = "FILE", requires = "proxy_client_key_file")]
+    pub proxy_client_cert_file: Option<PathBuf>,
+    /// Its key [default: none]
+    #[arg(long, value_name = "FILE", requires = "proxy_client_cert_file")]
+    pub proxy_client_key_file: Option<PathBuf>,
     /// Headers in which they name the user [default: X-Remote-User]
     #[arg(long, value_name = "HEADERS", value_delimiter = ',')]
     pub requestheader_username_headers: Option<Vec<String>>,
@@ -127,6 +133,8 @@ pub struct IdentitySettings {
     pub front_proxy_authorities: Option<PathBuf>,
     /// Empty: any.
     pub front_proxy_names: Vec<String>,
+    /// The certificate and the key that other API servers are shown; `None`: our own.
+    pub proxy_client: Option<(PathBuf, PathBuf)>,
     pub username_headers: Vec<String>,
     pub uid_headers: Vec<String>,
     pub group_headers: Vec<String>,
@@ -175,6 +183,7 @@ impl Default for IdentitySettings {
         Self {
             front_proxy_authorities: None,
             front_proxy_names: headers.allowed_names,
+            proxy_client: None,
             username_headers: headers.username_headers,
             uid_headers: headers.uid_headers,
             group_headers: headers.group_headers,
@@ -203,13 +212,9 @@ impl Default for IdentitySettings {
     }
 }
 
-/// Names of front proxies with our own; empty for any.
+/// Names of front proxies; empty for any.
 fn allowed_names(mut names: Vec<String>) -> Vec<String> {
     names.retain(|name| !name.is_empty());
-    let own = FRONT_PROXY_NAME.to_owned();
-    if !names.is_empty() && !names.contains(&own) {
-        names.insert(0, own);
-    }
     names
 }
 
@@ -224,6 +229,18 @@ impl IdentitySettings {
             group_headers: self.group_headers.clone(),
             extra_headers_prefix: self.extra_headers_prefix.clone(),
         }
+    }
+
+    /// What other API servers are told to believe: the same, and ourselves, where we show a certificate of our own.
+    #[must_use]
+    pub fn told_request_header(&self) -> RequestHeaderSettings {
+        let mut told = self.request_header();
+        let names = &mut told.allowed_names;
+        let known = names.is_empty() || names.iter().any(|name| name == FRONT_PROXY_NAME);
+        if self.proxy_client.is_none() && !known {
+            names.insert(0, FRONT_PROXY_NAME.to_owned());
+        }
+        told
     }
 }
 
@@ -260,9 +277,15 @@ impl IdentityOptions {
             );
         }
         let front_proxy_names = self.requestheader_allowed_names.map(allowed_names);
+        let proxy_client = match (self.proxy_client_cert_file, self.proxy_client_key_file) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            _ => bail!("--proxy-client-cert-file and --proxy-client-key-file go together"),
+        };
         Ok(IdentitySettings {
             front_proxy_authorities: self.requestheader_client_ca_file,
             front_proxy_names: front_proxy_names.unwrap_or(defaults.front_proxy_names),
+            proxy_client,
             username_headers: self
                 .requestheader_username_headers
                 .unwrap_or(defaults.username_headers),
@@ -382,13 +405,38 @@ mod tests {
             ..IdentityOptions::default()
         };
         assert!(wrong(alone).contains("together"));
-        let names = |list: &[&str]| allowed_names(list.iter().map(ToString::to_string).collect());
-        assert_eq!(names(&["a"]), ["front-proxy-client", "a"]);
-        assert!(names(&[""]).is_empty());
+        let key_alone = IdentityOptions {
+            proxy_client_key_file: Some("k".into()),
+            ..IdentityOptions::default()
+        };
+        assert!(wrong(key_alone).contains("go together"));
         let modes = IdentityOptions {
             authorization_mode: Some(vec!["Webhook".into()]),
             ..IdentityOptions::default()
         };
         assert!(wrong(modes).contains("go together"));
+    }
+
+    #[test]
+    fn given_front_proxies_stand_in_the_place_of_our_own() {
+        let named = |list: &[&str], shown: bool| {
+            let file = |name: &str| shown.then(|| PathBuf::from(name));
+            let options = IdentityOptions {
+                requestheader_allowed_names: Some(list.iter().map(ToString::to_string).collect()),
+                proxy_client_cert_file: file("c"),
+                proxy_client_key_file: file("k"),
+                ..IdentityOptions::default()
+            };
+            let settings = options.resolve().unwrap();
+            let told = settings.told_request_header().allowed_names;
+            (settings.request_header().allowed_names, told)
+        };
+        let texts = |list: &[&str]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(
+            named(&["a"], false),
+            (texts(&["a"]), texts(&["front-proxy-client", "a"]))
+        );
+        assert_eq!(named(&["a"], true), (texts(&["a"]), texts(&["a"])));
+        assert_eq!(named(&[""], false), (texts(&[]), texts(&[])));
     }
 }

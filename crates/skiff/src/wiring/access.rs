@@ -24,7 +24,7 @@ use crate::pki::Pki;
 
 use super::{Context, Running};
 
-fn read(path: &Path) -> Result<String> {
+pub(super) fn read(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))
 }
 
@@ -63,14 +63,23 @@ pub(super) fn front_proxy_pki(context: &Context) -> Result<Pki> {
     Pki::open(&directory, context.clock.now())
 }
 
-/// The authorities of front proxies, PEM: our own, and those of the settings.
+/// The authorities of the front proxies that are believed, PEM: those of the settings, else our own.
 pub(super) fn front_proxy_authorities(context: &Context) -> Result<String> {
-    let mut authorities = front_proxy_pki(context)?.authority_pem;
-    if let Some(path) = &context.config.identity.front_proxy_authorities {
-        authorities.push('\n');
-        authorities.push_str(&read(path)?);
+    match &context.config.identity.front_proxy_authorities {
+        Some(path) => read(path),
+        None => Ok(front_proxy_pki(context)?.authority_pem),
     }
-    Ok(authorities)
+}
+
+/// The authorities that other API servers are told to believe, PEM: the same, and ours where we show a certificate of it.
+pub(super) fn told_front_proxy_authorities(context: &Context) -> Result<String> {
+    let mut told = front_proxy_authorities(context)?;
+    let identity = &context.config.identity;
+    if identity.front_proxy_authorities.is_some() && identity.proxy_client.is_none() {
+        told.push('\n');
+        told.push_str(&front_proxy_pki(context)?.authority_pem);
+    }
+    Ok(told)
 }
 
 /// Who finds out users.

@@ -212,15 +212,8 @@ fn show_front_proxy(
     server: &Arc<ApiServer>,
     running: &mut Running,
 ) -> Result<()> {
-    let pki = Arc::new(access::front_proxy_pki(context)?);
-    let subject = Subject {
-        common_name: FRONT_PROXY_NAME.into(),
-        client: true,
-        ..Subject::default()
-    };
-    let leaf = pki.leaf(FRONT_PROXY_NAME, &subject, context.clock.now())?;
-    let authority_pem = access::front_proxy_authorities(context)?;
-    let headers = context.config.identity.request_header();
+    let authority_pem = access::told_front_proxy_authorities(context)?;
+    let headers = context.config.identity.told_request_header();
     let client_authority_pem = context.pki.authority_pem.clone();
     let server = server.clone();
     let show = move |leaf: &Leaf| {
@@ -233,6 +226,17 @@ fn show_front_proxy(
         });
         Ok(())
     };
+    if let Some((certificate, key)) = &context.config.identity.proxy_client {
+        let (certificate, key) = (access::read(certificate)?, access::read(key)?);
+        return show(&Leaf { certificate, key });
+    }
+    let pki = Arc::new(access::front_proxy_pki(context)?);
+    let subject = Subject {
+        common_name: FRONT_PROXY_NAME.into(),
+        client: true,
+        ..Subject::default()
+    };
+    let leaf = pki.leaf(FRONT_PROXY_NAME, &subject, context.clock.now())?;
     show(&leaf)?;
     running.add(tls::renew(
         pki,

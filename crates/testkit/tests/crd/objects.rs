@@ -247,3 +247,36 @@ async fn patches_and_applies_follow_the_schema() {
         refused.message()
     );
 }
+
+#[tokio::test]
+async fn rules_only_warn_of_what_was_wrong_before() {
+    let cluster = cluster(|version| version["subresources"] = json!({"status": {}})).await;
+    post(&cluster, PATH, &foo("a", json!({"names": ["x", "y"]})))
+        .await
+        .ok();
+    let one = format!("{CRDS}/foos.e.com");
+    let mut crd = get(&cluster, &one).await.ok();
+    let spec = &mut crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"];
+    spec["size"] = json!({"type": "string", "default": "big"});
+    spec["names"]["x-kubernetes-validations"] =
+        json!([{"rule": "self.size() < 2", "message": "too many names"}]);
+    put(&cluster, &one, &crd).await.ok();
+    let path = format!("{PATH}/a");
+    until(&cluster, &path, |foo| foo["spec"]["size"] == "big").await;
+    let fault = "spec.names: Invalid value: too many names";
+    let warning = format!("299 - \"{fault}\"");
+    let changed = merge(&cluster, &path, &json!({"spec": {"color": "blue"}})).await;
+    assert_eq!(changed.warnings(), [warning.clone()]);
+    changed.ok();
+    // The rules of the whole object are asked when its status is written, too.
+    let status = format!("{path}/status");
+    let written = merge(&cluster, &status, &json!({"status": {"replicas": 1}})).await;
+    assert_eq!(written.warnings(), [warning]);
+    assert_eq!(written.ok()["status"]["replicas"], 1);
+    let refused = merge(&cluster, &path, &json!({"spec": {"names": ["x", "z"]}})).await;
+    assert_eq!(refused.code, 422, "{}", refused.text);
+    assert!(refused.message().contains(fault), "{}", refused.message());
+    let mended = merge(&cluster, &path, &json!({"spec": {"names": ["x"]}})).await;
+    assert_eq!(mended.warnings(), [""; 0]);
+    mended.ok();
+}

@@ -185,7 +185,13 @@ async fn without_the_judge_the_configuration_decides() {
     );
     let mut open = judged(true).await;
     open.service = None;
-    assert_eq!(open.make("p", "good").await.code, 201);
+    let made = open.make("p", "good").await;
+    assert_eq!(made.code, 201, "{}", made.text);
+    let stored: Value = serde_json::from_str(&made.text).unwrap();
+    assert_eq!(
+        stored["metadata"]["annotations"],
+        json!({"alpha.image-policy.k8s.io/failed-open": "true", "mine.image-policy.k8s.io/ticket": "7", "other": "x"})
+    );
     open.audited("\"imagepolicywebhook.image-policy.k8s.io/failed-open\":\"true\"")
         .await;
 }

@@ -55,8 +55,15 @@ async fn recorded(mode: Mode, failures: usize) -> Recorded {
         "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
     });
     std::fs::write(file("kubeconfig"), kubeconfig.to_string()).unwrap();
-    let policy = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules:\n\
-                  - level: Metadata\n  resources: [{group: \"\", resources: [configmaps]}]\n- level: None\n";
+    // Only what is recorded on arrival can be refused.
+    let omitted = match mode {
+        Mode::BlockingStrict => "",
+        _ => "RequestReceived",
+    };
+    let policy = format!(
+        "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [{omitted}]\nrules:\n\
+         - level: Metadata\n  resources: [{{group: \"\", resources: [configmaps]}}]\n- level: None\n"
+    );
     std::fs::write(file("policy"), policy).unwrap();
     let backend = BackendSettings {
         mode,
@@ -163,6 +170,33 @@ async fn a_webhook_that_blocks_is_waited_for() {
     let recorded = recorded(Mode::Blocking, 0).await;
     assert_eq!(recorded.make("a").await, 201);
     assert_eq!(recorded.events().len(), 1, "before the answer");
+}
+
+#[tokio::test]
+async fn what_cannot_be_recorded_is_refused_if_that_is_wanted() {
+    let strict = recorded(Mode::BlockingStrict, usize::MAX).await;
+    let body = json!({"metadata": {"name": "a"}});
+    let refused = ask(&strict.cluster.server, "POST", MAPS, &body).await;
+    assert_eq!(refused.code, 500, "{}", refused.text);
+    assert!(
+        refused.text.contains("failed to store audit event"),
+        "{}",
+        refused.text
+    );
+    let key = "/registry/configmaps/default/a";
+    assert!(strict.cluster.store.get(key, None).await.unwrap().is_none());
+    // Where it is not wanted, the request goes on.
+    let lenient = recorded(Mode::Blocking, usize::MAX).await;
+    assert_eq!(lenient.make("a").await, 201);
+    // And where it can be recorded, both its arrival and its end are.
+    let strict = recorded(Mode::BlockingStrict, 0).await;
+    assert_eq!(strict.make("a").await, 201);
+    let stages: Vec<Value> = strict
+        .events()
+        .iter()
+        .map(|event| event["stage"].clone())
+        .collect();
+    assert_eq!(stages, ["RequestReceived", "ResponseComplete"]);
 }
 
 #[tokio::test]

@@ -6,7 +6,9 @@ use serde_json::{Value, json};
 
 use super::{bindings, policies};
 use crate::field::ErrorList;
-use crate::validation::expressions::{ExpressionChecker, ExpressionScope, ExpressionUse};
+use crate::validation::expressions::{
+    ExpressionChecker, ExpressionScope, ExpressionUse, SelectorFault,
+};
 
 /// Finds `bad` in expressions wrong.
 struct Finder;
@@ -14,6 +16,9 @@ struct Finder;
 impl ExpressionChecker for Finder {
     fn scope(&self, _: bool) -> Box<dyn ExpressionScope + '_> {
         Box::new(Self)
+    }
+    fn device_selector(&self, _: &str) -> Result<(), SelectorFault> {
+        Ok(())
     }
 }
 
