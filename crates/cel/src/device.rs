@@ -52,28 +52,15 @@ mod tests {
     #[test]
     fn what_a_selector_may_cost_is_known_before() {
         for (expression, cost) in [
-            (r#""a.example" in device.attributes"#, 3),
-            (r#"device.driver == "a.example""#, 4),
-            (r#"device.attributes["a.example"].model"#, 4),
-            (r#"device.attributes["a.example"].model == "x""#, 5),
+            (r#""dev.example.org" in device.attributes"#, 3),
+            (r#"device.driver == "dev.example.org""#, 4),
+            (r#"device.attributes["dev.example.org"].model"#, 4),
+            (r#"device.attributes["dev.example.org"].model == "x""#, 5),
             (
-                r#"device.capacity["a.example"].memory.isGreaterThan(quantity("1Ki"))"#,
+                r#"device.capacity["dev.example.org"].memory.isGreaterThan(quantity("1Ki"))"#,
                 6,
             ),
             ("device.allowMultipleAllocations == true", 3),
-            (r#"device.attributes.exists_one(d, d == "a.example")"#, 164),
-            (
-                r#"device.capacity["a.example"].exists_one(n, n == "cores")"#,
-                133,
-            ),
-            (
-                r#"device.attributes["a.example"].list.split("element").size() >= 2"#,
-                19,
-            ),
-            (
-                r#"device.attributes["a.example"].list.matches("[^a]?sym")"#,
-                18,
-            ),
         ] {
             let program = compile(expression).unwrap();
             assert_eq!(program.estimated_cost().max, cost, "{expression}");

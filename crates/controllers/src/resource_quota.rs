@@ -33,13 +33,9 @@ const AGAIN: Duration = Duration::from_secs(300);
 /// So it is while a kind is counted that nobody serves: it may come with a definition. Its objects are charged for at once
 /// then, but what they used is given back only by counting.
 const UNKNOWN_AGAIN: Duration = Duration::from_secs(30);
+const QUOTAS: &str = "resourcequotas";
 /// What quotas count under names of their own.
-const NAMED: [&str; 4] = [
-    "configmaps",
-    "secrets",
-    "replicationcontrollers",
-    "resourcequotas",
-];
+const NAMED: [&str; 4] = ["configmaps", "secrets", "replicationcontrollers", QUOTAS];
 
 /// The objects of a kind that some quota counts, by their metadata.
 struct Counted {
@@ -72,9 +68,16 @@ pub async fn run(context: Context) {
     services.wait_synced().await;
     claims.wait_synced().await;
     let _quotas = {
-        let queue = queue.clone();
+        let (queue, all) = (queue.clone(), quotas.clone());
         quotas.on_event(move |event| {
             let quota = event.object();
+            if matches!(event, Event::Deleted(_)) {
+                // The others may count quotas.
+                let namespace = quota.metadata.namespace.as_deref();
+                for other in all.list_in(namespace.unwrap_or_default()) {
+                    queue.add(ObjectKey::of(&other.metadata));
+                }
+            }
             let same = |old: &ResourceQuota| old.spec == quota.spec;
             match event {
                 // What admission wrote.
@@ -203,7 +206,12 @@ impl Quotas {
             let Some(kind) = counted_kind(name) else {
                 continue;
             };
-            if let Some(counted) = self.counted(kind).await? {
+            if kind == QUOTAS {
+                // From the cache that brought the quota which counts itself: another may not have it yet.
+                let count = self.quotas.list_in(namespace).len();
+                let count = i64::try_from(count).unwrap_or(i64::MAX);
+                sum.insert(name.to_owned(), Amount::whole(count));
+            } else if let Some(counted) = self.counted(kind).await? {
                 let count = counted.objects.list_in(namespace).len();
                 let mut count = Amount::whole(i64::try_from(count).unwrap_or(i64::MAX));
                 // Another kind's change may have led here while the watch of this one is behind: what was charged since

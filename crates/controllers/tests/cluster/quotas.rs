@@ -184,3 +184,16 @@ async fn a_hundred_at_once_get_no_more_than_there_is() {
     let all = json!({"pods": "10", "requests.cpu": "1", "count/secrets": "7"});
     used(&running, all).await;
 }
+
+#[tokio::test]
+async fn a_quota_counts_itself_and_what_goes_of_its_kind() {
+    let running = start().await;
+    quota(&running, json!({"resourcequotas": "5"})).await;
+    used(&running, json!({"resourcequotas": "1"})).await;
+    let quotas: Api<ResourceQuota> = Api::default_namespaced(running.cluster.client());
+    let other = json!({"metadata": {"name": "r"}, "spec": {"hard": {"pods": "1"}}});
+    make(&quotas, other).await;
+    used(&running, json!({"resourcequotas": "2"})).await;
+    quotas.delete("r", &DeleteParams::default()).await.unwrap();
+    used(&running, json!({"resourcequotas": "1"})).await;
+}

@@ -12,6 +12,7 @@ mod containers;
 mod crds;
 mod crowd;
 mod etcd;
+mod front_proxy;
 mod helm;
 mod image;
 mod images;

@@ -266,7 +266,7 @@ async fn rules_only_warn_of_what_was_wrong_before() {
     let fault = "spec.names: Invalid value: too many names";
     let warning = format!("299 - \"{fault}\"");
     let changed = merge(&cluster, &path, &json!({"spec": {"color": "blue"}})).await;
-    assert_eq!(changed.warnings(), [warning.clone()]);
+    assert_eq!(changed.warnings(), std::slice::from_ref(&warning));
     changed.ok();
     // The rules of the whole object are asked when its status is written, too.
     let status = format!("{path}/status");

@@ -6,7 +6,7 @@ use k8s_openapi::api::batch::v1::{
     Job, JobSpec, PodFailurePolicy, PodFailurePolicyOnExitCodesRequirement, PodFailurePolicyRule,
     SuccessPolicyRule,
 };
-use k8s_openapi::api::core::v1::PodTemplateSpec;
+use k8s_openapi::api::core::v1::{Container, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use crate::field::{ErrorList, ErrorType, FieldError, Path};
@@ -638,17 +638,14 @@ fn template_update(
         pod.node_selector = new.node_selector;
         pod.tolerations = new.tolerations;
         pod.scheduling_gates = new.scheduling_gates;
-        for (old, new) in pod.containers.iter_mut().zip(&new.containers) {
-            old.resources = new.resources.clone();
-        }
-        let init = pod.init_containers.iter_mut().flatten();
-        for (old, new) in init.zip(items(&new.init_containers)) {
-            old.resources = new.resources.clone();
-        }
-        let labels = spec.template.metadata.clone().unwrap_or_default();
-        let meta = allowed.metadata.get_or_insert_with(Default::default);
-        meta.labels = labels.labels;
-        meta.annotations = labels.annotations;
+        let init = pod.init_containers.as_deref_mut().unwrap_or_default();
+        with_resources_of(&mut pod.containers, &new.containers);
+        with_resources_of(init, items(&new.init_containers));
+        // Labels and annotations may change, too: only the rest of the pods is looked at.
+        let path = path.child("template").child("spec");
+        let shown = json(&spec.template.spec);
+        immutable(errors, &path, &spec.template.spec, &allowed.spec, shown);
+        return;
     }
     let shown = json(&spec.template);
     immutable(
@@ -658,6 +655,18 @@ fn template_update(
         &allowed,
         shown,
     );
+}
+
+/// Gives containers the resources of those of the same names, where none came or went.
+fn with_resources_of(containers: &mut [Container], others: &[Container]) {
+    if containers.len() != others.len() {
+        return;
+    }
+    for (container, other) in containers.iter_mut().zip(others) {
+        if container.name == other.name {
+            container.resources.clone_from(&other.resources);
+        }
+    }
 }
 
 /// What the client is told about a Job.
@@ -754,5 +763,30 @@ mod tests {
             texts(&validate_job_update(&new, &old)),
             ["spec.completions: Invalid value: 2: field is immutable"]
         );
+    }
+
+    #[test]
+    fn the_pods_of_a_suspended_job_may_get_other_resources_but_no_other_images() {
+        let job = |suspend: bool, image: &str, cpu: &str| -> Job {
+            let container = json!({"name": "a", "image": image, "terminationMessagePolicy": "File",
+                "imagePullPolicy": "Always", "resources": {"requests": {"cpu": cpu}}});
+            serde_json::from_value(
+                json!({"metadata": {}, "spec": {"suspend": suspend, "template": {"spec": {
+                "restartPolicy": "Never", "dnsPolicy": "Default", "containers": [container]}}}}),
+            )
+            .unwrap()
+        };
+        let paths = |new: &Job, old: &Job| -> Vec<String> {
+            let errors = validate_job_update(new, old);
+            let told = errors.iter().map(ToString::to_string);
+            let told = told.filter(|error| error.ends_with("field is immutable"));
+            told.map(|error| error.split(": ").next().unwrap().to_owned())
+                .collect()
+        };
+        let old = job(true, "a", "1");
+        assert_eq!(paths(&job(true, "a", "2"), &old), [""; 0]);
+        assert_eq!(paths(&job(true, "b", "2"), &old), ["spec.template.spec"]);
+        let old = job(false, "a", "1");
+        assert_eq!(paths(&job(false, "a", "2"), &old), ["spec.template"]);
     }
 }
