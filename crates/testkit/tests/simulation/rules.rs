@@ -307,6 +307,10 @@ impl Rule for Daemons {
             upset.is_now(scene.now, 1);
             return Ok(());
         }
+        // From a node that is gone its pods are to go too.
+        if scene.find("nodes", node).is_none() {
+            return Ok(());
+        }
         let idle = |name: &str| {
             let mut there = scene.pods_of(app);
             !there.any(|pod| pod.serves() && Self::place(pod) == name)
