@@ -315,7 +315,7 @@ impl Rule for Daemons {
         // From a node that is gone its pods are to go too, and who has not heard that a pod serves takes it first.
         let since = self.since.get(object.uid());
         let heard = since.is_some_and(|since| *since + LATELY < scene.now);
-        if scene.find("nodes", node).is_none() || !heard {
+        if scene.find("nodes", node).is_none() || scene.has_moved(node) || !heard {
             return Ok(());
         }
         let idle = |name: &str| {
