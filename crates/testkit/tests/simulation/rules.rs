@@ -282,7 +282,9 @@ impl Daemons {
 impl Rule for Daemons {
     fn see(&mut self, scene: &Scene, change: &Change<'_>) -> Result<(), String> {
         let object = change.object();
-        if object.kind == "nodes" && change.before.is_none() {
+        // Tainted nodes are not to have a pod, and are not counted.
+        let taints = |node: Option<&Object>| node.map(|node| node.json["spec"]["taints"].clone());
+        if object.kind == "nodes" && taints(change.before) != taints(change.after) {
             let all = self.upset.values_mut();
             all.for_each(|upset| upset.is_now(scene.now, 1));
         }
