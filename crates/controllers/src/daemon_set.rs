@@ -117,7 +117,6 @@ fn on_node(
         return;
     }
     let node = event.object();
-    let gone = matches!(event, Event::Deleted(_));
     let there = pods.by_index(
         PLACE_INDEX,
         node.metadata.name.as_deref().unwrap_or_default(),
@@ -127,12 +126,24 @@ fn on_node(
             controller_of(&pod.metadata)
                 .is_some_and(|owner| Some(&owner.uid) == set.metadata.uid.as_ref())
         });
-        let misplaced = set
-            .status
-            .as_ref()
-            .is_some_and(|status| status.number_misscheduled > 0);
-        if gone || owned && misplaced || Placement::of(&set).concerns(node, owned) {
+        if concerns(event, &set, owned) {
             queue.add(ObjectKey::of(&set.metadata));
+        }
+    }
+}
+
+/// Whether a change of a node matters to a set that owns a pod there, or does not.
+fn concerns(event: &Event<Node>, set: &DaemonSet, owned: bool) -> bool {
+    let misplaced = set
+        .status
+        .as_ref()
+        .is_some_and(|status| status.number_misscheduled > 0);
+    match event {
+        Event::Deleted(_) => true,
+        // A node of the name was there before, and its pod outlived it: it is counted again.
+        Event::Added(_) if owned => true,
+        Event::Added(node) | Event::Updated { new: node, .. } => {
+            owned && misplaced || Placement::of(set).concerns(node, owned)
         }
     }
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::journal::Rule;
 use crate::runs::Runs;
-use crate::scene::{Change, Object, Recent, Scene};
+use crate::scene::{Change, LATELY, Object, Recent, Scene};
 use crate::volumes::Claims;
 use crate::workload::{
     BUDGET, GRACE, HARD_PODS, HARD_SETTINGS, LIMITED, MAX_SURGE, MAX_UNAVAILABLE,
@@ -265,6 +265,8 @@ impl Rule for Identities {
 struct Daemons {
     /// When something else than the rollout took a serving pod, or a node came.
     upset: BTreeMap<String, Recent>,
+    /// Since when pods serve, by uid.
+    since: BTreeMap<String, Duration>,
 }
 
 const BY_DAEMON_SETS: &str = "daemon-set-controller";
@@ -280,7 +282,9 @@ impl Daemons {
 impl Rule for Daemons {
     fn see(&mut self, scene: &Scene, change: &Change<'_>) -> Result<(), String> {
         let object = change.object();
-        if object.kind == "nodes" && change.before.is_none() {
+        // Tainted nodes are not to have a pod, and are not counted.
+        let taints = |node: Option<&Object>| node.map(|node| node.json["spec"]["taints"].clone());
+        if object.kind == "nodes" && taints(change.before) != taints(change.after) {
             let all = self.upset.values_mut();
             all.for_each(|upset| upset.is_now(scene.now, 1));
         }
@@ -299,12 +303,21 @@ impl Rule for Daemons {
                 format!("{count} pods of {app} on {node}")
             });
         }
+        if change.after.is_some_and(Object::serves) && !change.before.is_some_and(Object::serves) {
+            self.since.insert(object.uid().to_owned(), scene.now);
+        }
         if !change.ends(Object::serves) {
             return Ok(());
         }
         let asked = change.after.is_some_and(Object::is_deleted);
         if !asked || scene.deleter(object) != BY_DAEMON_SETS {
             upset.is_now(scene.now, 1);
+            return Ok(());
+        }
+        // From a node that is gone its pods are to go too, and who has not heard that a pod serves takes it first.
+        let since = self.since.get(object.uid());
+        let heard = since.is_some_and(|since| *since + LATELY < scene.now);
+        if scene.find("nodes", node).is_none() || scene.has_moved(node) || !heard {
             return Ok(());
         }
         let idle = |name: &str| {

@@ -91,6 +91,10 @@ impl Wanted {
             "tolerations": [runs_on("not-ready"), runs_on("unreachable")],
             "containers": [{"name": "c", "image": format!("i:{}", self.image), "resources": {"requests": {"cpu": "500m"}}}],
         }});
+        if self.name == "du" {
+            // A pod that surges would wait for ever on a node that is full.
+            template["spec"]["containers"][0]["resources"] = json!({});
+        }
         if self.claims() {
             template["spec"]["containers"][0]["volumeMounts"] =
                 json!([{"name": "data", "mountPath": "/data"}]);
