@@ -163,12 +163,17 @@ pub fn ownership(
     Ownership::Change(rest().chain(added.into_iter().flatten()).collect())
 }
 
-/// Whether a pod of this name must wait because its claim still goes away with an earlier pod.
+/// Whether a pod of this name must wait because its claim still goes away with an earlier pod, or with an earlier set of the
+/// set's name: the garbage collector will find that one gone. Upstream looks at pods only; a set that is made anew may
+/// then run on a claim that is being deleted.
 pub fn is_stale(set: &StatefulSet, pod: &Pod, claim: &Arc<PersistentVolumeClaim>) -> bool {
     let (_, with_pod) = policy(set, true);
-    let of_pod = plain_reference(pod);
+    let (of_set, of_pod) = (plain_reference(set), plain_reference(pod));
+    let earlier = |owner: &OwnerReference, now: &OwnerReference| {
+        names_object(owner, now) && owner.uid != now.uid
+    };
     let mut owners = claim.metadata.owner_references.iter().flatten();
-    with_pod && owners.any(|owner| names_object(owner, &of_pod) && owner.uid != of_pod.uid)
+    owners.any(|owner| earlier(owner, &of_set) || with_pod && earlier(owner, &of_pod))
 }
 
 #[cfg(test)]
@@ -281,6 +286,11 @@ mod tests {
         next.metadata.uid = None;
         assert!(is_stale(&set, &next, &owned_by(&[ghost])));
         assert!(!is_stale(&set, &next, &owned_by(&[mine])));
+        let earlier_set = ("StatefulSet", "db", "before", true);
+        let retains = self::set("Retain", "Retain");
+        assert!(is_stale(&set, &next, &owned_by(&[earlier_set])));
+        assert!(is_stale(&retains, &next, &owned_by(&[earlier_set])));
+        assert!(!is_stale(&set, &next, &owned_by(&[stranger])));
         assert!(!is_stale(
             &self::set("Delete", "Retain"),
             &next,

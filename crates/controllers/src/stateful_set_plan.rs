@@ -295,16 +295,17 @@ impl Planner<'_> {
         Next::GoOn
     }
 
-    /// Makes the pod, unless a claim still belongs to one of the same name that was before.
+    /// Makes the pod, once its claims are not about to go with a pod or set of the same name that was before.
     fn create(&mut self, ordinal: i64) -> Next {
         let pod = self.new_pod(ordinal);
-        let stale = claims::names(self.set, ordinal)
-            .filter_map(|name| (self.observed.claim)(&name))
-            .any(|claim| claims::is_stale(self.set, &pod, &claim));
-        if stale {
-            return Next::Wait;
+        let (missing, mut leaving) = self.claims_to_make(ordinal);
+        for name in claims::names(self.set, ordinal) {
+            let stale = (self.observed.claim)(&name)
+                .is_some_and(|claim| claims::is_stale(self.set, &pod, &claim));
+            if stale && !leaving.contains(&name) {
+                leaving.push(name);
+            }
         }
-        let (missing, leaving) = self.claims_to_make(ordinal);
         self.act(Action::Create {
             pod: Box::new(pod),
             missing,

@@ -255,8 +255,24 @@ fn claims_are_made_and_mended() {
         with(&pods("r"), Some(owned("StatefulSet", "db", "set"))),
         "mend db-0"
     );
-    // The claim still goes with an earlier pod of this name.
-    assert_eq!(with(&[], Some(owned("Pod", "db-0", "before"))), "");
+    // While the claim still goes with an earlier pod or set of this name, making the pod is tried and put off.
+    for (owner, puts_off) in [
+        (owned("Pod", "db-0", "before"), true),
+        (owned("StatefulSet", "db", "before"), true),
+        (owned("StatefulSet", "db", "set"), false),
+    ] {
+        let plan = plan_with(&set, &[], &|name| {
+            (name == "data-db-0").then(|| owner.clone())
+        });
+        let actions = plan.phases.iter().flatten();
+        let left: Vec<_> = actions
+            .filter_map(|action| match action {
+                Action::Create { leaving, .. } => Some(leaving.join(" ")),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(left, [if puts_off { "data-db-0" } else { "" }]);
+    }
 }
 
 #[test]
