@@ -1,11 +1,12 @@
 //! What a kind is to the generic pipeline: data, and a small strategy.
 
+use std::borrow::Cow;
 use std::marker::PhantomData;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::field::ErrorList;
@@ -387,8 +388,8 @@ pub trait Strategy: Send + Sync + 'static {
     reason = "each method is the one of `Strategy` with that name"
 )]
 pub trait KindOps: Send + Sync + 'static {
-    /// The typed view. The value has passed the schema check; what does not decode gives 400.
-    fn decode(&self, value: Value) -> ApiResult<Box<dyn Object>>;
+    /// The typed view. The value has passed the schema check; what does not decode gives 400. A borrowed tree is not copied: strings are.
+    fn decode(&self, value: Cow<'_, Value>) -> ApiResult<Box<dyn Object>>;
     fn has_status(&self) -> bool;
     fn has_generation(&self) -> bool;
     fn has_first_generation(&self) -> bool {
@@ -470,8 +471,9 @@ fn wrong_type(path: &str) -> ErrorList {
 }
 
 impl<S: Strategy> KindOps for Typed<S> {
-    fn decode(&self, value: Value) -> ApiResult<Box<dyn Object>> {
-        match serde_json::from_value::<S::Object>(value) {
+    fn decode(&self, value: Cow<'_, Value>) -> ApiResult<Box<dyn Object>> {
+        // One decoder for trees of both sorts: each is much code.
+        match S::Object::deserialize(&*value) {
             Ok(object) => Ok(Box::new(object)),
             Err(error) => Err(ApiError::bad_request(error.to_string())),
         }

@@ -100,6 +100,7 @@ static KINDS: &[Kind] = &[
 
 #[cfg(test)]
 mod tests {
+    use std::borrow::Cow;
     use std::collections::BTreeSet;
 
     use serde_json::json;
@@ -159,7 +160,7 @@ mod tests {
         for kind in kinds().iter().chain(subresource_kinds()) {
             let object = kind
                 .ops
-                .decode(json!({"apiVersion": kind.api_version(), "kind": kind.kind, "metadata": {"name": "a"}}))
+                .decode(Cow::Owned(json!({"apiVersion": kind.api_version(), "kind": kind.kind, "metadata": {"name": "a"}})))
                 .unwrap();
             let row = kind.ops.row(&*object, jiff::Timestamp::UNIX_EPOCH);
             assert_eq!(row.len(), kind.columns.len(), "{}", kind.kind);

@@ -1,6 +1,7 @@
 //! What a connection is held to: heads of requests come in time, and who watches reads what comes.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +18,15 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// A watcher that takes nothing for so long is cut off.
 const STALLED: Duration = Duration::from_secs(60);
 
-/// A connection's requests tell it by this extension that it carries watches.
+/// The connection that a request came over; a request extension.
+#[derive(Clone, Debug)]
+pub(crate) struct Connection {
+    /// Where it came from.
+    pub remote: SocketAddr,
+    pub watching: Watching,
+}
+
+/// A connection's requests tell it by this that it carries watches.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Watching(Arc<AtomicBool>);
 

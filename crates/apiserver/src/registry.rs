@@ -1,5 +1,6 @@
 //! Which resources are served, and where they are kept.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -52,9 +53,9 @@ impl Resource {
     #[must_use]
     pub fn key(&self, namespace: &str, name: &str) -> String {
         if self.namespaced() {
-            format!("{}/{namespace}/{name}", self.storage.storage)
+            [&self.storage.storage, "/", namespace, "/", name].concat()
         } else {
-            format!("{}/{name}", self.storage.storage)
+            [&self.storage.storage, "/", name].concat()
         }
     }
 
@@ -106,7 +107,7 @@ impl Resource {
         let value = serde_json::from_slice(bytes).map_err(skiff_api::ApiError::internal)?;
         self.storage
             .ops
-            .decode(value)
+            .decode(Cow::Owned(value))
             .map_err(skiff_api::ApiError::internal)
     }
 
@@ -114,7 +115,7 @@ impl Resource {
     pub fn decode_served(&self, entry: &Entry) -> ApiResult<Box<dyn Object>> {
         self.kind
             .ops
-            .decode(self.served_value(&entry.bytes))
+            .decode(Cow::Owned(self.served_value(&entry.bytes)))
             .map_err(skiff_api::ApiError::internal)
     }
 }

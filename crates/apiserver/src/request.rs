@@ -72,8 +72,6 @@ pub struct RequestInfo {
     pub is_resource: bool,
     /// As [`Attributes::verb`].
     pub verb: String,
-    /// `api` or `apis`; empty for other paths.
-    pub prefix: String,
     /// The API group, empty for the core.
     pub group: String,
     /// The API version.
@@ -94,6 +92,10 @@ pub struct RequestInfo {
     pub collection: bool,
 }
 
+/// So many segments of a path say something: `apis`, group, version, `watch`, `namespaces`, a namespace, resource, name,
+/// subresource, and whether there is more.
+const MOST_SEGMENTS: usize = 10;
+
 impl RequestInfo {
     /// Resolves a method, path and query.
     #[must_use]
@@ -102,20 +104,23 @@ impl RequestInfo {
             path: path.to_owned(),
             ..Self::default()
         };
-        let mut segments: Vec<Cow<'_, str>> = Vec::with_capacity(8);
-        segments.extend(path.split('/').filter(|s| !s.is_empty()).map(decoded));
-        let mut parts: &[Cow<'_, str>] = &segments;
+        let mut segments: [Cow<'_, str>; MOST_SEGMENTS] = Default::default();
+        let sent = path.split('/').filter(|s| !s.is_empty()).map(decoded);
+        let mut count = 0;
+        for (segment, sent) in segments.iter_mut().zip(sent) {
+            *segment = sent;
+            count += 1;
+        }
+        let mut parts: &[Cow<'_, str>] = &segments[..count];
         // How many raw segments were used up, to find `rest` in the path as sent.
         let mut used;
         match parts {
             [api, version, tail @ ..] if api == "api" && !tail.is_empty() => {
-                info.prefix.push_str("api");
                 info.version.push_str(version);
                 parts = tail;
                 used = 2;
             }
             [apis, group, version, tail @ ..] if apis == "apis" && !tail.is_empty() => {
-                info.prefix.push_str("apis");
                 info.group.push_str(group);
                 info.version.push_str(version);
                 parts = tail;

@@ -61,15 +61,27 @@ impl PeerCertificates {
 }
 
 /// What is found out about a request on its way, beside the decision: warnings for the client and annotations for the
-/// audit log. It is a request extension.
+/// audit log. It is a request extension; clones are the same notes.
 #[derive(Clone, Debug, Default)]
-pub struct Notes {
+pub struct Notes(Arc<Noted>);
+
+/// What [`Notes`] hold.
+#[derive(Debug, Default)]
+pub struct Noted {
     /// Sent to the client as headers.
-    pub warnings: Arc<Mutex<Vec<String>>>,
+    pub warnings: Mutex<Vec<String>>,
     /// For the audit log; the first value of a key stays.
-    pub annotations: Arc<Mutex<BTreeMap<String, String>>>,
+    pub annotations: Mutex<BTreeMap<String, String>>,
     /// The secret (namespace, name) with the request's token, when it does not say yet that it is used today.
-    pub unmarked_secret: Arc<Mutex<Option<(String, String)>>>,
+    pub unmarked_secret: Mutex<Option<(String, String)>>,
+}
+
+impl std::ops::Deref for Notes {
+    type Target = Noted;
+
+    fn deref(&self) -> &Noted {
+        &self.0
+    }
 }
 
 impl Notes {
@@ -83,10 +95,10 @@ impl Notes {
     }
 
     /// Adds an annotation.
-    pub fn annotate(&self, key: &str, value: impl Into<String>) {
+    pub fn annotate(&self, key: impl Into<String>, value: impl Into<String>) {
         let mut annotations = self.annotations.lock();
         annotations
-            .entry(key.to_owned())
+            .entry(key.into())
             .or_insert_with(|| value.into());
     }
 }

@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
-use crate::connection::{Guarded, HeadTimer, Watching};
+use crate::connection::{Connection, Guarded, HeadTimer, Watching};
 use crate::held::Held;
 use crate::seam::PeerCertificates;
 use crate::server::ApiServer;
@@ -37,10 +37,6 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 const MAX_HEADER_BYTES: usize = 1 << 20;
 /// ... and how many there may be over HTTP/1.1.
 const MAX_HEADERS: usize = 500;
-
-/// Where a request came from; a request extension.
-#[derive(Clone, Copy, Debug)]
-pub struct RemoteAddress(pub SocketAddr);
 
 /// The TLS configuration of a listener, which may be swapped while it runs (renewed certificates).
 pub type SharedTls = Arc<ArcSwap<rustls::ServerConfig>>;
@@ -127,13 +123,13 @@ async fn serve_connection(
     server: &Arc<ApiServer>,
 ) {
     let activity = Arc::new(Activity::default());
+    let connection = Connection { remote, watching };
     // Not through tower: the future lives in the connection, and bodies that are empty are not boxed.
     let (answering, active) = (server.clone(), activity.clone());
     let service = service_fn(move |request: Request<Incoming>| {
         let active = active.begin();
         let (mut parts, body) = request.into_parts();
-        parts.extensions.insert(RemoteAddress(remote));
-        parts.extensions.insert(watching.clone());
+        parts.extensions.insert(connection.clone());
         if let Some(peer) = &peer {
             parts.extensions.insert(peer.clone());
         }

@@ -1,6 +1,5 @@
 //! The server itself: its parts, and the way of a request through them.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
@@ -14,7 +13,6 @@ use axum::body::Body;
 use bytes::Bytes;
 use futures::FutureExt;
 use http::{Request, Response};
-use parking_lot::Mutex;
 use skiff_api::{ApiError, ApiResult, Kind};
 use skiff_base::{Random, SharedClock, Shutdown};
 use skiff_store::Store;
@@ -118,12 +116,10 @@ pub(crate) struct Call {
     pub user: Arc<UserInfo>,
     pub query: Query,
     pub parts: http::request::Parts,
-    /// Warnings for the client, sent as headers.
-    pub warnings: Arc<Mutex<Vec<String>>>,
+    /// Warnings for the client, and what admission notes for the audit log.
+    pub notes: Notes,
     /// The request's record, when it is audited. A long-running request ends when the last of these goes.
     pub audit: Option<Arc<crate::audit::Scope>>,
-    /// What admission notes for the audit log: key and value.
-    pub annotations: Arc<Mutex<BTreeMap<String, String>>>,
 }
 
 impl Call {
@@ -136,19 +132,12 @@ impl Call {
     }
 
     pub fn warn(&self, text: impl Into<String>) {
-        let text = text.into();
-        let mut warnings = self.warnings.lock();
-        if !warnings.contains(&text) {
-            warnings.push(text);
-        }
+        self.notes.warn(text);
     }
 
     /// Notes something for the audit log. What was noted first under a key stays.
     pub fn annotate(&self, key: impl Into<String>, value: impl Into<String>) {
-        let mut annotations = self.annotations.lock();
-        annotations
-            .entry(key.into())
-            .or_insert_with(|| value.into());
+        self.notes.annotate(key, value);
     }
 }
 
@@ -365,15 +354,20 @@ impl ApiServer {
             Err(error) => return content::error_response(&error),
         };
         let answering = self.clone().recorded(info.clone(), parts, body, user);
-        match deadline {
-            None => answering.await,
-            Some(deadline) => tokio::select! {
-                biased;
-                response = answering => response,
-                () = self.clock.sleep(deadline) => {
-                    content::error_response(&crate::limits::timed_out(&info))
-                }
-            },
+        let Some(deadline) = deadline else {
+            return answering.await;
+        };
+        // Most answers are there at once, and set no alarm.
+        let mut answering = std::pin::pin!(answering);
+        if let Poll::Ready(response) = futures::poll!(&mut answering) {
+            return response;
+        }
+        tokio::select! {
+            biased;
+            response = answering => response,
+            () = self.clock.sleep(deadline) => {
+                content::error_response(&crate::limits::timed_out(&info))
+            }
         }
     }
 
@@ -459,11 +453,9 @@ impl ApiServer {
             user,
             query,
             parts,
-            warnings: notes.warnings,
-            annotations: notes.annotations,
+            notes: notes.clone(),
             audit,
         };
-        let warnings = call.warnings.clone();
         let answer = match self.authorize(&call).await {
             Ok(()) => crate::dispatch::dispatch(call, body).await,
             Err(error) => Err(error),
@@ -473,7 +465,7 @@ impl ApiServer {
         if let Some(marks) = marks {
             marks.put(response.headers_mut());
         }
-        content::add_warnings(&mut response, &warnings.lock());
+        content::add_warnings(&mut response, &notes.warnings.lock());
         self.metrics.count(&info, response.status().as_u16());
         response
     }

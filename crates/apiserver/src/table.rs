@@ -1,5 +1,7 @@
 //! Objects as rows of a table, and as their metadata alone.
 
+use std::borrow::Cow;
+
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -51,14 +53,15 @@ pub(crate) fn rows<'a>(
     objects
         .map(|bytes| {
             let value = resource.served_value(bytes);
+            let typed = resource.kind.ops.decode(Cow::Borrowed(&value));
+            let typed = typed.map_err(ApiError::internal)?;
             let object = match included {
                 Included::Nothing => Value::Null,
                 Included::Metadata => {
                     json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": value["metadata"]})
                 }
-                Included::Object => value.clone(),
+                Included::Object => value,
             };
-            let typed = resource.kind.ops.decode(value).map_err(ApiError::internal)?;
             Ok(json!({"cells": resource.kind.ops.row(&*typed, now), "object": object}))
         })
         .collect()

@@ -57,8 +57,8 @@ struct Watcher {
 /// Answers a watch.
 pub(crate) async fn watch(call: Call, resource: Arc<Resource>) -> ApiResult<Response<Body>> {
     let accepted = negotiate(&call)?;
-    if let Some(watching) = call.parts.extensions.get::<crate::connection::Watching>() {
-        watching.begin();
+    if let Some(connection) = call.parts.extensions.get::<crate::connection::Connection>() {
+        connection.watching.begin();
     }
     let options = ListOptions::parse(&call.query, Reading::Watch)?;
     let filter = filter(&call, &resource)?;

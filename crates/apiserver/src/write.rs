@@ -1,5 +1,7 @@
 //! What every write shares: decoding a body, the guarded read-change-write loop, and the answer.
 
+use std::borrow::Cow;
+
 use axum::body::Body;
 use bytes::Bytes;
 use http::Response;
@@ -175,7 +177,7 @@ impl Target<'_> {
             .resource
             .storage
             .ops
-            .decode(value.clone())
+            .decode(Cow::Borrowed(&value))
             .map_err(ApiError::internal)?;
         object.metadata_mut().resource_version = Some(kv.mod_revision.to_string());
         Ok(Some(Current {
@@ -236,7 +238,7 @@ pub(crate) fn parse_body(
 
 /// The typed, defaulted object of a kind.
 pub(crate) fn decode_kind(kind: &ServedKind, value: Value) -> ApiResult<Box<dyn Object>> {
-    let mut object = kind.ops.decode(value).map_err(|error| {
+    let mut object = kind.ops.decode(Cow::Owned(value)).map_err(|error| {
         ApiError::bad_request(format!(
             "{} in version {:?} cannot be handled as a {}: {}",
             kind.kind, kind.version, kind.kind, error.message

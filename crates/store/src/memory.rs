@@ -191,6 +191,10 @@ impl Store for MemoryStore {
         Ok(self.shared.current())
     }
 
+    fn known_revision(&self) -> Option<Revision> {
+        Some(self.shared.current())
+    }
+
     async fn get(&self, key: &str, at: Option<Revision>) -> Result<Option<KeyValue>> {
         let state = self.shared.state.read();
         Ok(state.history.get(key, at)?.map(key_value))

@@ -117,6 +117,10 @@ pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 pub trait Store: Send + Sync + 'static {
     /// The current revision.
     async fn revision(&self) -> Result<Revision>;
+    /// The current revision of a store that knows it without asking anybody; `None`: [`Store::revision`] has to be asked.
+    fn known_revision(&self) -> Option<Revision> {
+        None
+    }
     /// One key, now (`None`) or at an old revision.
     async fn get(&self, key: &str, at: Option<Revision>) -> Result<Option<KeyValue>>;
     /// Keys that start with `prefix` (a plain string: end it with `/` where that is meant) and are not below `from` (`None`: from the start), in order, at most

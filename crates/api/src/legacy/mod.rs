@@ -3,6 +3,7 @@
 //! An old version is a table entry over the stored kind: it has a schema that is the stored one's with changes, defaults
 //! where the old version had others, and a conversion. Everything else is the stored kind's.
 
+use std::borrow::Cow;
 use std::sync::LazyLock;
 
 use jiff::Timestamp;
@@ -74,8 +75,8 @@ impl Object for OldObject {
 }
 
 impl KindOps for Old {
-    fn decode(&self, value: Value) -> ApiResult<Box<dyn Object>> {
-        let Value::Object(mut rest) = value else {
+    fn decode(&self, value: Cow<'_, Value>) -> ApiResult<Box<dyn Object>> {
+        let Value::Object(mut rest) = value.into_owned() else {
             return Err(ApiError::bad_request("no object"));
         };
         let metadata = rest.remove("metadata").unwrap_or_default();
@@ -144,7 +145,9 @@ impl KindOps for Old {
         self.stored.status_warnings(new)
     }
     fn row(&self, object: &dyn Object, now: Timestamp) -> Vec<Value> {
-        let stored = self.stored.decode((self.to_storage)(object.to_value()));
+        let stored = self
+            .stored
+            .decode(Cow::Owned((self.to_storage)(object.to_value())));
         stored
             .map(|stored| self.stored.row(&*stored, now))
             .unwrap_or_default()

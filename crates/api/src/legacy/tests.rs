@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use serde_json::json;
@@ -14,7 +15,7 @@ fn kind(api_version: &str, name: &str) -> &'static Kind {
 
 /// What is stored of an object of an old version.
 fn stored(kind: &Kind, value: Value) -> Value {
-    let mut object = kind.ops.decode(value).unwrap();
+    let mut object = kind.ops.decode(Cow::Owned(value)).unwrap();
     kind.ops.default(&mut *object);
     (kind.conversion.unwrap().to_storage)(object.to_value())
 }
@@ -53,7 +54,7 @@ fn every_old_version_has_types_and_a_stored_kind() {
             (conversion.from_storage)(there)["apiVersion"],
             value["apiVersion"]
         );
-        let object = kind.ops.decode(value).unwrap();
+        let object = kind.ops.decode(Cow::Owned(value)).unwrap();
         let row = kind.ops.row(&*object, Timestamp::UNIX_EPOCH);
         assert_eq!(row.len(), kind.columns.len(), "{}", kind.schema);
     }

@@ -166,11 +166,9 @@ impl Aggregation {
         }
         let info = &call.info;
         if info.is_resource {
-            return if info.prefix == "apis" {
-                self.find(&info.group, &info.version)
-            } else {
-                None
-            };
+            // The core has no group, and no other server.
+            let named = !info.group.is_empty();
+            return named.then(|| self.find(&info.group, &info.version))?;
         }
         let mut segments = info.path.split('/').filter(|segment| !segment.is_empty());
         let mut next = || segments.next().unwrap_or_default();

@@ -22,9 +22,9 @@ pub use backend::{BackendSettings, BatchSettings, Mode, TruncateSettings};
 pub use log::LogSettings;
 pub(crate) use scope::Scope;
 
+use crate::connection::Connection;
 use crate::request::{Attributes, UserInfo};
 use crate::seam::Notes;
-use crate::serve::RemoteAddress;
 use backend::Backend;
 use event::{Event, ObjectReference};
 use policy::{Policy, Stage, Verdict};
@@ -256,8 +256,8 @@ fn source_ips(parts: &Parts) -> Vec<String> {
     {
         found.push(real);
     }
-    let remote = match parts.extensions.get::<RemoteAddress>() {
-        Some(RemoteAddress(address)) => address.ip().to_canonical(),
+    let remote = match parts.extensions.get::<Connection>() {
+        Some(connection) => connection.remote.ip().to_canonical(),
         // A component in this process.
         None => IpAddr::from([127, 0, 0, 1]),
     };

@@ -219,7 +219,7 @@ impl Authentication {
 
 fn note(notes: &Notes, verified: &tokens::Verified) {
     for (key, value) in &verified.annotations {
-        notes.annotate(key, value.clone());
+        notes.annotate(*key, value.clone());
     }
     for warning in &verified.warnings {
         notes.warn(warning.clone());

@@ -178,7 +178,10 @@ impl CacheHub {
 
     /// Waits until every cache has reached the store's current revision: what a consistent read needs.
     pub async fn wait_current(&self) -> Result<(), CacheError> {
-        let revision = self.store.revision().await?;
+        let revision = match self.store.known_revision() {
+            Some(revision) => revision,
+            None => self.store.revision().await?,
+        };
         self.wait_for(revision).await
     }
 

@@ -239,8 +239,8 @@ fn no_custom_object() -> ErrorList {
 }
 
 impl KindOps for CustomKind {
-    fn decode(&self, value: Value) -> ApiResult<Box<dyn Object>> {
-        match CustomObject::from_value(value) {
+    fn decode(&self, value: Cow<'_, Value>) -> ApiResult<Box<dyn Object>> {
+        match CustomObject::from_value(value.into_owned()) {
             Ok(object) => Ok(Box::new(object)),
             Err(error) => Err(ApiError::bad_request(error)),
         }

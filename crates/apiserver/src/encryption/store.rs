@@ -95,6 +95,10 @@ impl Store for EncryptedStore {
         self.inner.revision().await
     }
 
+    fn known_revision(&self) -> Option<Revision> {
+        self.inner.known_revision()
+    }
+
     async fn get(&self, key: &str, at: Option<Revision>) -> Result<Option<KeyValue>> {
         let mut found = self.inner.get(key, at).await?;
         if let Some(kv) = &mut found {

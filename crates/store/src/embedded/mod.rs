@@ -350,6 +350,10 @@ impl Store for EmbeddedStore {
         Ok(self.inner.shared.current())
     }
 
+    fn known_revision(&self) -> Option<Revision> {
+        Some(self.inner.shared.current())
+    }
+
     async fn get(&self, key: &str, at: Option<Revision>) -> Result<Option<KeyValue>> {
         let found = self.inner.shared.state.read().history.get(key, at)?;
         found.map(key_value).transpose()
