@@ -204,6 +204,10 @@ impl Reconciler for DaemonSets {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "daemonset"
+    }
+
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         let Some(set) = self.sets.get(key) else {
             self.set_gate.forget(key);

@@ -103,6 +103,10 @@ impl Reconciler for Deployments {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "deployment"
+    }
+
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         let Some(deployment) = self.deployments.get(key) else {
             self.gate.forget(key);

@@ -96,6 +96,10 @@ impl Reconciler for StatefulSets {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "statefulset"
+    }
+
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         let Some(set) = self.sets.get(key) else {
             self.set_gate.forget(key);

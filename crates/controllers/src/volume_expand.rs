@@ -76,6 +76,10 @@ impl Reconciler for Expand {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "volume_expand"
+    }
+
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         let Some(claim) = self.claims.get(key).filter(|claim| wants_more(claim)) else {
             return Ok(Outcome::Done);

@@ -7,11 +7,13 @@ use kube::api::{Api, PostParams};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use skiff_base::{Random, SharedClock, Shutdown, SystemClock};
+use skiff_client::Queues;
 use skiff_controllers::{ControllersConfig, TokenSigner};
 use skiff_testkit::TestCluster;
 
 pub struct Running {
     pub cluster: TestCluster,
+    pub queues: Queues,
     shutdown: Shutdown,
 }
 
@@ -41,6 +43,7 @@ pub fn start_on(cluster: TestCluster, clock: SharedClock) -> Running {
         })),
         ..ControllersConfig::default()
     };
+    let queues = config.queues.clone();
     let own = client.clone();
     let component = skiff_controllers::component(
         client,
@@ -52,7 +55,11 @@ pub fn start_on(cluster: TestCluster, clock: SharedClock) -> Running {
     let shutdown = Shutdown::new();
     let signal = shutdown.clone();
     tokio::spawn(async move { component.run(signal).await });
-    Running { cluster, shutdown }
+    Running {
+        cluster,
+        queues,
+        shutdown,
+    }
 }
 
 /// Waits until `check` gives something; the limit only ends a test that has failed.
