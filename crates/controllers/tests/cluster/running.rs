@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::api::{Api, PostParams};
+use k8s_openapi::api::core::v1::Event;
+use kube::Client;
+use kube::api::{Api, ListParams, PostParams};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use skiff_base::{Random, SharedClock, Shutdown, SystemClock};
@@ -75,6 +77,27 @@ pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, check: impl Fn(
     tokio::time::timeout(Duration::from_secs(30), found)
         .await
         .unwrap_or_else(|_| panic!("{what}"))
+}
+
+/// Waits for an event in a namespace that is as wanted.
+pub async fn event(
+    client: &Client,
+    namespace: &str,
+    what: &str,
+    wanted: impl Fn(&Event) -> bool,
+) -> Event {
+    let events: Api<Event> = Api::namespaced(client.clone(), namespace);
+    until(what, || async {
+        let all = events.list(&ListParams::default()).await.unwrap().items;
+        all.into_iter().find(|event| wanted(event))
+    })
+    .await
+}
+
+/// Waits for an event in a namespace that says so.
+pub async fn told(client: &Client, namespace: &str, text: &str) -> Event {
+    let says = |event: &Event| event.message.as_deref() == Some(text);
+    event(client, namespace, text, says).await
 }
 
 /// Makes an object from JSON.
