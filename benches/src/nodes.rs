@@ -127,8 +127,7 @@ async fn roll_out(
             && status["replicas"] == 1
     };
     follow(target, path, count, |deployment| through(deployment, 1)).await?;
-    let before = cpu_ticks(process)?;
-    let begun = Instant::now();
+    let work = Work::begin(process)?;
     each(target, Method::PATCH, count, |number| {
         let template = json!({"metadata": {"annotations": {"rolled": "out"}}});
         let patch = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": format!("d-{number}")},
@@ -137,18 +136,8 @@ async fn roll_out(
     }, path)
     .await?;
     follow(target, path, count, |deployment| through(deployment, 2)).await?;
-    let took = begun.elapsed().as_secs_f64();
-    let used = (cpu_ticks(process)? - before) as f64 * 10.0 / count as f64;
-    let text = format!(
-        "{took:.1} s, {:.0}/s, {used:.1} ms of CPU each",
-        count as f64 / took
-    );
-    figures.add(
-        &format!("a rollout of {count} Deployments of one pod"),
-        text,
-        "",
-    );
-    Ok(())
+    let what = format!("a rollout of {count} Deployments of one pod");
+    work.note(&what, count, "Deployments", figures)
 }
 
 /// Deletes a namespace with so many objects: half ConfigMaps, a quarter Secrets, a quarter pods that run.
@@ -175,8 +164,7 @@ async fn remove_namespace(
         pod["status"]["phase"] == "Running"
     })
     .await?;
-    let before = cpu_ticks(process)?;
-    let begun = Instant::now();
+    let work = Work::begin(process)?;
     let mut connection = target.connect().await?;
     connection
         .exchange(Method::DELETE, &namespace, Bytes::new())
@@ -184,18 +172,8 @@ async fn remove_namespace(
     while connection.get(&namespace).await?.0 != 404 {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let took = begun.elapsed().as_secs_f64();
-    let used = (cpu_ticks(process)? - before) as f64 * 10.0 / count as f64;
-    let text = format!(
-        "{took:.1} s, {:.0} objects/s, {used:.2} ms of CPU each",
-        count as f64 / took
-    );
-    figures.add(
-        &format!("a namespace with {count} objects deleted"),
-        text,
-        "",
-    );
-    Ok(())
+    let what = format!("a namespace with {count} objects deleted");
+    work.note(&what, count, "objects", figures)
 }
 
 /// A Deployment from none to so many.
@@ -206,8 +184,7 @@ async fn scale_up(target: &Target, pods: usize, process: i32, figures: &mut Figu
         "spec": {"replicas": pods, "selector": {"matchLabels": {"app": "web"}}, "template": {
             "metadata": {"labels": {"app": "web"}}, "spec": {"containers": [container()]}}},
     });
-    let before = cpu_ticks(process)?;
-    let begun = Instant::now();
+    let work = Work::begin(process)?;
     let mut connection = target.connect().await?;
     let path = "/apis/apps/v1/namespaces/scaled/deployments";
     let (code, _) = connection
@@ -221,17 +198,35 @@ async fn scale_up(target: &Target, pods: usize, process: i32, figures: &mut Figu
         deployment["status"]["availableReplicas"] == wanted
     })
     .await?;
-    let took = begun.elapsed().as_secs_f64();
-    let used = (cpu_ticks(process)? - before) as f64 * 10.0 / pods as f64;
-    figures.add(
-        &format!("a Deployment from 0 to {pods} available"),
-        format!(
-            "{took:.1} s, {:.0} pods/s, {used:.2} ms of CPU each",
-            pods as f64 / took
-        ),
-        "",
-    );
-    Ok(())
+    let what = format!("a Deployment from 0 to {pods} available");
+    work.note(&what, pods, "pods", figures)
+}
+
+/// Some work of the server, since it began.
+struct Work {
+    process: i32,
+    ticks: u64,
+    begun: Instant,
+}
+
+impl Work {
+    fn begin(process: i32) -> Result<Self> {
+        Ok(Self {
+            process,
+            ticks: cpu_ticks(process)?,
+            begun: Instant::now(),
+        })
+    }
+
+    /// Notes how long it took in all, and what it cost for each of so many things.
+    fn note(self, what: &str, count: usize, things: &str, figures: &mut Figures) -> Result<()> {
+        let took = self.begun.elapsed().as_secs_f64();
+        let each = (cpu_ticks(self.process)? - self.ticks) as f64 * 10.0 / count as f64;
+        let rate = count as f64 / took;
+        let text = format!("{took:.1} s, {rate:.0} {things}/s, {each:.2} ms of CPU each");
+        figures.add(what, text, "");
+        Ok(())
+    }
 }
 
 /// Memory, CPU and writing while nobody asks for anything.

@@ -5,9 +5,11 @@
 //! Watchers share the ring and keep only a cursor, so that a watcher costs no queue.
 
 mod entry;
+mod follow;
 mod hub;
 mod resource;
 
 pub use entry::{Entry, splice_revision};
+pub use follow::Follower;
 pub use hub::{CacheError, CacheHub};
 pub use resource::{CacheEvent, Form, ResourceCache, Since, Subscription, Trigger};

@@ -44,6 +44,7 @@ pub mod selector;
 pub mod serve;
 mod served_kind;
 mod server;
+mod service_holdings;
 pub mod service_ranges;
 mod service_repair;
 mod services;

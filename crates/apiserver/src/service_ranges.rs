@@ -108,7 +108,8 @@ fn is_ready(range: &ServiceCIDR) -> bool {
     ready && range.metadata.deletion_timestamp.is_none()
 }
 
-fn networks(range: &ServiceCIDR) -> impl Iterator<Item = AddressRange> {
+/// The networks of a range, those that can be read.
+pub(crate) fn networks(range: &ServiceCIDR) -> impl Iterator<Item = AddressRange> {
     let ranges = range
         .spec
         .iter()

@@ -1,49 +1,40 @@
 //! Puts right what addresses of services and their `IPAddress` objects say of each other, and tells people of what only
 //! they can put right.
 //!
-//! Nothing runs while nothing changes. Whatever is found wrong is looked at once more before it is touched: a write that
-//! was under way at the first look is through at the second.
+//! Nothing runs while nothing changes, and only what changed is looked at. Whatever is found wrong is looked at once more
+//! before it is touched: a write that was under way at the first look is through at the second.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt as _;
 use http::{Method, StatusCode};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::networking::v1::{IPAddress, ServiceCIDR};
 use serde_json::{Value, json};
-use skiff_api::ApiResult;
-use skiff_store::WatchItem;
+use skiff_api::{ApiError, ApiResult};
 
+use crate::cache::{Entry, Follower};
 use crate::kubernetes_service::call;
 use crate::query::Freshness;
 use crate::request::UserInfo;
 use crate::server::ApiServer;
-use crate::service_ranges::{AddressRange, service_cidrs, stored};
-use crate::services::{addresses, node_ports};
+use crate::service_holdings::{
+    FAMILY, Held, Holder, Holdings, MANAGED_BY, MANAGER, Parent, Record, family,
+};
+use crate::service_ranges::{AddressRange, networks};
 
 /// The time between looks, at least.
 const PAUSE: Duration = Duration::from_secs(5);
-/// Looking takes no more than one in so many parts of the time.
-const SHARE: u32 = 200;
 /// An address is taken before its service is written; a request that takes longer has timed out.
 const GRACE: Duration = Duration::from_secs(60);
-const PREFIXES: [&str; 3] = [
-    "/registry/services/specs/",
-    "/registry/ipaddresses/",
-    "/registry/servicecidrs/",
-];
-const MANAGED_BY: &str = "ipaddress.kubernetes.io/managed-by";
-const FAMILY: &str = "ipaddress.kubernetes.io/ip-family";
-const MANAGER: &str = "ipallocator.k8s.io";
 const ADDRESSES: &str = "ipallocator-repair-controller";
 const PORTS: &str = "portallocator-repair-controller";
 
 /// What is to be done about an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Deed {
     /// Only people can help.
     Tell,
@@ -52,210 +43,113 @@ enum Deed {
     Delete,
 }
 
-/// Whom an event is about.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Subject {
-    Service(String, String),
-    Address(String),
-}
-
 /// One thing that is wrong.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Fault {
-    subject: Subject,
-    /// The address, or the port.
-    about: String,
+    /// The service that an event is about; none: the `IPAddress`.
+    service: Option<Arc<str>>,
     deed: Deed,
     /// Empty where nobody is told.
     reason: &'static str,
     note: String,
 }
 
-struct World<'a> {
-    services: &'a [Service],
-    records: &'a [IPAddress],
-    ranges: &'a [ServiceCIDR],
-    configured: AddressRange,
-    ports: (u16, u16),
-}
-
-fn family(address: IpAddr) -> &'static str {
-    if address.is_ipv4() { "IPv4" } else { "IPv6" }
-}
-
-fn key(service: &Service) -> (&str, &str) {
-    let meta = &service.metadata;
-    let namespace = meta.namespace.as_deref().unwrap_or_default();
-    (namespace, meta.name.as_deref().unwrap_or_default())
-}
-
-fn parent(record: &IPAddress) -> Option<(&str, &str)> {
-    let parent = &record.spec.parent_ref;
-    let is_service =
-        parent.group.as_deref().unwrap_or_default().is_empty() && parent.resource == "services";
-    is_service.then(|| {
-        (
-            parent.namespace.as_deref().unwrap_or_default(),
-            &*parent.name,
-        )
-    })
-}
-
-fn label<'a>(record: &'a IPAddress, name: &str) -> Option<&'a str> {
-    let labels = record.metadata.labels.as_ref()?;
-    labels.get(name).map(String::as_str)
-}
-
-fn age(record: &IPAddress, now: Timestamp) -> Duration {
-    let made = record.metadata.creation_timestamp.as_ref();
-    let age = made.map(|made| made.0.duration_until(now));
-    age.and_then(|age| Duration::try_from(age).ok())
-        .unwrap_or_default()
-}
-
-impl World<'_> {
-    fn in_range(&self, address: IpAddr) -> bool {
-        let added = self.ranges.iter().flat_map(|range| range.spec.iter());
-        let added = added.flat_map(|spec| spec.cidrs.iter().flatten());
-        let mut added = added.filter_map(|text| AddressRange::parse(text));
-        self.configured.usable(address) || added.any(|range| range.usable(address))
+/// What is wrong with an address or a port, and when to look again though nothing changes.
+fn judge(
+    holdings: &Holdings,
+    held: Held,
+    node_ports: (u16, u16),
+    now: Timestamp,
+) -> (Vec<Fault>, Option<Duration>) {
+    let address = match held {
+        Held::Port(port, _) => return (of_port(holdings, held, port, node_ports), None),
+        Held::Address(address) => address,
+    };
+    let holders = holdings.holders(held);
+    let mut faults: Vec<Fault> = holders
+        .filter_map(|(key, _)| of_service(holdings, key, address))
+        .collect();
+    let renewed = faults.iter().any(|fault| fault.deed == Deed::Recreate);
+    let record = holdings.record(address).filter(|_| !renewed);
+    let verdict = record.map(|record| of_record(holdings, address, record, now));
+    match verdict.unwrap_or(Verdict::Good) {
+        Verdict::Good => (faults, None),
+        Verdict::Early(left) => (faults, Some(left)),
+        Verdict::Bad(fault) => {
+            faults.push(fault);
+            (faults, None)
+        }
     }
+}
 
-    /// What is wrong, and when to look again though nothing changes.
-    fn faults(&self, now: Timestamp) -> (Vec<Fault>, Option<Duration>) {
-        let services: HashMap<(&str, &str), &Service> = self
-            .services
-            .iter()
-            .map(|service| (key(service), service))
-            .collect();
-        let records: HashMap<&str, &IPAddress> = self
-            .records
-            .iter()
-            .map(|record| (record.metadata.name.as_deref().unwrap_or_default(), record))
-            .collect();
-        let mut faults = Vec::new();
-        for service in self.services {
-            for address in addresses(service) {
-                faults.extend(self.of_service(service, address, &records, &services));
+fn of_service(holdings: &Holdings, key: &Arc<str>, address: IpAddr) -> Option<Fault> {
+    let family = family(address);
+    let fault = |deed, reason, note: String| {
+        Some(Fault {
+            service: Some(key.clone()),
+            deed,
+            reason,
+            note,
+        })
+    };
+    if !holdings.in_range(address) {
+        let note = format!(
+            "Cluster IP [{family}]: {address} is not within any configured Service CIDR; please recreate service"
+        );
+        return fault(Deed::Tell, "ClusterIPOutOfRange", note);
+    }
+    let Some(record) = holdings.record(address) else {
+        let note = format!("Cluster IP [{family}]: {address} is not allocated; repairing");
+        return fault(Deed::Create, "ClusterIPNotAllocated", note);
+    };
+    let wrong = || {
+        let note = format!(
+            "the ClusterIP [{family}]: {address} for Service {key} has a wrong reference; repairing"
+        );
+        fault(Deed::Recreate, "ClusterIPNotAllocated", note)
+    };
+    let Parent::Service(other) = &record.parent else {
+        return wrong();
+    };
+    if other != key {
+        return match holdings.service(other) {
+            Some(holder) if holder.addresses.contains(&address) => {
+                let note = format!(
+                    "Cluster IP [{family}]:{address} was assigned to multiple services; please recreate service"
+                );
+                fault(Deed::Tell, "ClusterIPAlreadyAllocated", note)
             }
-        }
-        self.of_ports(&mut faults);
-        let mut next: Option<Duration> = None;
-        let renewed: HashSet<String> = faults
-            .iter()
-            .filter(|fault| fault.deed == Deed::Recreate)
-            .map(|fault| fault.about.clone())
-            .collect();
-        let left = self.records.iter().filter(|record| {
-            let name = record.metadata.name.as_ref();
-            name.is_none_or(|name| !renewed.contains(name))
-        });
-        for record in left {
-            match of_record(record, &services, now) {
-                Verdict::Good => {}
-                Verdict::Early(left) => next = Some(next.map_or(left, |next| next.min(left))),
-                Verdict::Bad(fault) => faults.push(fault),
-            }
-        }
-        (faults, next)
+            _ => wrong(),
+        };
     }
+    if record.labelled {
+        None
+    } else {
+        fault(Deed::Recreate, "", String::new())
+    }
+}
 
-    fn of_service(
-        &self,
-        service: &Service,
-        address: IpAddr,
-        records: &HashMap<&str, &IPAddress>,
-        services: &HashMap<(&str, &str), &Service>,
-    ) -> Option<Fault> {
-        let (namespace, name) = key(service);
-        let (ip, family) = (address.to_string(), family(address));
-        let fault = |deed, reason, note: String| {
-            Some(Fault {
-                subject: Subject::Service(namespace.to_owned(), name.to_owned()),
-                about: ip.clone(),
-                deed,
-                reason,
-                note,
-            })
-        };
-        if !self.in_range(address) {
-            let note = format!(
-                "Cluster IP [{family}]: {ip} is not within any configured Service CIDR; please recreate service"
-            );
-            return fault(Deed::Tell, "ClusterIPOutOfRange", note);
-        }
-        let Some(record) = records.get(&*ip) else {
-            let note = format!("Cluster IP [{family}]: {ip} is not allocated; repairing");
-            return fault(Deed::Create, "ClusterIPNotAllocated", note);
-        };
-        let wrong = || {
-            let note = format!(
-                "the ClusterIP [{family}]: {ip} for Service {namespace}/{name} has a wrong reference; repairing"
-            );
-            fault(Deed::Recreate, "ClusterIPNotAllocated", note)
-        };
-        let Some(other) = parent(record) else {
-            return wrong();
-        };
-        if other != (namespace, name) {
-            return match services.get(&other) {
-                Some(holder) if addresses(holder).contains(&address) => {
-                    let note = format!(
-                        "Cluster IP [{family}]:{ip} was assigned to multiple services; please recreate service"
-                    );
-                    fault(Deed::Tell, "ClusterIPAlreadyAllocated", note)
-                }
-                _ => wrong(),
-            };
-        }
-        let labelled =
-            label(record, FAMILY) == Some(family) && label(record, MANAGED_BY) == Some(MANAGER);
-        if labelled {
-            None
-        } else {
-            fault(Deed::Recreate, "", String::new())
-        }
-    }
-
-    fn of_ports(&self, faults: &mut Vec<Fault>) {
-        let (low, high) = self.ports;
-        let mut holders: BTreeMap<(u16, &str), &Service> = BTreeMap::new();
-        // The one that was first keeps it.
-        let mut services: Vec<&Service> = self.services.iter().collect();
-        services.sort_by_key(|service| {
-            service
-                .metadata
-                .creation_timestamp
-                .as_ref()
-                .map(|time| time.0)
-        });
-        for service in services {
-            for (port, protocol) in service.spec.iter().flat_map(node_ports) {
-                let first = *holders.entry((port, protocol)).or_insert(service);
-                let (reason, note) = if !(low..=high).contains(&port) {
-                    let note = format!(
-                        "Port {port} is not within the port range {low}-{high}; please recreate service"
-                    );
-                    ("PortOutOfRange", note)
-                } else if key(first) != key(service) {
-                    let note = format!(
-                        "Port {port} was assigned to multiple services; please recreate service"
-                    );
-                    ("PortAlreadyAllocated", note)
-                } else {
-                    continue;
-                };
-                let (namespace, name) = key(service);
-                faults.push(Fault {
-                    subject: Subject::Service(namespace.to_owned(), name.to_owned()),
-                    about: format!("{port}/{protocol}"),
-                    deed: Deed::Tell,
-                    reason,
-                    note,
-                });
-            }
-        }
-    }
+/// What is wrong with a port: it is outside of the range, or of several services, the first of which keeps it.
+fn of_port(holdings: &Holdings, held: Held, port: u16, (low, high): (u16, u16)) -> Vec<Fault> {
+    let mut holders: Vec<(&Arc<str>, &Holder)> = holdings.holders(held).collect();
+    holders.sort_by_key(|(_, holder)| holder.created);
+    let (keep, reason, note) = if (low..=high).contains(&port) {
+        let note =
+            format!("Port {port} was assigned to multiple services; please recreate service");
+        (1, "PortAlreadyAllocated", note)
+    } else {
+        let note = format!(
+            "Port {port} is not within the port range {low}-{high}; please recreate service"
+        );
+        (0, "PortOutOfRange", note)
+    };
+    let wrong = holders.into_iter().skip(keep).map(|(key, _)| Fault {
+        service: Some(key.clone()),
+        deed: Deed::Tell,
+        reason,
+        note: note.clone(),
+    });
+    wrong.collect()
 }
 
 enum Verdict {
@@ -266,61 +160,44 @@ enum Verdict {
 }
 
 /// Whether a service has the address that the record says it has. Records of others are theirs.
-fn of_record(
-    record: &IPAddress,
-    services: &HashMap<(&str, &str), &Service>,
-    now: Timestamp,
-) -> Verdict {
-    if label(record, MANAGED_BY) != Some(MANAGER) {
+fn of_record(holdings: &Holdings, ip: IpAddr, record: &Record, now: Timestamp) -> Verdict {
+    if !record.managed {
         return Verdict::Good;
     }
-    let ip = record.metadata.name.clone().unwrap_or_default();
     let bad = |reason, note| {
         Verdict::Bad(Fault {
-            subject: Subject::Address(ip.clone()),
-            about: ip.clone(),
+            service: None,
             deed: Deed::Delete,
             reason,
             note,
         })
     };
-    let Some((namespace, name)) = parent(record) else {
-        let other = &record.spec.parent_ref;
-        let note = format!(
-            "IPAddress {ip} appears to have been modified, not referencing a Service &ParentReference{{Group:{},Resource:{},Namespace:{},Name:{},}}: cleaning up",
-            other.group.as_deref().unwrap_or_default(),
-            other.resource,
-            other.namespace.as_deref().unwrap_or_default(),
-            other.name,
-        );
-        return bad("IPAddressNotAllocated", note);
+    let key = match &record.parent {
+        Parent::Service(key) => key,
+        Parent::Other(other) => {
+            let note = format!(
+                "IPAddress {ip} appears to have been modified, not referencing a Service {other}: cleaning up"
+            );
+            return bad("IPAddressNotAllocated", note);
+        }
     };
-    let left = GRACE.saturating_sub(age(record, now));
-    let service = services.get(&(namespace, name));
-    let holds = service.is_some_and(|service| {
-        addresses(service)
-            .iter()
-            .any(|address| address.to_string() == ip)
-    });
-    let Some(service) = service else {
+    let age = record.created.map(|made| made.duration_until(now));
+    let age = age.and_then(|age| Duration::try_from(age).ok());
+    let left = GRACE.saturating_sub(age.unwrap_or_default());
+    let Some(service) = holdings.service(key) else {
         if !left.is_zero() {
             return Verdict::Early(left);
         }
-        let note = format!(
-            "IPAddress: {ip} for Service {namespace}/{name} appears to have leaked: cleaning up"
-        );
+        let note = format!("IPAddress: {ip} for Service {key} appears to have leaked: cleaning up");
         return bad("IPAddressNotAllocated", note);
     };
-    if holds {
+    if service.addresses.contains(&ip) {
         return Verdict::Good;
     }
-    let kind = service.spec.as_ref().and_then(|spec| spec.type_.as_deref());
-    if kind == Some("ExternalName") && !left.is_zero() {
+    if service.is_external_name && !left.is_zero() {
         return Verdict::Early(left);
     }
-    let note = format!(
-        "IPAddress: {ip} for Service {namespace}/{name} has a wrong reference; cleaning up"
-    );
+    let note = format!("IPAddress: {ip} for Service {key} has a wrong reference; cleaning up");
     bad("IPAddressWrongReference", note)
 }
 
@@ -328,34 +205,32 @@ fn of_record(
 pub(crate) async fn keep(server: Arc<ApiServer>) {
     let work = async {
         let user = Arc::new(UserInfo::new("system:apiserver", &["system:masters"]));
-        let mut memory = Memory::default();
+        let (mut watched, mut memory) = (Watched::default(), Memory::new(server.service_range));
         loop {
-            let changes = changes(&server).await;
-            let began = server.clock.monotonic();
-            let next = match memory.look(&server, &user).await {
-                Ok(next) => next,
+            let next = match watched.read(&server, &mut memory.holdings).await {
+                Ok(()) => {
+                    let now = Timestamp::try_from(server.clock.now()).unwrap_or_default();
+                    for task in memory.look(server.config.node_ports, now) {
+                        task.carry_out(&server, &user).await;
+                    }
+                    memory.next(now)
+                }
                 Err(error) => {
                     tracing::debug!(
                         error = error.message,
                         "the addresses of services could not be read"
                     );
-                    Some(PAUSE)
+                    Some(Duration::ZERO)
                 }
             };
-            let took = server.clock.monotonic().saturating_sub(began);
-            server.clock.sleep(PAUSE.max(took * SHARE)).await;
-            let changed = async {
-                if let Some(mut changes) = changes {
-                    changes.next().await;
-                }
-            };
+            server.clock.sleep(PAUSE).await;
             let due = async {
                 match next {
                     Some(next) => server.clock.sleep(next).await,
                     None => std::future::pending().await,
                 }
             };
-            tokio::select! { () = changed => {}, () = due => {} }
+            tokio::select! { () = watched.changed() => {}, () = due => {} }
         }
     };
     tokio::select! {
@@ -364,157 +239,229 @@ pub(crate) async fn keep(server: Arc<ApiServer>) {
     }
 }
 
-async fn changes(server: &ApiServer) -> Option<impl futures::Stream<Item = ()> + Unpin + use<>> {
-    let revision = server.store.revision().await.ok()?;
-    let mut watches = Vec::new();
-    for prefix in PREFIXES {
-        watches.push(server.store.watch(prefix, revision).await.ok()?);
-    }
-    let changes = futures::stream::select_all(watches);
-    Some(Box::pin(changes.filter_map(async |item| {
-        let progress = matches!(item, Ok(WatchItem::Progress(_)));
-        (!progress).then_some(())
-    })))
+/// The collections that are read, each for what changed of it.
+#[derive(Default)]
+struct Watched {
+    services: Follower,
+    records: Follower,
+    ranges: Follower,
 }
 
-#[derive(Default)]
+type Changes = HashMap<Arc<str>, Option<Arc<Entry>>>;
+
+impl Watched {
+    async fn changed(&self) {
+        tokio::select! {
+            () = self.services.changed() => {}
+            () = self.records.changed() => {}
+            () = self.ranges.changed() => {}
+        }
+    }
+
+    /// Takes in what changed, up to now.
+    async fn read(&mut self, server: &Arc<ApiServer>, holdings: &mut Holdings) -> ApiResult<()> {
+        server.wait_fresh(Freshness::Newest).await?;
+        for (key, entry) in changes(server, "", "services", &mut self.services).await? {
+            let service = entry.and_then(|entry| entry.decode::<Service>());
+            let name: Vec<&str> = key.rsplitn(3, '/').take(2).collect();
+            let [name, namespace] = name[..] else {
+                continue;
+            };
+            let key = format!("{namespace}/{name}").into();
+            holdings.set_service(&key, service.as_ref().map(Holder::of));
+        }
+        let group = "networking.k8s.io";
+        for (key, entry) in changes(server, group, "ipaddresses", &mut self.records).await? {
+            let name = key.rsplit('/').next().unwrap_or_default();
+            if let Ok(address) = name.parse() {
+                let record = entry.and_then(|entry| entry.decode::<IPAddress>());
+                let record = record.map(|record| Record::of(address, &record));
+                holdings.set_record(address, record);
+            }
+        }
+        for (key, entry) in changes(server, group, "servicecidrs", &mut self.ranges).await? {
+            let range = entry.and_then(|entry| entry.decode::<ServiceCIDR>());
+            holdings.set_ranges(&key, range.map(|range| networks(&range).collect()));
+        }
+        Ok(())
+    }
+}
+
+async fn changes(
+    server: &Arc<ApiServer>,
+    group: &str,
+    plural: &str,
+    follower: &mut Follower,
+) -> ApiResult<Changes> {
+    let registry = server.registry.load_full();
+    let resource = registry.stored(group, plural);
+    let cache = server
+        .hub_cache(resource.ok_or_else(ApiError::no_such_path)?)
+        .await?;
+    Ok(follower.changes(&cache))
+}
+
+/// A fault that was seen.
+struct Known {
+    fault: Fault,
+    /// Whether it was seen twice: who is to be told was.
+    told: bool,
+}
+
+/// What is known of everybody's addresses and ports, and what was wrong with them at the last look.
 struct Memory {
-    /// Wrong at the last look.
-    seen: HashSet<Fault>,
-    /// Told to people, and still so.
-    told: HashSet<Fault>,
+    holdings: Holdings,
+    faults: HashMap<Held, Vec<Known>>,
+    /// What is to be looked at again though nothing changes.
+    again: BTreeSet<Held>,
+    /// The same, not before that time.
+    later: HashMap<Held, Timestamp>,
+}
+
+/// Something to do.
+#[derive(Debug)]
+struct Task {
+    held: Held,
+    fault: Fault,
+    /// Whether people are to be told.
+    tell: bool,
 }
 
 impl Memory {
-    /// One look; answers when the next one is due though nothing changes.
-    async fn look(
-        &mut self,
-        server: &Arc<ApiServer>,
-        user: &Arc<UserInfo>,
-    ) -> ApiResult<Option<Duration>> {
-        server.wait_fresh(Freshness::Newest).await?;
-        let registry = server.registry.load_full();
-        let services = registry
-            .stored("", "services")
-            .ok_or_else(skiff_api::ApiError::no_such_path)?;
-        let cache = server.hub_cache(services).await?;
-        let services: Vec<Service> = cache
-            .list(&services.prefix(""), None, 0)
-            .0
-            .iter()
-            .filter_map(|entry| entry.decode())
-            .collect();
-        let records = stored(server, "ipaddresses").await?;
-        let records: Vec<IPAddress> = records.iter().filter_map(|entry| entry.decode()).collect();
-        let ranges = service_cidrs(server).await?;
-        let world = World {
-            services: &services,
-            records: &records,
-            ranges: &ranges,
-            configured: server.service_range,
-            ports: server.config.node_ports,
-        };
-        let now = Timestamp::try_from(server.clock.now()).unwrap_or(Timestamp::UNIX_EPOCH);
-        let (faults, mut next) = world.faults(now);
-        let (again, new): (Vec<Fault>, Vec<Fault>) = faults
-            .into_iter()
-            .partition(|fault| self.seen.contains(fault));
-        for fault in &again {
-            self.mend(server, user, fault, &services).await;
+    fn new(configured: AddressRange) -> Self {
+        Self {
+            holdings: Holdings::new(configured),
+            faults: HashMap::new(),
+            again: BTreeSet::new(),
+            later: HashMap::new(),
         }
-        self.told.retain(|fault| again.contains(fault));
-        if !new.is_empty() {
-            next = Some(Duration::ZERO);
-        }
-        self.seen = again.into_iter().chain(new).collect();
-        Ok(next)
     }
 
-    async fn mend(
-        &mut self,
-        server: &Arc<ApiServer>,
-        user: &Arc<UserInfo>,
-        fault: &Fault,
-        services: &[Service],
-    ) {
-        if fault.deed == Deed::Tell && !self.told.insert(fault.clone()) {
+    /// Looks at what changed, at what was wrong for the first time or is still to be put right, and at what is due.
+    fn look(&mut self, node_ports: (u16, u16), now: Timestamp) -> Vec<Task> {
+        let mut all = std::mem::take(&mut self.holdings.changed);
+        all.append(&mut self.again);
+        let due = self.later.iter().filter(|(_, at)| **at <= now);
+        all.extend(due.map(|(held, _)| held));
+        let mut tasks = Vec::new();
+        for held in all {
+            let (faults, left) = judge(&self.holdings, held, node_ports, now);
+            match left {
+                Some(left) => self.later.insert(held, now + left),
+                None => self.later.remove(&held),
+            };
+            let mut before = self.faults.remove(&held).unwrap_or_default();
+            for fault in faults {
+                let known = before.iter().position(|known| known.fault == fault);
+                let known = known.map(|at| before.swap_remove(at));
+                let tell = known.as_ref().is_some_and(|known| !known.told);
+                let mends = fault.deed != Deed::Tell;
+                if known.is_none() || mends {
+                    self.again.insert(held);
+                }
+                if tell || known.is_some() && mends {
+                    tasks.push(Task {
+                        held,
+                        fault: fault.clone(),
+                        tell: tell && !fault.reason.is_empty(),
+                    });
+                }
+                let told = known.is_some();
+                self.faults
+                    .entry(held)
+                    .or_default()
+                    .push(Known { fault, told });
+            }
+        }
+        tasks
+    }
+
+    /// When the next look is due though nothing changes.
+    fn next(&self, now: Timestamp) -> Option<Duration> {
+        if !self.again.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let first = self.later.values().min()?;
+        Some(Duration::try_from(now.duration_until(*first)).unwrap_or_default())
+    }
+}
+
+impl Task {
+    async fn carry_out(&self, server: &Arc<ApiServer>, user: &Arc<UserInfo>) {
+        if self.tell {
+            self.tell(server, user).await;
+        }
+        let Held::Address(address) = self.held else {
             return;
-        }
-        if !fault.reason.is_empty() {
-            tell(server, user, fault, services).await;
-        }
+        };
         let collection = "/apis/networking.k8s.io/v1/ipaddresses";
-        let path = format!("{collection}/{}", fault.about);
-        if matches!(fault.deed, Deed::Recreate | Deed::Delete) {
+        if matches!(self.fault.deed, Deed::Recreate | Deed::Delete) {
+            let path = format!("{collection}/{address}");
             let (code, answer) = call(server, user, Method::DELETE, &path, None).await;
             if !code.is_success() && code != StatusCode::NOT_FOUND {
-                tracing::warn!(address = fault.about, why = %answer["message"], "an IPAddress could not be removed");
+                tracing::warn!(%address, why = %answer["message"], "an IPAddress could not be removed");
                 return;
             }
         }
-        if let (Deed::Create | Deed::Recreate, Subject::Service(namespace, name)) =
-            (fault.deed, &fault.subject)
+        let service = self.fault.service.as_deref();
+        if let (Deed::Create | Deed::Recreate, Some((namespace, name))) =
+            (self.fault.deed, service.and_then(|key| key.split_once('/')))
         {
-            let family = if fault.about.contains(':') {
-                "IPv6"
-            } else {
-                "IPv4"
-            };
             let record = json!({
-                "metadata": {"name": fault.about, "labels": {FAMILY: family, MANAGED_BY: MANAGER}},
+                "metadata": {"name": address.to_string(), "labels": {FAMILY: family(address), MANAGED_BY: MANAGER}},
                 "spec": {"parentRef": {"group": "", "resource": "services", "namespace": namespace, "name": name}},
             });
             let (code, answer) = call(server, user, Method::POST, collection, Some(&record)).await;
             if !code.is_success() {
-                tracing::warn!(address = fault.about, why = %answer["message"], "an IPAddress could not be made");
+                tracing::warn!(%address, why = %answer["message"], "an IPAddress could not be made");
             }
         }
     }
-}
 
-/// An event, as upstream's server makes it.
-async fn tell(server: &Arc<ApiServer>, user: &Arc<UserInfo>, fault: &Fault, services: &[Service]) {
-    let ports = fault.reason.starts_with("Port");
-    let component = if ports { PORTS } else { ADDRESSES };
-    let (namespace, regarding, action) = match &fault.subject {
-        Subject::Service(namespace, name) => {
-            let meta = services
-                .iter()
-                .find(|service| key(service) == (namespace, name));
-            let meta = meta
-                .map(|service| service.metadata.clone())
-                .unwrap_or_default();
-            let regarding = json!({"apiVersion": "v1", "kind": "Service", "namespace": namespace, "name": name,
-                "uid": meta.uid, "resourceVersion": meta.resource_version});
-            let action = if ports {
-                "PortAllocation"
-            } else {
-                "ClusterIPAllocation"
-            };
-            (namespace.as_str(), regarding, action)
+    /// Makes an event, as upstream's server does.
+    async fn tell(&self, server: &Arc<ApiServer>, user: &Arc<UserInfo>) {
+        let ports = matches!(self.held, Held::Port(..));
+        let component = if ports { PORTS } else { ADDRESSES };
+        let (namespace, regarding, action) = match (&self.fault.service, self.held) {
+            (Some(key), _) => {
+                let (namespace, name) = key.split_once('/').unwrap_or_default();
+                let path = format!("/api/v1/namespaces/{namespace}/services/{name}");
+                let (_, service) = call(server, user, Method::GET, &path, None).await;
+                let meta = &service["metadata"];
+                let regarding = json!({"apiVersion": "v1", "kind": "Service", "namespace": namespace, "name": name,
+                    "uid": meta["uid"], "resourceVersion": meta["resourceVersion"]});
+                let action = if ports {
+                    "PortAllocation"
+                } else {
+                    "ClusterIPAllocation"
+                };
+                (namespace, regarding, action)
+            }
+            (None, Held::Address(address)) => {
+                let regarding = json!({"apiVersion": "networking.k8s.io/v1", "kind": "IPAddress",
+                    "name": address.to_string()});
+                ("default", regarding, "IPAddressAllocation")
+            }
+            (None, Held::Port(..)) => return,
+        };
+        let now = Timestamp::try_from(server.clock.now()).unwrap_or_default();
+        let event: Value = json!({
+            "metadata": {"generateName": "service-repair-", "namespace": namespace},
+            "eventTime": format!("{now:.6}"), "reportingController": component, "reportingInstance": component,
+            "action": action, "reason": self.fault.reason, "note": self.fault.note, "type": "Warning", "regarding": regarding,
+        });
+        let path = format!("/apis/events.k8s.io/v1/namespaces/{namespace}/events");
+        let (code, answer) = call(server, user, Method::POST, &path, Some(&event)).await;
+        if !code.is_success() {
+            tracing::debug!(why = %answer["message"], "an event of a service's address was not written");
         }
-        Subject::Address(name) => {
-            let regarding =
-                json!({"apiVersion": "networking.k8s.io/v1", "kind": "IPAddress", "name": name});
-            ("default", regarding, "IPAddressAllocation")
-        }
-    };
-    let now = Timestamp::try_from(server.clock.now()).unwrap_or(Timestamp::UNIX_EPOCH);
-    let event: Value = json!({
-        "metadata": {"generateName": "service-repair-", "namespace": namespace},
-        "eventTime": format!("{now:.6}"), "reportingController": component, "reportingInstance": component,
-        "action": action, "reason": fault.reason, "note": fault.note, "type": "Warning", "regarding": regarding,
-    });
-    let path = format!("/apis/events.k8s.io/v1/namespaces/{namespace}/events");
-    let (code, answer) = call(server, user, Method::POST, &path, Some(&event)).await;
-    if !code.is_success() {
-        tracing::debug!(why = %answer["message"], "an event of a service's address was not written");
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use skiff_base::Random;
 
     fn service(name: &str, ips: &[&str], ports: &[u16]) -> Service {
         let ports: Vec<Value> = ports
@@ -537,25 +484,56 @@ mod tests {
         serde_json::from_value(record).unwrap()
     }
 
+    const CONFIGURED: &str = "10.0.0.0/24";
+    const NODE_PORTS: (u16, u16) = (30000, 32767);
+
+    fn set_service(memory: &mut Memory, service: &Service) {
+        let name = service.metadata.name.as_deref().unwrap();
+        let key = format!("n/{name}").into();
+        memory.holdings.set_service(&key, Some(Holder::of(service)));
+    }
+
+    fn set_record(memory: &mut Memory, record: &IPAddress) {
+        let address = record.metadata.name.as_deref().unwrap().parse().unwrap();
+        let record = Record::of(address, record);
+        memory.holdings.set_record(address, Some(record));
+    }
+
+    fn empty() -> Memory {
+        Memory::new(AddressRange::parse(CONFIGURED).unwrap())
+    }
+
+    fn at(seconds: i64) -> Timestamp {
+        let start: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        Timestamp::from_second(start.as_second() + seconds).unwrap()
+    }
+
+    fn shown(tasks: &[Task]) -> Vec<String> {
+        let shown = tasks.iter().map(|task| {
+            let about = match task.held {
+                Held::Address(address) => address.to_string(),
+                Held::Port(port, protocol) => format!("{port}/{protocol}"),
+            };
+            format!("{:?} {about} {}", task.fault.deed, task.fault.reason)
+        });
+        shown.collect()
+    }
+
+    /// What is to be done at the second look, and when the next one is due.
     fn found(
         services: &[Service],
         records: &[IPAddress],
         seconds: i64,
     ) -> (Vec<String>, Option<Duration>) {
-        let start: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
-        let world = World {
-            services,
-            records,
-            ranges: &[],
-            configured: AddressRange::parse("10.0.0.0/24").unwrap(),
-            ports: (30000, 32767),
-        };
-        let now = Timestamp::from_second(start.as_second() + seconds).unwrap();
-        let (faults, next) = world.faults(now);
-        let shown = faults
-            .iter()
-            .map(|fault| format!("{:?} {} {}", fault.deed, fault.about, fault.reason));
-        (shown.collect(), next)
+        let mut memory = empty();
+        services.iter().for_each(|it| set_service(&mut memory, it));
+        records.iter().for_each(|it| set_record(&mut memory, it));
+        assert_eq!(shown(&memory.look(NODE_PORTS, at(seconds))), [""; 0]);
+        let again = memory.again.clone();
+        let tasks = memory.look(NODE_PORTS, at(seconds));
+        assert_eq!(tasks.is_empty(), again.is_empty());
+        memory.again.clear();
+        (shown(&tasks), memory.next(at(seconds)))
     }
 
     #[test]
@@ -669,5 +647,111 @@ mod tests {
                 "Tell 30001/TCP PortAlreadyAllocated"
             ]
         );
+    }
+
+    #[test]
+    fn only_what_changed_is_looked_at() {
+        let mut memory = empty();
+        for number in 1..20 {
+            let (name, ip) = (format!("s{number}"), format!("10.0.0.{number}"));
+            set_service(&mut memory, &service(&name, &[&ip], &[30000 + number]));
+            set_record(&mut memory, &record(&ip, &name, json!({})));
+        }
+        assert_eq!(memory.holdings.changed.len(), 38);
+        assert_eq!(shown(&memory.look(NODE_PORTS, at(0))), [""; 0]);
+        assert_eq!(memory.next(at(0)), None);
+        let address = |text: &str| Held::Address(text.parse().unwrap());
+        // What matters is as before.
+        set_service(&mut memory, &service("s1", &["10.0.0.1"], &[30001]));
+        assert!(memory.holdings.changed.is_empty());
+        set_service(&mut memory, &service("s1", &["10.0.0.30"], &[30001]));
+        let changed: Vec<Held> = memory.holdings.changed.iter().copied().collect();
+        let port = Held::Port(30001, "TCP");
+        assert_eq!(changed, [address("10.0.0.1"), address("10.0.0.30"), port]);
+        memory.look(NODE_PORTS, at(0));
+        memory
+            .holdings
+            .set_record("10.0.0.2".parse().unwrap(), None);
+        let changed: Vec<Held> = memory.holdings.changed.iter().copied().collect();
+        assert_eq!(changed, [address("10.0.0.2")]);
+        let expected = [
+            "Delete 10.0.0.1 IPAddressWrongReference",
+            "Create 10.0.0.30 ClusterIPNotAllocated",
+        ];
+        assert_eq!(shown(&memory.look(NODE_PORTS, at(5))), expected);
+        // It is tried until it is done, and told once.
+        let tasks = memory.look(NODE_PORTS, at(10));
+        let told: Vec<bool> = tasks.iter().map(|task| task.tell).collect();
+        assert_eq!(told, [false, true, false], "{tasks:?}");
+    }
+
+    /// Whatever happens in whatever order, the faults that are known are those that a look at everything finds.
+    #[test]
+    fn changes_add_up() {
+        for seed in 0..200 {
+            let random = Random::seeded(seed);
+            let draw = |below| random.below(below);
+            let mut memory = empty();
+            let (mut services, mut records) = (HashMap::new(), HashMap::new());
+            let mut added = None;
+            for _ in 0..40 {
+                let number = draw(4);
+                let ip = format!("10.0.{}.{}", draw(4) / 3, 1 + draw(3));
+                let (name, address) = (format!("s{number}"), ip.parse::<IpAddr>().unwrap());
+                match draw(6) {
+                    5 => {
+                        let range = AddressRange::parse("10.0.1.0/24");
+                        let range = range.filter(|_| draw(2) == 0);
+                        added = range;
+                        let key = "r".into();
+                        memory
+                            .holdings
+                            .set_ranges(&key, range.map(|range| vec![range]));
+                    }
+                    0 | 1 => {
+                        let ports = [29999 + u16::try_from(draw(3)).unwrap()];
+                        let made = service(&name, &[&ip], &ports);
+                        set_service(&mut memory, &made);
+                        services.insert(name, made);
+                    }
+                    2 => {
+                        services.remove(&name);
+                        memory
+                            .holdings
+                            .set_service(&format!("n/{name}").into(), None);
+                    }
+                    3 => {
+                        let made = record(&ip, &name, json!({}));
+                        set_record(&mut memory, &made);
+                        records.insert(ip, made);
+                    }
+                    _ => {
+                        records.remove(&ip);
+                        memory.holdings.set_record(address, None);
+                    }
+                }
+                if draw(3) == 0 {
+                    memory.look(NODE_PORTS, at(100));
+                }
+            }
+            memory.look(NODE_PORTS, at(100));
+            let mut fresh = empty();
+            let added = added.map(|range| vec![range]);
+            fresh.holdings.set_ranges(&"r".into(), added);
+            services.values().for_each(|it| set_service(&mut fresh, it));
+            records.values().for_each(|it| set_record(&mut fresh, it));
+            fresh.look(NODE_PORTS, at(100));
+            let all = |memory: &Memory| {
+                let faults = memory.faults.iter().flat_map(|(held, faults)| {
+                    faults
+                        .iter()
+                        .map(move |known| format!("{held:?} {:?}", known.fault))
+                });
+                let mut all: Vec<String> = faults.collect();
+                all.sort();
+                all
+            };
+            assert_eq!(all(&memory), all(&fresh), "seed {seed}");
+        }
     }
 }

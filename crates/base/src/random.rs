@@ -50,6 +50,20 @@ impl Random {
             .random()
     }
 
+    /// A UUID of version 4, as identities of objects are written.
+    #[must_use]
+    pub fn uuid(&self) -> String {
+        let (high, low) = (self.below(u64::MAX), self.below(u64::MAX));
+        format!(
+            "{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",
+            high >> 32,
+            high >> 16 & 0xffff,
+            high & 0xfff,
+            0x8000 | low >> 48 & 0x3fff,
+            low & 0xffff_ffff_ffff
+        )
+    }
+
     /// The random suffix of a generated name, as upstream's `rand.String`.
     #[must_use]
     pub fn name_suffix(&self, length: usize) -> String {
@@ -62,6 +76,20 @@ impl Random {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn uuids_are_of_version_4_and_differ() {
+        let random = Random::seeded(7);
+        let all: std::collections::HashSet<String> = (0..1000).map(|_| random.uuid()).collect();
+        assert_eq!(all.len(), 1000);
+        for uuid in &all {
+            let parts: Vec<&str> = uuid.split('-').collect();
+            let lengths: Vec<usize> = parts.iter().map(|part| part.len()).collect();
+            assert_eq!(lengths, [8, 4, 4, 4, 12], "{uuid}");
+            assert!(parts[2].starts_with('4'), "{uuid}");
+            assert!(parts[3].starts_with(['8', '9', 'a', 'b']), "{uuid}");
+        }
+    }
 
     #[test]
     fn same_seed_same_names() {

@@ -50,6 +50,10 @@ impl ReconcileError {
 pub trait Reconciler: Send + Sync + 'static {
     /// The name in logs.
     fn name(&self) -> &'static str;
+    /// The name of its queue in metrics: upstream's where there is one, since dashboards and alerts go by it.
+    fn queue(&self) -> &'static str {
+        self.name()
+    }
     /// Looks at the object that `key` names (it may be gone) and does what is to be done.
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError>;
 }

@@ -15,6 +15,7 @@ pub mod failure;
 pub mod fence;
 pub mod key;
 pub mod measure;
+pub mod own_api;
 pub mod queue;
 pub mod reflect;
 pub mod selector;

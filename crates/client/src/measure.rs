@@ -56,6 +56,15 @@ impl Histogram {
         self.sum.fetch_add(nanos, Ordering::Relaxed);
     }
 
+    /// Takes in what another with the same bounds has measured.
+    pub fn add(&self, other: &Self) {
+        for (count, more) in self.counts.iter().zip(&other.counts) {
+            count.fetch_add(more.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        let sum = other.sum.load(Ordering::Relaxed);
+        self.sum.fetch_add(sum, Ordering::Relaxed);
+    }
+
     /// How many measurements there are.
     #[must_use]
     pub fn count(&self) -> u64 {

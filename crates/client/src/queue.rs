@@ -29,6 +29,17 @@ struct Tally {
     worked: Histogram,
 }
 
+impl Tally {
+    fn new() -> Self {
+        Self {
+            adds: 0,
+            retries: 0,
+            waited: Histogram::new(&BOUNDS),
+            worked: Histogram::new(&BOUNDS),
+        }
+    }
+}
+
 struct State<T> {
     ready: VecDeque<T>,
     /// Keys that are in `ready`, or were added while being worked on, and since when.
@@ -70,12 +81,7 @@ impl<T: Clone + Eq + Hash + Ord> WorkQueue<T> {
                 due: HashMap::new(),
                 failures: HashMap::new(),
                 closed: false,
-                tally: Tally {
-                    adds: 0,
-                    retries: 0,
-                    waited: Histogram::new(&BOUNDS),
-                    worked: Histogram::new(&BOUNDS),
-                },
+                tally: Tally::new(),
             }),
             changed: Notify::new(),
             clock,
@@ -230,13 +236,50 @@ impl<T: Clone + Eq + Hash + Ord> WorkQueue<T> {
     }
 }
 
-/// The queues of a process by name, for those who want to know how they do. Clones share them.
+/// The queues of a process by name and by who works on them, for those who want to know how they do. Clones share them.
 #[derive(Clone, Default)]
-pub struct Queues(Arc<Mutex<BTreeMap<&'static str, WorkQueue<ObjectKey>>>>);
+pub struct Queues(Arc<Mutex<BTreeMap<&'static str, Workers>>>);
+
+type Workers = BTreeMap<&'static str, WorkQueue<ObjectKey>>;
 
 impl std::fmt::Debug for Queues {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Queues")
+    }
+}
+
+/// How the queues of one name do together.
+struct Reading {
+    tally: Tally,
+    depth: usize,
+    /// For how long the oldest work has gone on.
+    longest: Duration,
+    /// For how long all work has gone on that goes on now.
+    unfinished: Duration,
+}
+
+impl Reading {
+    fn of<'a>(queues: impl Iterator<Item = &'a WorkQueue<ObjectKey>>) -> Self {
+        let mut sum = Self {
+            tally: Tally::new(),
+            depth: 0,
+            longest: Duration::ZERO,
+            unfinished: Duration::ZERO,
+        };
+        for queue in queues {
+            let (now, state) = (queue.0.clock.monotonic(), queue.0.state.lock());
+            sum.tally.adds += state.tally.adds;
+            sum.tally.retries += state.tally.retries;
+            sum.tally.waited.add(&state.tally.waited);
+            sum.tally.worked.add(&state.tally.worked);
+            sum.depth += state.ready.len();
+            for since in state.working.values() {
+                let time = now.saturating_sub(*since);
+                sum.longest = sum.longest.max(time);
+                sum.unfinished += time;
+            }
+        }
+        sum
     }
 }
 
@@ -245,7 +288,7 @@ type Family = (
     &'static str,
     &'static str,
     &'static str,
-    fn(&State<ObjectKey>, Duration, &mut String, &str, &str),
+    fn(&Reading, &mut String, &str, &str),
 );
 
 const FAMILIES: [Family; 7] = [
@@ -253,68 +296,64 @@ const FAMILIES: [Family; 7] = [
         "workqueue_adds_total",
         "counter",
         "[BETA] Keys that were added to the queue.",
-        |state, _, text, name, labels| sample(text, name, labels, state.tally.adds),
+        |read, text, name, labels| sample(text, name, labels, read.tally.adds),
     ),
     (
         "workqueue_depth",
         "gauge",
         "[BETA] Keys that wait in the queue.",
-        |state, _, text, name, labels| sample(text, name, labels, state.ready.len()),
+        |read, text, name, labels| sample(text, name, labels, read.depth),
     ),
     (
         "workqueue_longest_running_processor_seconds",
         "gauge",
         "[BETA] For how long the oldest work on a key has gone on.",
-        |state, now, text, name, labels| {
-            let first = state.working.values().min();
-            let longest = first.map_or(0.0, |since| now.saturating_sub(*since).as_secs_f64());
-            sample(text, name, labels, longest);
-        },
+        |read, text, name, labels| sample(text, name, labels, read.longest.as_secs_f64()),
     ),
     (
         "workqueue_queue_duration_seconds",
         "histogram",
         "[BETA] How long keys waited in the queue.",
-        |state, _, text, name, labels| state.tally.waited.write(text, name, labels),
+        |read, text, name, labels| read.tally.waited.write(text, name, labels),
     ),
     (
         "workqueue_retries_total",
         "counter",
         "[BETA] Keys that were to be looked at again later.",
-        |state, _, text, name, labels| sample(text, name, labels, state.tally.retries),
+        |read, text, name, labels| sample(text, name, labels, read.tally.retries),
     ),
     (
         "workqueue_unfinished_work_seconds",
         "gauge",
         "[BETA] For how long all work on keys has gone on that goes on now.",
-        |state, now, text, name, labels| {
-            let times = state.working.values();
-            let sum: Duration = times.map(|since| now.saturating_sub(*since)).sum();
-            sample(text, name, labels, sum.as_secs_f64());
-        },
+        |read, text, name, labels| sample(text, name, labels, read.unfinished.as_secs_f64()),
     ),
     (
         "workqueue_work_duration_seconds",
         "histogram",
         "[BETA] How long work on keys took.",
-        |state, _, text, name, labels| state.tally.worked.write(text, name, labels),
+        |read, text, name, labels| read.tally.worked.write(text, name, labels),
     ),
 ];
 
 impl Queues {
-    /// Tells of a queue under a name. One that was told of before under that name is forgotten.
-    pub fn tell(&self, name: &'static str, queue: &WorkQueue<ObjectKey>) {
-        self.0.lock().insert(name, queue.clone());
+    /// Tells of a queue under a name; several may share it. The one that the same worker told of before is forgotten.
+    pub fn tell(&self, name: &'static str, whose: &'static str, queue: &WorkQueue<ObjectKey>) {
+        let mut queues = self.0.lock();
+        queues.entry(name).or_default().insert(whose, queue.clone());
     }
 
     /// Writes what Prometheus reads, under upstream's names.
     pub fn write(&self, text: &mut String) {
         let queues = self.0.lock();
+        let read: Vec<(String, Reading)> = queues
+            .iter()
+            .map(|(name, of)| (format!("name=\"{name}\""), Reading::of(of.values())))
+            .collect();
         for (name, kind, help, write) in FAMILIES {
             head(text, name, kind, help);
-            for (label, queue) in &*queues {
-                let (now, state) = (queue.0.clock.monotonic(), queue.0.state.lock());
-                write(&state, now, text, name, &format!("name=\"{label}\""));
+            for (labels, reading) in &read {
+                write(reading, text, name, labels);
             }
         }
     }
@@ -395,7 +434,7 @@ mod tests {
         let clock = SimulatedClock::new(SystemTime::UNIX_EPOCH);
         let queue = WorkQueue::new(clock.clone());
         let queues = Queues::default();
-        queues.tell("job", &queue);
+        queues.tell("job", "jobs", &queue);
         let (one, two) = (ObjectKey::new("a", "1"), ObjectKey::new("a", "2"));
         queue.add(one.clone());
         queue.add(one.clone());
@@ -423,6 +462,17 @@ mod tests {
         queue.done(&one);
         assert!(text().contains("workqueue_work_duration_seconds_sum{name=\"job\"} 3\n"));
         assert!(text().contains("workqueue_unfinished_work_seconds{name=\"job\"} 0\n"));
+        // Two that share a name count as one, and a worker has one queue.
+        let other = WorkQueue::new(clock.clone());
+        queues.tell("job", "strays", &other);
+        for name in ["1", "2", "3"] {
+            other.add(ObjectKey::new("a", name));
+        }
+        assert!(text().contains("workqueue_adds_total{name=\"job\"} 5\n"));
+        assert!(text().contains("workqueue_depth{name=\"job\"} 4\n"));
+        assert!(text().contains("workqueue_work_duration_seconds_count{name=\"job\"} 1\n"));
+        queues.tell("job", "strays", &WorkQueue::new(clock));
+        assert!(text().contains("workqueue_adds_total{name=\"job\"} 2\n"));
     }
 
     proptest! {

@@ -290,6 +290,10 @@ impl Reconciler for Attacher {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "pvcs"
+    }
+
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         let volume = self.world.volumes.get(key);
         let served = volume

@@ -110,6 +110,10 @@ impl Reconciler for Signer {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "bootstrap_signer_queue"
+    }
+
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         let Some(map) = self.maps.get(key) else {
             return Ok(Outcome::Done);

@@ -73,6 +73,10 @@ impl Reconciler for Aggregation {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "ClusterRoleAggregator"
+    }
+
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         let Some(role) = self.roles.get(key) else {
             return Ok(Outcome::Done);

@@ -13,65 +13,6 @@ use skiff_client::{
 /// (`system:serviceaccount:kube-system:<name>`).
 pub type ClientFactory = Arc<dyn Fn(&str) -> Client + Send + Sync>;
 
-/// Queues that upstream has too, by the names of our reconcilers: what dashboards and alerts go by.
-const UPSTREAM_QUEUES: [(&str, &str); 37] = [
-    ("attachdetach-controller", "pvcs"),
-    ("bootstrap-signer", "bootstrap_signer_queue"),
-    ("certificate-controller", "certificate"),
-    (
-        "clusterrole-aggregation-controller",
-        "ClusterRoleAggregator",
-    ),
-    ("cronjob-controller", "cronjob"),
-    ("daemon-set-controller", "daemonset"),
-    ("deployment-controller", "deployment"),
-    ("disruption-controller", "disruption"),
-    (
-        "disruption-controller-stale-conditions",
-        "stale_pod_disruption",
-    ),
-    ("endpoint-controller", "endpoint"),
-    ("endpointslice-controller", "endpoint_slice"),
-    (
-        "endpointslicemirroring-controller",
-        "endpoint_slice_mirroring",
-    ),
-    ("ephemeral-volume-controller", "ephemeral_volume"),
-    ("expand-controller", "volume_expand"),
-    (
-        "generic-garbage-collector",
-        "garbage_collector_attempt_to_delete",
-    ),
-    ("horizontal-pod-autoscaler", "horizontalpodautoscaler"),
-    ("job-controller", "job"),
-    ("job-controller-strays", "job_orphan_pod"),
-    ("namespace-controller", "namespace"),
-    ("node-controller", "node_lifecycle_controller"),
-    ("node-ipam-controller", "cidrallocator-node"),
-    ("persistent-volume-binder", "claims"),
-    ("persistent-volume-binder-volumes", "volumes"),
-    ("pod-garbage-collector", "orphaned_pods_nodes"),
-    ("pv-protection-controller", "pvprotection"),
-    ("pvc-protection-controller", "pvcprotection"),
-    ("replicaset-controller", "replicaset"),
-    ("replication-controller", "replicationmanager"),
-    ("resource-claim-controller", "resource_claim"),
-    ("resourcequota-controller", "resourcequota_primary"),
-    ("root-ca-cert-publisher", "root_ca_cert_publisher"),
-    ("service-account-controller", "serviceaccount"),
-    ("service-cidr-controller", "ipaddresses"),
-    ("statefulset-controller", "statefulset"),
-    ("token-cleaner", "token_cleaner"),
-    ("ttl-after-finished-controller", "ttl_jobs_to_delete"),
-    ("ttl-controller", "ttlcontroller"),
-];
-
-/// Upstream's name of a reconciler's queue, or the reconciler's.
-fn upstream_queue(reconciler: &'static str) -> &'static str {
-    let found = UPSTREAM_QUEUES.iter().find(|(own, _)| *own == reconciler);
-    found.map_or(reconciler, |(_, name)| name)
-}
-
 type Sign = dyn Fn(&str, &str, &str, &str) -> Result<String, String> + Send + Sync;
 
 /// Signs the tokens of secrets of type `kubernetes.io/service-account-token`.
@@ -195,8 +136,8 @@ impl Context {
         queue: WorkQueue<ObjectKey>,
         workers: usize,
     ) {
-        let name = upstream_queue(reconciler.name());
-        self.config.queues.tell(name, &queue);
+        let (name, whose) = (reconciler.queue(), reconciler.name());
+        self.config.queues.tell(name, whose, &queue);
         run_workers(Arc::new(reconciler), queue, workers, self.shutdown.clone()).await;
     }
 }

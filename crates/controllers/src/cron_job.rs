@@ -95,6 +95,10 @@ impl Reconciler for CronJobs {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "cronjob"
+    }
+
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         let Some(cron) = self.crons.get(key) else {
             self.wrote.forget(key);

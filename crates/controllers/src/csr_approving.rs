@@ -78,6 +78,10 @@ impl Reconciler for Approving {
         "csrapproving"
     }
 
+    fn queue(&self) -> &'static str {
+        "certificate"
+    }
+
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         let Some(request) = self.requests.get(key) else {
             return Ok(Outcome::Done);

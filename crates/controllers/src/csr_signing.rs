@@ -116,6 +116,10 @@ impl Reconciler for Signing {
         "csrsigning"
     }
 
+    fn queue(&self) -> &'static str {
+        "certificate"
+    }
+
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         let Some(request) = self.requests.get(key) else {
             return Ok(Outcome::Done);

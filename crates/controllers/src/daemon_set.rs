@@ -21,7 +21,7 @@ use skiff_client::{
 use crate::daemon_set_plan::{self as planner, HASH_LABEL, Observed, Placement, Plan};
 use crate::gate::WriteGate;
 use crate::history::{self, Keeper, Made};
-use crate::ownership::{claim, controller_of, controller_reference, queue_owners, settle};
+use crate::ownership::{claim, controller_of, controller_reference, queue_owners, selects, settle};
 use crate::pod_control::PodControl;
 use crate::{Context, pods, template_hash};
 
@@ -42,12 +42,8 @@ const LONGEST_DELAY: Duration = Duration::from_secs(15 * 60);
 /// The index of pods by the node that they are on or, not bound yet, ask for.
 const PLACE_INDEX: &str = "place";
 
-fn selector(set: &DaemonSet) -> Option<LabelMatcher> {
-    LabelMatcher::from_selector(set.spec.as_ref().map(|spec| &spec.selector)).ok()
-}
-
 fn wants(set: &DaemonSet, meta: &ObjectMeta) -> bool {
-    selector(set).is_some_and(|selector| selector.matches(meta.labels.as_ref()))
+    selects(set.spec.as_ref().map(|spec| &spec.selector), meta)
 }
 
 /// Runs the controller.
@@ -202,6 +198,10 @@ struct DaemonSets {
 impl Reconciler for DaemonSets {
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    fn queue(&self) -> &'static str {
+        "daemonset"
     }
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {

@@ -19,7 +19,7 @@ use skiff_client::{
 use crate::deployment_plan::{Observed, Plan, REVISION, Shape, plan, same_template, wanted};
 use crate::deployment_status::{has_deadline, set_progressing};
 use crate::gate::WriteGate;
-use crate::ownership::{claim, controller_of, is_controlled_by, queue_owners, settle};
+use crate::ownership::{claim, controller_of, is_controlled_by, queue_owners, selects, settle};
 use crate::{Context, pods};
 
 /// The name of this controller.
@@ -92,15 +92,17 @@ fn deployment_of(pod: &Pod, sets: &SharedCache<ReplicaSet>) -> Option<ObjectKey>
 }
 
 fn wants(deployment: &Deployment, meta: &ObjectMeta) -> bool {
-    let selector = deployment.spec.as_ref().map(|spec| &spec.selector);
-    let matcher = LabelMatcher::from_selector(selector);
-    matcher.is_ok_and(|found| found.matches(meta.labels.as_ref()))
+    selects(deployment.spec.as_ref().map(|spec| &spec.selector), meta)
 }
 
 #[async_trait]
 impl Reconciler for Deployments {
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    fn queue(&self) -> &'static str {
+        "deployment"
     }
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {

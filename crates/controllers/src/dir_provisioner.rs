@@ -411,18 +411,18 @@ impl Provisioner {
         let Some(size) = larger(claim) else {
             return Ok(());
         };
+        let name = volume.metadata.name.as_deref().unwrap_or_default();
+        let text = format!("External resizer is resizing volume {name}");
+        self.recorder
+            .about(claim, EventType::Normal, "Resizing", text);
         let mut bigger = volume.clone();
         let spec = bigger.spec.get_or_insert_default();
         let capacity = spec.capacity.get_or_insert_default();
         if capacity.insert("storage".to_owned(), size.clone()) != Some(size.clone()) {
-            let name = volume.metadata.name.as_deref().unwrap_or_default();
             let api: Api<PersistentVolume> = Api::all(self.client.clone());
             api.replace(name, &PostParams::default(), &bigger).await?;
         }
-        let mut changed = claim.clone();
-        let status = changed.status.get_or_insert_default();
-        let capacity = status.capacity.get_or_insert_default();
-        capacity.insert("storage".to_owned(), size);
+        let changed = resized(claim, size);
         let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), key.namespace());
         api.replace_status(key.name(), &PostParams::default(), &changed)
             .await?;
@@ -439,6 +439,29 @@ fn larger(claim: &PersistentVolumeClaim) -> Option<Quantity> {
     let wanted = resources.requests.as_ref()?.get("storage")?;
     let has = claim.status.as_ref()?.capacity.as_ref()?.get("storage")?;
     (Amount::of(wanted) > Amount::of(has)).then(|| wanted.clone())
+}
+
+/// The claim with that size, and nothing in its status that says that it is about to get it, as drivers' resizers leave it.
+fn resized(claim: &PersistentVolumeClaim, size: Quantity) -> PersistentVolumeClaim {
+    const STEPS: [&str; 4] = [
+        "ControllerResizeError",
+        "FileSystemResizePending",
+        "NodeResizeError",
+        "Resizing",
+    ];
+    let mut changed = claim.clone();
+    let status = changed.status.get_or_insert_default();
+    for sizes in [&mut status.capacity, &mut status.allocated_resources] {
+        let sizes = sizes.get_or_insert_default();
+        sizes.insert("storage".to_owned(), size.clone());
+    }
+    if let Some(statuses) = &mut status.allocated_resource_statuses {
+        statuses.remove("storage");
+    }
+    if let Some(conditions) = &mut status.conditions {
+        conditions.retain(|condition| !STEPS.contains(&condition.type_.as_str()));
+    }
+    changed
 }
 
 #[async_trait]
@@ -634,5 +657,21 @@ mod tests {
         assert_eq!(larger(&claim(|_| {})), None);
         let more = claim(|claim| claim["spec"]["resources"]["requests"]["storage"] = "3Gi".into());
         assert_eq!(larger(&more), Some(Quantity("3Gi".into())));
+    }
+
+    #[test]
+    fn what_said_that_a_claim_grows_is_gone_once_it_has() {
+        let growing = claim(|claim| {
+            claim["status"] = json!({"phase": "Bound", "capacity": {"storage": "2Gi"},
+                "allocatedResourceStatuses": {"storage": "ControllerResizeInProgress", "example.com/iops": "NodeResizePending"},
+                "conditions": [{"type": "Resizing", "status": "True"}, {"type": "ModifyingVolume", "status": "True"}]});
+        });
+        let resized = resized(&growing, Quantity("3Gi".into()));
+        assert_eq!(
+            serde_json::to_value(resized.status).unwrap(),
+            json!({"phase": "Bound", "capacity": {"storage": "3Gi"}, "allocatedResources": {"storage": "3Gi"},
+                "allocatedResourceStatuses": {"example.com/iops": "NodeResizePending"},
+                "conditions": [{"type": "ModifyingVolume", "status": "True"}]})
+        );
     }
 }

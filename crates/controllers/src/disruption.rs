@@ -322,6 +322,10 @@ impl Reconciler for Budgets {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "disruption"
+    }
+
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         let Some(budget) = self.budgets.get(key) else {
             return Ok(Outcome::Done);
@@ -442,6 +446,10 @@ struct StaleConditions {
 impl Reconciler for StaleConditions {
     fn name(&self) -> &'static str {
         "disruption-controller-stale-conditions"
+    }
+
+    fn queue(&self) -> &'static str {
+        "stale_pod_disruption"
     }
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {

@@ -419,6 +419,10 @@ impl Reconciler for Slices {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "endpoint_slice"
+    }
+
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         let Some(service) = self.services.get(key) else {
             // The garbage collector deletes the slices of a Service that is gone.

@@ -244,6 +244,10 @@ impl Reconciler for Mirroring {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "endpoint_slice_mirroring"
+    }
+
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         if !self.gate.is_open(key, &self.slices) {
             return Ok(Outcome::After(Duration::from_secs(1)));

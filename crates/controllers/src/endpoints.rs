@@ -228,6 +228,10 @@ impl Reconciler for EndpointsController {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "endpoint"
+    }
+
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         let api: Api<Endpoints> = Api::namespaced(self.client.clone(), key.namespace());
         let current = self.endpoints.get(key);

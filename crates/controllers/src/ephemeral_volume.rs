@@ -104,6 +104,10 @@ impl Reconciler for Ephemeral {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "ephemeral_volume"
+    }
+
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         let Some(pod) = self.pods.get(key) else {
             return Ok(Outcome::Done);

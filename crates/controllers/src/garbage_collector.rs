@@ -387,6 +387,10 @@ impl Reconciler for Collector {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "garbage_collector_attempt_to_delete"
+    }
+
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         let uid = key.name();
         let Some(row) = self.world.graph.read().row(uid).cloned() else {

@@ -109,6 +109,10 @@ impl Reconciler for Autoscalers {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "horizontalpodautoscaler"
+    }
+
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         let Some(object) = self.autoscalers.get(key) else {
             self.known.lock().remove(key);

@@ -195,6 +195,10 @@ impl Reconciler for Strays {
         "job-controller-strays"
     }
 
+    fn queue(&self) -> &'static str {
+        "job_orphan_pod"
+    }
+
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         let Some(pod) = self.pods.get(key).filter(|pod| is_tracked(pod)) else {
             return Ok(Outcome::Done);
@@ -243,6 +247,10 @@ struct Jobs {
 impl Reconciler for Jobs {
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    fn queue(&self) -> &'static str {
+        "job"
     }
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {

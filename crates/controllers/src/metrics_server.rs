@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use skiff_base::SharedClock;
 use skiff_client::ApiFailure;
 use skiff_client::failure::message;
+use skiff_client::own_api::{Answer, OwnApi, failure, no_such_path};
 use tokio::sync::Mutex;
 
 use crate::metrics_openapi;
@@ -27,8 +28,14 @@ use crate::metrics_samples::{NodeSample, Usage, read, usage};
 /// The account that it acts with, and the service that it stands in for.
 pub const NAME: &str = "metrics-server";
 
+pub(crate) const API: OwnApi = OwnApi {
+    group: "metrics.k8s.io",
+    version: "v1beta1",
+    service: NAME,
+    title: "Kubernetes metrics",
+    schemas: "io.k8s.metrics.pkg.apis.metrics.v1beta1.",
+};
 const GROUP_VERSION: &str = "metrics.k8s.io/v1beta1";
-const ROOT: &str = "/apis/metrics.k8s.io/v1beta1";
 /// What was measured so recently is not measured again.
 const FRESH: Duration = Duration::from_secs(10);
 /// Two measurements this far apart say nothing about now.
@@ -65,7 +72,7 @@ enum Wanted<'a> {
 }
 
 fn wanted(path: &str) -> Option<Wanted<'_>> {
-    let rest = path.strip_prefix(ROOT)?;
+    let rest = path.strip_prefix(&API.root())?;
     let parts: Vec<&str> = rest.split('/').filter(|part| !part.is_empty()).collect();
     Some(match parts.as_slice() {
         [] => Wanted::Resources,
@@ -78,31 +85,15 @@ fn wanted(path: &str) -> Option<Wanted<'_>> {
     })
 }
 
-fn resources() -> Value {
-    let resource = |name: &str, singular: &str, kind: &str, namespaced: bool| json!({"name": name, "singularName": singular, "namespaced": namespaced, "kind": kind, "verbs": ["get", "list"]});
-    json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": GROUP_VERSION, "resources": [
-        resource("nodes", "", "NodeMetrics", false),
-        resource("pods", "", "PodMetrics", true),
-    ]})
+fn resources() -> Answer {
+    let resource = |name: &str, kind: &str, namespaced: bool| json!({"name": name, "singularName": "", "namespaced": namespaced, "kind": kind, "verbs": ["get", "list"]});
+    API.resources(json!([
+        resource("nodes", "NodeMetrics", false),
+        resource("pods", "PodMetrics", true),
+    ]))
 }
 
-/// An answer that is an error.
-fn failure(code: StatusCode, reason: &str, message: &str, details: Value) -> (u16, Value) {
-    let mut status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-        "message": message, "reason": reason, "code": code.as_u16()});
-    if !details.is_null() {
-        status["details"] = details;
-    }
-    (code.as_u16(), status)
-}
-
-fn not_found(resource: &str, name: &str) -> (u16, Value) {
-    let text = format!("{resource}.metrics.k8s.io {name:?} not found");
-    let details = json!({"name": name, "group": "metrics.k8s.io", "kind": resource});
-    failure(StatusCode::NOT_FOUND, "NotFound", &text, details)
-}
-
-fn of_error(error: &Error) -> (u16, Value) {
+fn of_error(error: &Error) -> Answer {
     let code = error
         .code()
         .and_then(|code| StatusCode::from_u16(code).ok());
@@ -164,7 +155,7 @@ fn shown_window(window: Duration) -> String {
     format!("{}.{:03}s", window.as_secs(), window.subsec_millis())
 }
 
-fn list(kind: &str, items: Vec<Value>) -> (u16, Value) {
+fn list(kind: &str, items: Vec<Value>) -> Answer {
     let list = json!({"kind": kind, "apiVersion": GROUP_VERSION, "metadata": {}, "items": items});
     (200, list)
 }
@@ -181,45 +172,35 @@ impl MetricsServer {
     }
 
     /// Answers a request that was authorized already: code and JSON body.
-    pub async fn answer(&self, method: &str, path: &str, query: &str) -> (u16, Value) {
-        if method != "GET" {
-            let text = "the server does not allow this method on the requested resource";
-            let code = StatusCode::METHOD_NOT_ALLOWED;
-            return failure(code, "MethodNotAllowed", text, Value::Null);
-        }
-        match path {
-            "/openapi/v3" => return (200, metrics_openapi::index()),
-            "/openapi/v3/apis/metrics.k8s.io/v1beta1" => return (200, metrics_openapi::document()),
-            _ => {}
+    pub async fn answer(&self, method: &str, path: &str, query: &str) -> Answer {
+        if let Some(answer) = API.common(method, path, metrics_openapi::document) {
+            return answer;
         }
         let outcome = match wanted(path) {
-            Some(Wanted::Resources) => return (200, resources()),
+            Some(Wanted::Resources) => return resources(),
             Some(Wanted::Nodes) => self.nodes(&selection(query)).await,
             Some(Wanted::Node(name)) => self.node(name).await,
             Some(Wanted::Pods(namespace)) => self.pods(namespace, &selection(query)).await,
             Some(Wanted::Pod(namespace, name)) => self.pod(namespace, name).await,
-            None => {
-                let text = "the server could not find the requested resource";
-                return failure(StatusCode::NOT_FOUND, "NotFound", text, Value::Null);
-            }
+            None => return no_such_path(),
         };
         outcome.unwrap_or_else(|error| of_error(&error))
     }
 
-    async fn nodes(&self, params: &ListParams) -> Result<(u16, Value), Error> {
+    async fn nodes(&self, params: &ListParams) -> Result<Answer, Error> {
         let api: Api<Node> = Api::all(self.client.clone());
         let nodes = api.list(params).await?.items;
         let items = self.measured(&nodes).await;
         Ok(list("NodeMetricsList", items))
     }
 
-    async fn node(&self, name: &str) -> Result<(u16, Value), Error> {
+    async fn node(&self, name: &str) -> Result<Answer, Error> {
         let api: Api<Node> = Api::all(self.client.clone());
         let Some(node) = api.get_opt(name).await? else {
-            return Ok(not_found("nodes", name));
+            return Ok(API.not_found("nodes", name));
         };
         let found = self.measured(&[node]).await.pop();
-        Ok(found.map_or_else(|| not_found("nodes", name), |found| (200, found)))
+        Ok(found.map_or_else(|| API.not_found("nodes", name), |found| (200, found)))
     }
 
     async fn measured(&self, nodes: &[Node]) -> Vec<Value> {
@@ -239,11 +220,7 @@ impl MetricsServer {
         items.collect()
     }
 
-    async fn pods(
-        &self,
-        namespace: Option<&str>,
-        params: &ListParams,
-    ) -> Result<(u16, Value), Error> {
+    async fn pods(&self, namespace: Option<&str>, params: &ListParams) -> Result<Answer, Error> {
         let api: Api<Pod> = match namespace {
             Some(namespace) => Api::namespaced(self.client.clone(), namespace),
             None => Api::all(self.client.clone()),
@@ -253,14 +230,14 @@ impl MetricsServer {
         Ok(list("PodMetricsList", items))
     }
 
-    async fn pod(&self, namespace: &str, name: &str) -> Result<(u16, Value), Error> {
+    async fn pod(&self, namespace: &str, name: &str) -> Result<Answer, Error> {
         let full = format!("{namespace}/{name}");
         let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
         let Some(pod) = api.get_opt(name).await? else {
-            return Ok(not_found("pods", &full));
+            return Ok(API.not_found("pods", &full));
         };
         let found = self.measured_pods(&[pod]).await.pop();
-        Ok(found.map_or_else(|| not_found("pods", &full), |found| (200, found)))
+        Ok(found.map_or_else(|| API.not_found("pods", &full), |found| (200, found)))
     }
 
     async fn measured_pods(&self, pods: &[Pod]) -> Vec<Value> {
@@ -370,9 +347,7 @@ pub fn objects() -> Vec<Value> {
         json!({"apiVersion": RBAC, "kind": "ClusterRoleBinding", "metadata": {"name": "system:metrics-server"},
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "system:metrics-server"},
             "subjects": [{"kind": "ServiceAccount", "name": NAME, "namespace": "kube-system"}]}),
-        json!({"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService", "metadata": {"name": "v1beta1.metrics.k8s.io"},
-            "spec": {"service": {"name": NAME, "namespace": "kube-system", "port": 443}, "group": "metrics.k8s.io", "version": "v1beta1",
-                "insecureSkipTLSVerify": true, "groupPriorityMinimum": 100, "versionPriority": 100}}),
+        API.api_service(),
     ]
 }
 

@@ -99,6 +99,10 @@ impl Reconciler for Namespaces {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "namespace"
+    }
+
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         let name = key.name();
         if self.namespaces.get(key).is_none() {

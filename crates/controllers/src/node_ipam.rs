@@ -177,6 +177,10 @@ impl Reconciler for Allocator {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "cidrallocator_node"
+    }
+
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         let Some(node) = self.nodes.get(key) else {
             // It went before it got what was set aside for it.

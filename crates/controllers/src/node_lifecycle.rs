@@ -111,6 +111,10 @@ impl Reconciler for Lifecycle {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "node_lifecycle_controller"
+    }
+
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         let Some(mut node) = self.nodes.get(key) else {
             if self.seen.lock().health.remove(key.name()).is_some() {

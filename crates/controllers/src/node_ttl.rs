@@ -87,6 +87,10 @@ impl Reconciler for NodeTtl {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "ttlcontroller"
+    }
+
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         let seconds = {
             let mut reached = self.step.lock();

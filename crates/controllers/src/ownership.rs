@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use kube::api::{Api, Patch, PatchParams};
 use kube::core::{NamespaceResourceScope, Resource};
 use kube::{Client, Error};
@@ -99,6 +99,13 @@ pub fn claim_if<K: Resource>(
         }
     }
     claims
+}
+
+/// Whether a workload's selector is for an object; none, and one that cannot be read, is for nothing.
+#[must_use]
+pub fn selects(selector: Option<&LabelSelector>, meta: &ObjectMeta) -> bool {
+    let matcher = LabelMatcher::from_selector(selector);
+    matcher.is_ok_and(|found| found.matches(meta.labels.as_ref()))
 }
 
 /// Queues the owner of an object that changed, the one that it had before, and for an object without one all that

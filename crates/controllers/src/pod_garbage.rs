@@ -157,6 +157,10 @@ impl Reconciler for Collector {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "orphaned_pods_nodes"
+    }
+
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         if *key == ended_pods() {
             let pods = self.pods.list();

@@ -44,6 +44,9 @@ pub(crate) trait Replicated:
     + serde::Serialize
     + std::fmt::Debug
 {
+    /// What the queue is called in metrics.
+    const QUEUE: &'static str;
+
     fn wanted(&self) -> i32;
     fn min_ready(&self) -> i32;
     fn selector(&self) -> Result<LabelMatcher, InvalidSelector>;
@@ -53,6 +56,8 @@ pub(crate) trait Replicated:
 }
 
 impl Replicated for ReplicaSet {
+    const QUEUE: &'static str = "replicaset";
+
     fn wanted(&self) -> i32 {
         self.spec
             .as_ref()
@@ -120,6 +125,8 @@ impl Replicated for ReplicaSet {
 }
 
 impl Replicated for ReplicationController {
+    const QUEUE: &'static str = "replicationmanager";
+
     fn wanted(&self) -> i32 {
         self.spec
             .as_ref()
@@ -285,6 +292,10 @@ fn wants<K: Replicated>(set: &K, meta: &ObjectMeta) -> bool {
 impl<K: Replicated> Reconciler for Sets<K> {
     fn name(&self) -> &'static str {
         self.name
+    }
+
+    fn queue(&self) -> &'static str {
+        K::QUEUE
     }
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {

@@ -182,6 +182,10 @@ impl Reconciler for Making {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "resource_claim"
+    }
+
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         let Some(pod) = self.pods.get(key) else {
             self.gate.forget(key);
@@ -336,6 +340,10 @@ struct Clearing {
 impl Reconciler for Clearing {
     fn name(&self) -> &'static str {
         "resource-claim-controller-clearing"
+    }
+
+    fn queue(&self) -> &'static str {
+        "resource_claim"
     }
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {

@@ -272,6 +272,10 @@ impl Reconciler for Quotas {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "resourcequota_primary"
+    }
+
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         let Some(quota) = self.quotas.get(key) else {
             return Ok(Outcome::Done);

@@ -95,6 +95,10 @@ impl Reconciler for Publisher {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "root_ca_cert_publisher"
+    }
+
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         let namespace = key.name();
         if !self

@@ -64,6 +64,10 @@ impl Reconciler for ServiceAccounts {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "serviceaccount"
+    }
+
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         let active = self
             .namespaces

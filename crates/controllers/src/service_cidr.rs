@@ -183,6 +183,10 @@ impl Reconciler for Ranges {
         COMPONENT
     }
 
+    fn queue(&self) -> &'static str {
+        "ipaddresses"
+    }
+
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         let Some(range) = self.ranges.get(key) else {
             return Ok(Outcome::Done);

@@ -19,7 +19,7 @@ use skiff_client::{
 
 use crate::gate::WriteGate;
 use crate::history::{self, Keeper, Made};
-use crate::ownership::{claim, claim_if, controller_reference, queue_owners, settle};
+use crate::ownership::{claim, claim_if, controller_reference, queue_owners, selects, settle};
 use crate::stateful_set_plan::{self as planner, Action, Observed, Version};
 use crate::{Context, pods};
 
@@ -45,12 +45,8 @@ struct StatefulSets {
     clock: SharedClock,
 }
 
-fn selector(set: &StatefulSet) -> Option<LabelMatcher> {
-    LabelMatcher::from_selector(set.spec.as_ref().map(|spec| &spec.selector)).ok()
-}
-
 fn wants(set: &StatefulSet, meta: &ObjectMeta) -> bool {
-    selector(set).is_some_and(|selector| selector.matches(meta.labels.as_ref()))
+    selects(set.spec.as_ref().map(|spec| &spec.selector), meta)
 }
 
 /// Runs the controller.
@@ -96,6 +92,10 @@ impl Reconciler for StatefulSets {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "statefulset"
+    }
+
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         let Some(set) = self.sets.get(key) else {
             self.set_gate.forget(key);
@@ -111,7 +111,8 @@ impl Reconciler for StatefulSets {
         if !caught_up {
             return Ok(Outcome::After(CATCH_UP));
         }
-        let Some(selector) = selector(&set) else {
+        let selector = set.spec.as_ref().map(|spec| &spec.selector);
+        let Ok(selector) = LabelMatcher::from_selector(selector) else {
             return Ok(Outcome::Done);
         };
         let pods = self.claim_pods(&set, &selector).await?;

@@ -178,6 +178,10 @@ impl Reconciler for Evictions {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "noexec_taint_pod"
+    }
+
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         let pod = self.pods.get(key);
         let verdict = pod.as_ref().map_or(Verdict::Stays, |pod| self.judge(pod));

@@ -90,6 +90,10 @@ impl Reconciler for Cleaner {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "token_cleaner"
+    }
+
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         let Some(secret) = self.tokens.get(key) else {
             return Ok(Outcome::Done);

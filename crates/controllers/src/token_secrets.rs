@@ -125,6 +125,10 @@ impl Reconciler for TokenSecrets {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "serviceaccount_tokens_service"
+    }
+
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         let Some(secret) = self.secrets.get(key) else {
             return Ok(Outcome::Done);

@@ -69,6 +69,10 @@ impl Reconciler for Finished {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "ttl_jobs_to_delete"
+    }
+
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         let known = self.jobs.get(key);
         let Some(wait) = known.and_then(|job| left(&job, now(&self.clock))) else {

@@ -85,6 +85,10 @@ impl Reconciler for TypeCheck {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "validatingadmissionpolicy-status"
+    }
+
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         let Some(policy) = self.policies.get(key) else {
             return Ok(Outcome::Done);

@@ -448,6 +448,10 @@ impl Reconciler for Claims {
         NAME
     }
 
+    fn queue(&self) -> &'static str {
+        "claims"
+    }
+
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         let binder = &self.0;
         let Some(claim) = binder.claims.get(key) else {
@@ -502,6 +506,10 @@ impl Reconciler for Claims {
 impl Reconciler for Volumes {
     fn name(&self) -> &'static str {
         "persistent-volume-binder-volumes"
+    }
+
+    fn queue(&self) -> &'static str {
+        "volumes"
     }
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {

@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{
     PersistentVolumeClaimStatus, PersistentVolumeSpec,
 };
 use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use skiff_api::validation::quantity::Amount;
 use skiff_client::{EventType, LabelMatcher};
@@ -20,6 +21,8 @@ pub const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
 pub const BOUND_BY_CONTROLLER: &str = "pv.kubernetes.io/bound-by-controller";
 /// Who provisioned the volume.
 pub const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
+/// How large the volume was before it grew: what is in it has not grown yet.
+pub const PRE_RESIZE: &str = "volume.alpha.kubernetes.io/pre-resize-capacity";
 /// The node that the scheduler chose for the claim's first pod.
 pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 /// Who is to provision the claim's volume; the second is the old name.
@@ -81,7 +84,9 @@ pub fn default_class(classes: &[Arc<StorageClass>]) -> Option<&str> {
     newest.map(|class| name_of(&class.metadata))
 }
 
-fn requested(claim: &PersistentVolumeClaim) -> Amount {
+/// How much room a claim asks for.
+#[must_use]
+pub fn requested(claim: &PersistentVolumeClaim) -> Amount {
     let requests = claim
         .spec
         .as_ref()
@@ -517,6 +522,12 @@ pub fn claim_status(
     } else if old.phase.as_deref() != Some(phase) {
         // Once it is bound, the size is the business of those who resize.
         status.capacity = spec.and_then(|spec| spec.capacity.clone());
+        let before = volume.and_then(|volume| annotation(&volume.metadata, PRE_RESIZE));
+        if let Some(size) = before.filter(|size| Amount::parse(size).is_ok()) {
+            let mut capacity = old.capacity.clone().unwrap_or_default();
+            capacity.insert(STORAGE.to_owned(), Quantity(size.to_owned()));
+            status.capacity = Some(capacity);
+        }
         status.current_volume_attributes_class_name =
             spec.and_then(|spec| spec.volume_attributes_class_name.clone());
     }

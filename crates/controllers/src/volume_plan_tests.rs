@@ -254,6 +254,15 @@ fn binding_and_letting_go() {
     assert_eq!(status.capacity.as_ref().unwrap()[STORAGE].0, "5Gi");
     let mut there = ours.clone();
     there.status = Some(status);
+    // It has grown, and what is in it has not yet.
+    let sized = |size: &str| {
+        let mut grown = bound.clone();
+        let annotations = grown.metadata.annotations.get_or_insert_default();
+        annotations.insert(PRE_RESIZE.to_owned(), size.to_owned());
+        let status = claim_status(&ours, "Bound", Some(&grown)).unwrap();
+        status.capacity.unwrap()[STORAGE].0.clone()
+    };
+    assert_eq!((sized("3Gi"), sized("x")), ("3Gi".into(), "5Gi".into()));
     assert!(claim_status(&there, "Bound", Some(&bound)).is_none());
     assert!(
         claim_status(&there, "Lost", None)

@@ -227,6 +227,10 @@ impl Reconciler for Claims {
         CLAIMS
     }
 
+    fn queue(&self) -> &'static str {
+        "pvcprotection"
+    }
+
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
         let Some(claim) = self.claims.get(key) else {
             return Ok(Outcome::Done);
@@ -280,6 +284,10 @@ pub async fn run_volumes(context: Context) {
 impl Reconciler for Volumes {
     fn name(&self) -> &'static str {
         VOLUMES
+    }
+
+    fn queue(&self) -> &'static str {
+        "pvprotection"
     }
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {
@@ -354,6 +362,10 @@ fn on_users<K: Watched>(
 impl Reconciler for Classes {
     fn name(&self) -> &'static str {
         CLASSES
+    }
+
+    fn queue(&self) -> &'static str {
+        "vacprotection"
     }
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Outcome, ReconcileError> {

@@ -12,10 +12,10 @@ use skiff_client::failure::message;
 use skiff_client::{EventType, ObjectKey, is_conflict, is_not_found};
 
 use crate::decision::Assignment;
-use crate::devices::readiness::{has_conditions, is_ready, is_timed_out};
+use crate::devices::readiness::{has_conditions, is_ready, time_left};
 use crate::devices::request::title;
 use crate::devices::{allocation, uid};
-use crate::executor::Executor;
+use crate::executor::{ENDING, Executor, GONE};
 use crate::plugins::dynamic_resources::{Booking, GiveUp, is_reserved, is_to_be_made};
 use crate::rows::PodRow;
 
@@ -23,8 +23,6 @@ use crate::rows::PodRow;
 const FINALIZER: &str = "resource.kubernetes.io/delete-protection";
 /// So often a write is tried again that somebody else was faster with.
 const TRIES: usize = 5;
-/// While devices are made ready their pod is looked at so often: its end is no change of a claim.
-const LOOK: Duration = Duration::from_secs(5);
 
 /// Why a claim was not written.
 enum Trouble {
@@ -190,38 +188,42 @@ impl Executor {
         let mut changes = self.state.devices();
         let profile = self.profiles.get(assignment.profile);
         let timeout = profile.map_or(600, |profile| profile.args.device_timeout_seconds);
-        loop {
-            if !self.state.is_being_bound(assignment) {
-                return Err("pod does not exist any more".to_owned());
-            }
-            if self.are_ready(keys, timeout)? {
-                return Ok(());
-            }
-            tokio::select! {
-                changed = changes.changed() => {
-                    if changed.is_err() {
-                        return Err("the scheduler is ending".to_owned());
-                    }
+        let ready = async {
+            while let Some(claim) = self.unready(keys)? {
+                let left = time_left(&claim, self.now().0.as_second(), timeout);
+                if left == Some(0) {
+                    let name = claim.metadata.name.as_deref().unwrap_or_default();
+                    return Err(format!("device binding timeout: claim={name}"));
                 }
-                () = self.clock.sleep(LOOK) => {}
+                let timed_out = async {
+                    match left {
+                        Some(seconds) => self.clock.sleep(Duration::from_secs(seconds)).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    changed = changes.changed() => changed.map_err(|_| ENDING)?,
+                    () = timed_out => {}
+                }
             }
+            Ok(())
+        };
+        tokio::select! {
+            () = self.state.no_longer_assumed(pod) => Err(GONE.to_owned()),
+            outcome = ready => outcome,
         }
     }
 
-    fn are_ready(&self, keys: &[ObjectKey], timeout: u64) -> Result<bool, String> {
-        let now = self.now().0.as_second();
+    /// The first of the claims whose devices are not ready.
+    fn unready(&self, keys: &[ObjectKey]) -> Result<Option<Arc<ResourceClaim>>, String> {
         for key in keys {
             let claim = self.state.device_claim(key);
             let claim = claim.ok_or_else(|| format!("could not find ResourceClaim \"{key}\""))?;
-            if !allocation(&claim).is_some_and(has_conditions) || is_ready(&claim)? {
-                continue;
+            if allocation(&claim).is_some_and(has_conditions) && !is_ready(&claim)? {
+                return Ok(Some(claim));
             }
-            if is_timed_out(&claim, now, timeout) {
-                return Err(format!("device binding timeout: claim={}", key.name()));
-            }
-            return Ok(false);
         }
-        Ok(true)
+        Ok(None)
     }
 
     /// The pod is not bound: its claims are no longer for it, and the one for its extended resources goes.

@@ -6,7 +6,6 @@ use std::time::Duration;
 use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceSlice};
 use skiff_client::ObjectKey;
 
-use crate::decision::Assignment;
 use crate::devices::{allocation, uid};
 use crate::framework::{Happening, event, plugin};
 use crate::plugins::dynamic_resources::Bookings;
@@ -128,10 +127,5 @@ impl State {
     /// The claim that was made for a pod's extended resources.
     pub(crate) fn extended_claim(&self, pod: &PodRow) -> Option<Arc<ResourceClaim>> {
         self.read(|known| known.world.devices.extended_claim(&pod.uid))
-    }
-
-    /// Whether the pod is still about to be bound.
-    pub(crate) fn is_being_bound(&self, assignment: &Assignment) -> bool {
-        self.read(|known| known.is_assumed(&assignment.pod.key))
     }
 }

@@ -36,6 +36,11 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// Longer messages are cut in events.
 const LONGEST_NOTE: usize = 1024;
 
+/// Why a pod is not bound that was waited for.
+pub(crate) const GONE: &str = "pod does not exist any more";
+/// The same, when nobody will tell of changes any more.
+pub(crate) const ENDING: &str = "the scheduler is ending";
+
 /// Carries decisions out.
 pub(crate) struct Executor {
     pub client: Client,
@@ -253,19 +258,12 @@ impl Executor {
         let seconds = profile.map_or(600, |profile| profile.args.bind_timeout_seconds);
         let bound = async {
             while !self.state.volumes_ready(assignment)? {
-                tokio::select! {
-                    changed = changes.changed() => {
-                        if changed.is_err() {
-                            return Err("the scheduler is ending".to_owned());
-                        }
-                    }
-                    // The pod's own end is no change of storage.
-                    () = self.clock.sleep(Duration::from_secs(1)) => {}
-                }
+                changes.changed().await.map_err(|_| ENDING)?;
             }
-            Ok(())
+            Ok::<(), String>(())
         };
-        let outcome: Result<(), String> = tokio::select! {
+        let outcome = tokio::select! {
+            () = self.state.no_longer_assumed(&assignment.pod) => Err(GONE.to_owned()),
             outcome = bound => outcome,
             () = self.clock.sleep(Duration::from_secs(seconds)) => {
                 Err("context deadline exceeded".to_owned())

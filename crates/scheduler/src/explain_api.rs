@@ -5,6 +5,7 @@
 
 use http::StatusCode;
 use serde_json::{Value, json};
+use skiff_client::own_api::{Answer, OwnApi, failure, no_such_path};
 
 use crate::explain::{Explainer, Explanation, NodeAnswer, Refusal};
 use crate::explain_openapi;
@@ -12,77 +13,49 @@ use crate::explain_openapi;
 /// The service that is stood in for, in `kube-system`.
 pub const SERVICE: &str = "skiff-scheduler";
 
-const GROUP: &str = "scheduling.skiff.local";
-const GROUP_VERSION: &str = "scheduling.skiff.local/v1";
-const ROOT: &str = "/apis/scheduling.skiff.local/v1";
+pub(crate) const API: OwnApi = OwnApi {
+    group: "scheduling.skiff.local",
+    version: "v1",
+    service: SERVICE,
+    title: "Why pods are pending",
+    schemas: "local.skiff.scheduling.v1.",
+};
 const RESOURCE: &str = "podexplanations";
 
 /// Answers a request: code and JSON body. `table`: as kubectl prints it, one row for each node and plugin.
 #[must_use]
-pub fn answer(explainer: &Explainer, method: &str, path: &str, table: bool) -> (u16, Value) {
-    if method != "GET" {
-        let text = "the server does not allow this method on the requested resource";
-        return failure(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "MethodNotAllowed",
-            text,
-            None,
-        );
+pub fn answer(explainer: &Explainer, method: &str, path: &str, table: bool) -> Answer {
+    if let Some(answer) = API.common(method, path, explain_openapi::document) {
+        return answer;
     }
-    match path {
-        "/openapi/v3" => return (200, explain_openapi::index()),
-        "/openapi/v3/apis/scheduling.skiff.local/v1" => return (200, explain_openapi::document()),
-        _ => {}
-    }
-    let rest = path.strip_prefix(ROOT).unwrap_or_default();
+    let Some(rest) = path.strip_prefix(&API.root()) else {
+        return no_such_path();
+    };
     let parts: Vec<&str> = rest.split('/').filter(|part| !part.is_empty()).collect();
     match parts.as_slice() {
-        [] if path.trim_end_matches('/') == ROOT => (200, resources()),
+        [] => API.resources(json!([{
+            "name": RESOURCE, "singularName": "podexplanation", "namespaced": true, "kind": "PodExplanation",
+            "verbs": ["get"], "shortNames": ["why"],
+        }])),
         ["namespaces", namespace, RESOURCE, name] => match explainer.explain(namespace, name) {
             Some(found) if table => (200, shown_as_table(&found, namespace, name)),
             Some(found) => (200, shown(found, namespace, name)),
             None if !explainer.knows() => {
                 let text = "the scheduler of this server does not work now: it starts, or stands by for the one that the Lease kube-system/kube-scheduler names";
-                failure(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "ServiceUnavailable",
-                    text,
-                    None,
-                )
+                let code = StatusCode::SERVICE_UNAVAILABLE;
+                failure(code, "ServiceUnavailable", text, Value::Null)
             }
-            None => {
-                let text = format!("{RESOURCE}.{GROUP} {name:?} not found");
-                failure(StatusCode::NOT_FOUND, "NotFound", &text, Some(name))
-            }
+            None => API.not_found(RESOURCE, name),
         },
-        _ => {
-            let text = "the server could not find the requested resource";
-            failure(StatusCode::NOT_FOUND, "NotFound", text, None)
-        }
+        _ => no_such_path(),
     }
-}
-
-fn failure(code: StatusCode, reason: &str, message: &str, name: Option<&str>) -> (u16, Value) {
-    let mut status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-        "message": message, "reason": reason, "code": code.as_u16()});
-    if let Some(name) = name {
-        status["details"] = json!({"name": name, "group": GROUP, "kind": RESOURCE});
-    }
-    (code.as_u16(), status)
-}
-
-fn resources() -> Value {
-    json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": GROUP_VERSION, "resources": [{
-        "name": RESOURCE, "singularName": "podexplanation", "namespaced": true, "kind": "PodExplanation",
-        "verbs": ["get"], "shortNames": ["why"],
-    }]})
 }
 
 fn shown(mut found: Explanation, namespace: &str, name: &str) -> Value {
     for node in &mut found.nodes {
         node.victims = victims(node, namespace);
     }
-    let mut object = json!({"kind": "PodExplanation", "apiVersion": GROUP_VERSION,
+    let mut object = json!({"kind": "PodExplanation", "apiVersion": API.group_version(),
         "metadata": {"name": name, "namespace": namespace}});
     let said = serde_json::to_value(found).unwrap_or_default();
     if let (Value::Object(object), Value::Object(said)) = (&mut object, said) {
@@ -152,10 +125,8 @@ pub fn objects() -> Vec<Value> {
     vec![
         json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
             "metadata": {"name": "skiff:pod-explanations", "labels": {"rbac.authorization.k8s.io/aggregate-to-admin": "true"}},
-            "rules": [{"apiGroups": [GROUP], "resources": [RESOURCE], "verbs": ["get"]}]}),
-        json!({"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService", "metadata": {"name": format!("v1.{GROUP}")},
-            "spec": {"service": {"name": SERVICE, "namespace": "kube-system", "port": 443}, "group": GROUP, "version": "v1",
-                "insecureSkipTLSVerify": true, "groupPriorityMinimum": 100, "versionPriority": 100}}),
+            "rules": [{"apiGroups": [API.group], "resources": [RESOURCE], "verbs": ["get"]}]}),
+        API.api_service(),
     ]
 }
 
@@ -229,9 +200,10 @@ mod tests {
 
     #[test]
     fn other_requests_are_refused() {
-        let ask = |method, path| answer(&Explainer::default(), method, path, false);
-        assert_eq!(ask("GET", ROOT).1["resources"][0]["shortNames"][0], "why");
-        assert_eq!(ask("DELETE", ROOT).0, 405);
+        let ask = |method, path: &str| answer(&Explainer::default(), method, path, false);
+        let root = API.root();
+        assert_eq!(ask("GET", &root).1["resources"][0]["shortNames"][0], "why");
+        assert_eq!(ask("DELETE", &root).0, 405);
         assert_eq!(ask("GET", "/openapi/v2").0, 404);
         let index = ask("GET", "/openapi/v3").1;
         let document =

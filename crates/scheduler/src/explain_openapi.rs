@@ -2,18 +2,10 @@
 
 use serde_json::{Value, json};
 
-const PATH: &str = "apis/scheduling.skiff.local/v1";
-const SCHEMAS: &str = "local.skiff.scheduling.v1.";
-
-/// What `/openapi/v3` says: where the one document is.
-pub(crate) fn index() -> Value {
-    json!({"paths": {PATH: {"serverRelativeURL": format!("/openapi/v3/{PATH}?hash=1")}}})
-}
+use crate::explain_api::API;
 
 /// The document.
 pub(crate) fn document() -> Value {
-    let gvk = json!({"group": "scheduling.skiff.local", "version": "v1", "kind": "PodExplanation"});
-    let reference = |name: &str| json!({"$ref": format!("#/components/schemas/{SCHEMAS}{name}")});
     let text = |what: &str| json!({"type": "string", "description": what});
     let list =
         |items: Value, what: &str| json!({"type": "array", "items": items, "description": what});
@@ -24,7 +16,7 @@ pub(crate) fn document() -> Value {
     }});
     let node = json!({"type": "object", "description": "What all plugins say of one node.", "properties": {
         "node": text("The node."),
-        "refusals": list(reference("Refusal"), "Those that refuse it; none where the pod would fit."),
+        "refusals": list(API.reference("Refusal"), "Those that refuse it; none where the pod would fit."),
         "victims": list(json!({"type": "string"}), "Pods that could be pushed out so that it fits."),
     }});
     let explanation = json!({"type": "object", "description": "Why a pod is pending.", "properties": {
@@ -34,21 +26,19 @@ pub(crate) fn document() -> Value {
         "state": text("Unscheduled, Gated, Scheduled or NotOurs."),
         "node": text("The node it has, or that room is being made on."),
         "message": text("What was told last."),
-        "everywhere": list(reference("Refusal"), "What holds for all nodes alike."),
-        "nodes": list(reference("NodeAnswer"), "What holds for each."),
-    }, "x-kubernetes-group-version-kind": [gvk]});
-    let path = format!("/{PATH}/namespaces/{{namespace}}/podexplanations/{{name}}");
-    let answer = json!({"description": "OK", "content": {"application/json": {"schema": reference("PodExplanation")}}});
-    json!({
-        "openapi": "3.0.0", "info": {"title": "Why pods are pending", "version": "v1"},
-        "paths": {path: {"get": {
-            "operationId": "readSchedulingV1NamespacedPodExplanation", "x-kubernetes-action": "get",
-            "x-kubernetes-group-version-kind": gvk, "responses": {"200": answer},
-        }}},
-        "components": {"schemas": {
-            (format!("{SCHEMAS}PodExplanation")): explanation,
-            (format!("{SCHEMAS}NodeAnswer")): node,
-            (format!("{SCHEMAS}Refusal")): refusal,
-        }},
-    })
+        "everywhere": list(API.reference("Refusal"), "What holds for all nodes alike."),
+        "nodes": list(API.reference("NodeAnswer"), "What holds for each."),
+    }, "x-kubernetes-group-version-kind": [API.kind("PodExplanation")]});
+    let path = format!(
+        "{}/namespaces/{{namespace}}/podexplanations/{{name}}",
+        API.root()
+    );
+    let id = "readSchedulingV1NamespacedPodExplanation";
+    let paths = json!({path: API.reading(id, "get", "PodExplanation", "PodExplanation")});
+    let schemas = [
+        ("PodExplanation", explanation),
+        ("NodeAnswer", node),
+        ("Refusal", refusal),
+    ];
+    API.document(paths, schemas)
 }

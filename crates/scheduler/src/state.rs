@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use parking_lot::Mutex;
 use skiff_base::{Random, SharedClock};
 use skiff_client::ObjectKey;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 use crate::decision::{Assignment, Decision, Failure, Nomination, Preemption, Tried};
 use crate::diagnosis::Diagnosis;
@@ -31,8 +31,8 @@ pub(crate) struct Known {
     shapes: Shapes,
     /// Pods without a node.
     pub(crate) pending: HashMap<ObjectKey, Arc<PodRow>>,
-    /// Pods that were given a node but are not seen there yet.
-    assumed: HashSet<ObjectKey>,
+    /// Pods that were given a node but are not seen there yet. With a pod its sender goes, which tells who waits for that.
+    assumed: HashMap<ObjectKey, Option<oneshot::Sender<()>>>,
     /// The nodes that room is being made on.
     nominated: HashMap<ObjectKey, Arc<str>>,
     next_start: usize,
@@ -60,7 +60,7 @@ pub struct State {
 
 impl Known {
     pub(crate) fn is_assumed(&self, key: &ObjectKey) -> bool {
-        self.assumed.contains(key)
+        self.assumed.contains_key(key)
     }
 
     pub(crate) fn profile(&self, pod: &PodRow) -> Option<usize> {
@@ -121,7 +121,7 @@ impl Known {
             self.with_device_claims.remove(&row.key);
         }
         self.queue.remove(&row.key);
-        let assumed = self.assumed.remove(&row.key);
+        let assumed = self.assumed.remove(&row.key).is_some();
         let old = self.world.cluster.pod(&row.key).cloned();
         self.world.place(row.clone(), &row.node);
         if row.shape.during_execution {
@@ -151,7 +151,7 @@ impl Known {
         };
         // An assumed pod is on its way: what we see is older than what we did.
         let placed = self.world.cluster.pod(&row.key);
-        if self.assumed.contains(&row.key) && placed.is_some_and(|old| old.uid == row.uid) {
+        if self.is_assumed(&row.key) && placed.is_some_and(|old| old.uid == row.uid) {
             return;
         }
         self.assumed.remove(&row.key);
@@ -270,7 +270,7 @@ impl Known {
         self.hold_devices(&devices);
         self.pending.remove(&pod.key);
         self.nominate(&pod, "");
-        self.assumed.insert(pod.key.clone());
+        self.assumed.insert(pod.key.clone(), None);
         self.world.place(pod.clone(), &name);
         Some(Assignment {
             pod,
@@ -615,7 +615,7 @@ impl State {
             known.forget_volumes(&assignment.volumes);
             known.forget_devices(&assignment.devices);
             let pod = &assignment.pod;
-            if !known.assumed.remove(&pod.key) {
+            if known.assumed.remove(&pod.key).is_none() {
                 return false;
             }
             known.world.unplace(&pod.key);
@@ -655,12 +655,24 @@ impl State {
         self.change(|known, now| known.queue.release(key, failed, now));
     }
 
+    /// Waits until the pod is no longer about to be bound: it is gone, has ended, or is seen with a node.
+    pub(crate) async fn no_longer_assumed(&self, pod: &PodRow) {
+        let left = {
+            let mut known = self.known.lock();
+            let Some(listener) = known.assumed.get_mut(&pod.key) else {
+                return;
+            };
+            let (sender, left) = oneshot::channel();
+            *listener = Some(sender);
+            left
+        };
+        // Nothing is ever sent.
+        let _ = left.await;
+    }
+
     /// Whether the pod's volumes are as they were planned; an error if they never will be.
     pub fn volumes_ready(&self, assignment: &Assignment) -> Result<bool, String> {
         let known = self.known.lock();
-        if !known.assumed.contains(&assignment.pod.key) {
-            return Err("pod does not exist any more".to_owned());
-        }
         let cluster = &known.world.cluster;
         let index = cluster.find(&assignment.node);
         let facts = index.and_then(|index| cluster.nodes.get(index)?.facts.as_ref());

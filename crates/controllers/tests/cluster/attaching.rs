@@ -5,7 +5,7 @@ use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
-use crate::running::{Running, make, start, until};
+use crate::running::{Running, event, make, start, until};
 
 struct World {
     running: Running,
@@ -118,20 +118,13 @@ impl World {
     }
 
     async fn told(&self, pod: &str, reason: &str, text: &str) {
-        let events: Api<Event> = Api::default_namespaced(self.running.cluster.client());
-        until(&format!("{pod} is told {text}"), || async {
-            let found = events.list(&ListParams::default()).await.unwrap();
-            found
-                .items
-                .into_iter()
-                .find(|event| {
-                    event.involved_object.name.as_deref() == Some(pod)
-                        && event.reason.as_deref() == Some(reason)
-                        && event.message.as_deref().map(str::trim_end) == Some(text)
-                })
-                .map(|_| ())
-        })
-        .await;
+        let says = |event: &Event| {
+            event.involved_object.name.as_deref() == Some(pod)
+                && event.reason.as_deref() == Some(reason)
+                && event.message.as_deref().map(str::trim_end) == Some(text)
+        };
+        let client = self.running.cluster.client();
+        event(&client, "default", &format!("{pod} is told {text}"), says).await;
     }
 }
 

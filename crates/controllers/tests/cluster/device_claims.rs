@@ -1,13 +1,13 @@
 //! Claims of devices come and go with the pods that use them; the test does what a scheduler would.
 
-use k8s_openapi::api::core::v1::{Event, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::resource::v1::{
     DeviceClass, ResourceClaim, ResourceClaimTemplate, ResourceSlice,
 };
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
-use crate::running::{Running, make, start, until};
+use crate::running::{Running, make, start, told, until};
 
 struct World {
     running: Running,
@@ -95,18 +95,11 @@ async fn a_pods_own_claim_is_made_reserved_and_taken_away() {
     let pod = world
         .pod("p", json!({"resourceClaimTemplateName": "t"}))
         .await;
-    let events: Api<Event> = Api::default_namespaced(world.running.cluster.client());
-    let failed = until("somebody says why", || async {
-        let all = events.list(&ListParams::default()).await.unwrap().items;
-        all.into_iter()
-            .find(|event| event.reason.as_deref() == Some("FailedResourceClaimCreation"))
-    })
-    .await;
+    let text = "PodResourceClaim gpu: resource claim template \"t\": resourceclaimtemplate.resource.k8s.io \"t\" not found";
+    let failed = told(&world.running.cluster.client(), "default", text).await;
     assert_eq!(
-        failed.message.as_deref(),
-        Some(
-            "PodResourceClaim gpu: resource claim template \"t\": resourceclaimtemplate.resource.k8s.io \"t\" not found"
-        )
+        failed.reason.as_deref(),
+        Some("FailedResourceClaimCreation")
     );
     world.template().await;
     let name = world.made_for("p").await;

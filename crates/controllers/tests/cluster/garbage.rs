@@ -1,10 +1,10 @@
 //! Deletion of owners: background, foreground, orphan, circles, and many dependents.
 
-use k8s_openapi::api::core::v1::{ConfigMap, Event, Node};
+use k8s_openapi::api::core::v1::{ConfigMap, Node};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
-use crate::running::{Running, make, start, until};
+use crate::running::{Running, make, start, told, until};
 
 struct Maps {
     _running: Running,
@@ -181,17 +181,11 @@ async fn an_owner_in_another_namespace_is_none_and_people_are_told() {
     )
     .await;
     for (namespace, expected) in [("kube-system", "kube-system"), ("default", "")] {
-        let events: Api<Event> = Api::namespaced(world.client.clone(), namespace);
         let uid = a.metadata.uid.clone().unwrap();
         let text = format!(
             "ownerRef [v1/ConfigMap, namespace: {expected}, name: a, uid: {uid}] does not exist in namespace {expected:?}"
         );
-        until(&text, || async {
-            let events = events.list(&ListParams::default()).await.unwrap();
-            let mut told = events.items.iter().map(|event| event.message.as_deref());
-            told.any(|told| told == Some(&*text)).then_some(())
-        })
-        .await;
+        told(&world.client, namespace, &text).await;
     }
     assert!(nodes.get_opt("n").await.unwrap().is_some());
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use k8s_openapi::api::core::v1::{ConfigMap, Event};
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Client;
 use kube::api::{Api, ListParams, ObjectMeta, PostParams};
 use kube::client::Body;
@@ -15,7 +15,7 @@ use skiff_base::{Component, Random, SharedClock, Shutdown, SystemClock};
 use skiff_client::{Elected, ElectionConfig, Fence, Fenced};
 use skiff_testkit::TestCluster;
 
-use crate::running::until;
+use crate::running::{told, until};
 
 /// Writes its name again and again, and never stops by itself.
 struct Scribe {
@@ -157,19 +157,11 @@ async fn a_leader_that_is_stuck_writes_nothing_after_its_successor() {
         (spec.lease_duration_seconds, spec.lease_transitions),
         (Some(3), Some(1))
     );
-    let events: Api<Event> = Api::namespaced(cluster.client(), "kube-system");
-    until("the events", || async {
-        let events = events.list(&ListParams::default()).await.unwrap();
-        let of = |text: &str| {
-            events.items.iter().any(|event| {
-                event.reason.as_deref() == Some("LeaderElection")
-                    && event.involved_object.kind.as_deref() == Some("Lease")
-                    && event.message.as_deref() == Some(text)
-            })
-        };
-        (of("a became leader") && of("b became leader")).then_some(())
-    })
-    .await;
+    for text in ["a became leader", "b became leader"] {
+        let event = told(&cluster.client(), "kube-system", text).await;
+        assert_eq!(event.reason.as_deref(), Some("LeaderElection"));
+        assert_eq!(event.involved_object.kind.as_deref(), Some("Lease"));
+    }
     a.task.abort();
     b.shutdown.trigger();
 }

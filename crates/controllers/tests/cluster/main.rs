@@ -10,6 +10,7 @@ mod garbage;
 mod jobs;
 mod leading;
 mod nodes;
+mod queues;
 mod quotas;
 mod ranges;
 mod rollout;

@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 
 use k8s_openapi::api::core::v1::{Event, Service};
 use k8s_openapi::api::networking::v1::{IPAddress, ServiceCIDR};
-use kube::api::{Api, DeleteParams, ListParams};
+use kube::api::{Api, DeleteParams};
 use serde_json::{Value, json};
 use skiff_base::SystemClock;
 use skiff_testkit::{TestCluster, TestOptions};
 
-use crate::running::{Running, make, start_on, until};
+use crate::running::{Running, event, make, start_on, until};
 
 /// A server that keeps its own service and repairs addresses, with a range of six addresses.
 async fn small() -> Running {
@@ -117,7 +117,6 @@ async fn addresses_and_services_are_made_to_agree() {
     let client = running.cluster.client();
     let addresses: Api<IPAddress> = Api::all(client.clone());
     let services: Api<Service> = Api::default_namespaced(client.clone());
-    let events: Api<Event> = Api::default_namespaced(client.clone());
     let (lost, stray) = ("10.99.0.2", "10.99.0.5");
     let mut wanted = service("lost");
     wanted["spec"]["clusterIP"] = json!(lost);
@@ -154,13 +153,8 @@ async fn addresses_and_services_are_made_to_agree() {
     })
     .await;
     addresses.get("10.99.0.4").await.unwrap();
-    let events = events.list(&ListParams::default()).await.unwrap();
-    let reasons: Vec<&str> = events
-        .items
-        .iter()
-        .filter_map(|event| event.reason.as_deref())
-        .collect();
     for reason in ["ClusterIPNotAllocated", "IPAddressWrongReference"] {
-        assert!(reasons.contains(&reason), "{reasons:?}");
+        let is_it = |event: &Event| event.reason.as_deref() == Some(reason);
+        event(&client, "default", reason, is_it).await;
     }
 }

@@ -3,15 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::api::{Api, PostParams};
+use k8s_openapi::api::core::v1::Event;
+use kube::Client;
+use kube::api::{Api, ListParams, PostParams};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use skiff_base::{Random, SharedClock, Shutdown, SystemClock};
+use skiff_client::Queues;
 use skiff_controllers::{ControllersConfig, TokenSigner};
 use skiff_testkit::TestCluster;
 
 pub struct Running {
     pub cluster: TestCluster,
+    pub queues: Queues,
     shutdown: Shutdown,
 }
 
@@ -41,6 +45,7 @@ pub fn start_on(cluster: TestCluster, clock: SharedClock) -> Running {
         })),
         ..ControllersConfig::default()
     };
+    let queues = config.queues.clone();
     let own = client.clone();
     let component = skiff_controllers::component(
         client,
@@ -52,7 +57,11 @@ pub fn start_on(cluster: TestCluster, clock: SharedClock) -> Running {
     let shutdown = Shutdown::new();
     let signal = shutdown.clone();
     tokio::spawn(async move { component.run(signal).await });
-    Running { cluster, shutdown }
+    Running {
+        cluster,
+        queues,
+        shutdown,
+    }
 }
 
 /// Waits until `check` gives something; the limit only ends a test that has failed.
@@ -68,6 +77,27 @@ pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, check: impl Fn(
     tokio::time::timeout(Duration::from_secs(30), found)
         .await
         .unwrap_or_else(|_| panic!("{what}"))
+}
+
+/// Waits for an event in a namespace that is as wanted.
+pub async fn event(
+    client: &Client,
+    namespace: &str,
+    what: &str,
+    wanted: impl Fn(&Event) -> bool,
+) -> Event {
+    let events: Api<Event> = Api::namespaced(client.clone(), namespace);
+    until(what, || async {
+        let all = events.list(&ListParams::default()).await.unwrap().items;
+        all.into_iter().find(|event| wanted(event))
+    })
+    .await
+}
+
+/// Waits for an event in a namespace that says so.
+pub async fn told(client: &Client, namespace: &str, text: &str) -> Event {
+    let says = |event: &Event| event.message.as_deref() == Some(text);
+    event(client, namespace, text, says).await
 }
 
 /// Makes an object from JSON.

@@ -1,11 +1,11 @@
 //! What StatefulSets and DaemonSets bring about; the test plays scheduler and kubelet.
 
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, StatefulSet};
-use k8s_openapi::api::core::v1::{Event, Node, PersistentVolumeClaim, Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod, ServiceAccount};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
-use crate::running::{Running, make, start, until};
+use crate::running::{Running, make, start, told, until};
 
 struct World {
     running: Running,
@@ -168,20 +168,12 @@ async fn a_stateful_set_rolls_out_and_back_and_keeps_its_claims() {
         (found.metadata.uid != uid).then_some(())
     })
     .await;
-    let events: Api<Event> = Api::default_namespaced(client);
-    until("it is told", || async {
-        let events = events.list(&ListParams::default()).await.unwrap();
-        let told = |text: &str| {
-            events
-                .items
-                .iter()
-                .any(|event| event.message.as_deref() == Some(text))
-        };
-        (told("Create Pod db-1 in StatefulSet db successful")
-            && told("Create Claim data-db-1 Pod db-1 in StatefulSet db success"))
-        .then_some(())
-    })
-    .await;
+    for text in [
+        "Create Pod db-1 in StatefulSet db successful",
+        "Create Claim data-db-1 Pod db-1 in StatefulSet db success",
+    ] {
+        told(&client, "default", text).await;
+    }
     sets.delete("db", &DeleteParams::background())
         .await
         .unwrap();

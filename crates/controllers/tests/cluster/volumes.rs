@@ -1,11 +1,11 @@
 //! Claims, volumes and their classes stay as long as something uses them.
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
-use k8s_openapi::api::storage::v1::VolumeAttributesClass;
+use k8s_openapi::api::storage::v1::{StorageClass, VolumeAttributesClass};
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use serde_json::json;
 
-use crate::running::{make, start, until};
+use crate::running::{make, start, told, until};
 
 #[tokio::test]
 async fn a_claim_goes_when_no_pod_has_it() {
@@ -136,6 +136,60 @@ async fn a_class_goes_when_no_claim_names_it() {
             .unwrap()
             .is_none()
             .then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn claims_that_grow_are_told_who_gives_them_room() {
+    let running = start().await;
+    let client = running.cluster.client();
+    let classes: Api<StorageClass> = Api::all(client.clone());
+    make(
+        &classes,
+        json!({"metadata": {"name": "grows"}, "provisioner": "example.com/maker", "allowVolumeExpansion": true}),
+    )
+    .await;
+    let volumes: Api<PersistentVolume> = Api::all(client.clone());
+    let claims: Api<PersistentVolumeClaim> = Api::default_namespaced(client.clone());
+    let driver = json!({"driver": "d.example.com", "volumeHandle": "h"});
+    for (name, source, how) in [
+        ("drivers", "csi", driver),
+        ("moved", "awsElasticBlockStore", json!({"volumeID": "v"})),
+    ] {
+        let mut volume = json!({"metadata": {"name": name}, "spec": {"capacity": {"storage": "1Gi"},
+            "accessModes": ["ReadWriteOnce"], "storageClassName": "grows"}});
+        volume["spec"][source] = how;
+        make(&volumes, volume).await;
+        make(
+            &claims,
+            json!({"metadata": {"name": name}, "spec": {"volumeName": name, "storageClassName": "grows",
+                "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}),
+        )
+        .await;
+        until("it is bound", || async {
+            let claim = claims.get(name).await.unwrap();
+            (claim.status?.phase.as_deref() == Some("Bound")).then_some(())
+        })
+        .await;
+        let more = json!({"spec": {"resources": {"requests": {"storage": "2Gi"}}}});
+        let params = PatchParams::default();
+        claims
+            .patch(name, &params, &Patch::Merge(more))
+            .await
+            .unwrap();
+    }
+    for text in [
+        "waiting for an external controller to expand this PVC",
+        "CSI migration enabled for kubernetes.io/aws-ebs; waiting for external resizer to expand the pvc",
+    ] {
+        let event = told(&client, "default", text).await;
+        assert_eq!(event.reason.as_deref(), Some("ExternalExpanding"));
+    }
+    until("the driver is named", || async {
+        let annotations = claims.get("moved").await.unwrap().metadata.annotations?;
+        let resizer = annotations.get("volume.kubernetes.io/storage-resizer")?;
+        (resizer == "ebs.csi.aws.com").then_some(())
     })
     .await;
 }

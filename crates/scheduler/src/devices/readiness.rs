@@ -63,15 +63,21 @@ pub fn is_ready(claim: &ResourceClaim) -> Result<bool, String> {
     Ok(true)
 }
 
+/// How many seconds a claim's devices still have to become ready; `None`: as long as they like. Times are in seconds.
+#[must_use]
+pub fn time_left(claim: &ResourceClaim, now: i64, timeout: u64) -> Option<u64> {
+    let allocation = super::allocation(claim).filter(|found| has_conditions(found))?;
+    let since = allocation.allocation_timestamp.as_ref()?.0.as_second();
+    let timeout = i64::try_from(timeout).unwrap_or(i64::MAX);
+    // The last second counts in full.
+    let until = since.saturating_add(timeout).saturating_add(1);
+    Some(u64::try_from(until.saturating_sub(now)).unwrap_or(0))
+}
+
 /// Whether a claim's devices should be ready by now. Times are in seconds.
 #[must_use]
 pub fn is_timed_out(claim: &ResourceClaim, now: i64, timeout: u64) -> bool {
-    let Some(allocation) = super::allocation(claim).filter(|found| has_conditions(found)) else {
-        return false;
-    };
-    let timeout = i64::try_from(timeout).unwrap_or(i64::MAX);
-    let since = allocation.allocation_timestamp.as_ref();
-    since.is_some_and(|since| since.0.as_second().saturating_add(timeout) < now)
+    time_left(claim, now, timeout) == Some(0)
 }
 
 #[cfg(test)]
@@ -115,7 +121,11 @@ mod tests {
     #[test]
     fn not_for_ever() {
         let since = 1_767_225_600;
-        assert!(!is_timed_out(&claim(json!([])), since + 600, 600));
-        assert!(is_timed_out(&claim(json!([])), since + 601, 600));
+        let claim = claim(json!([]));
+        for (passed, left) in [(0, 601), (600, 1), (601, 0), (700, 0)] {
+            assert_eq!(time_left(&claim, since + passed, 600), Some(left));
+            assert_eq!(is_timed_out(&claim, since + passed, 600), left == 0);
+        }
+        assert_eq!(time_left(&ResourceClaim::default(), since, 600), None);
     }
 }

@@ -579,15 +579,7 @@ fn name_shares(allocation: &mut AllocationResult, random: &Random) {
         .flat_map(|devices| devices.results.iter_mut().flatten())
     {
         if result.share_id.as_deref() == Some(result::UNNAMED_SHARE) {
-            let part = |bound: u32| random.below(1 << bound);
-            result.share_id = Some(format!(
-                "{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",
-                part(32),
-                part(16),
-                part(12),
-                0x8000 | part(14),
-                part(48)
-            ));
+            result.share_id = Some(random.uuid());
         }
     }
 }

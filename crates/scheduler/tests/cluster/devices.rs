@@ -1,11 +1,14 @@
 //! Pods get the devices that their claims ask for; the test does what drivers and the controller of claims would.
 
+use std::time::{Duration, SystemTime};
+
 use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceSlice};
-use kube::api::{Api, ListParams, Patch, PatchParams};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
+use skiff_base::SimulatedClock;
 use skiff_scheduler::SchedulerConfig;
 
-use crate::running::{Running, make, start, until};
+use crate::running::{Running, make, start, start_with, until};
 
 /// A class `gpu`, and a slice with these devices for a node.
 async fn offer(running: &Running, node: &str, devices: Value) {
@@ -113,16 +116,21 @@ async fn a_shared_claim_is_for_all_that_use_it_and_waits_until_it_is_there() {
     assert_eq!(status.reserved_for.unwrap().len(), 2);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn devices_have_to_be_ready_before_a_pod_is_bound() {
-    let running = start(SchedulerConfig::default()).await;
+/// A pod `p` whose claim `c` has a device on `n` that somebody has to make ready.
+async fn waiting_for_its_device(running: &Running) -> String {
     running.node("n", "4").await;
     let device = json!({"name": "gpu-0", "bindingConditions": ["example.com/attached"],
         "bindingFailureConditions": ["example.com/failed"]});
-    offer(&running, "n", json!([device])).await;
-    claim(&running, "c").await;
+    offer(running, "n", json!([device])).await;
+    claim(running, "c").await;
     running.pod("p", "1", with_claim("c")).await;
-    let pending = running.event("p", "BindingConditionsPending").await;
+    running.event("p", "BindingConditionsPending").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_have_to_be_ready_before_a_pod_is_bound() {
+    let running = start(SchedulerConfig::default()).await;
+    let pending = waiting_for_its_device(&running).await;
     assert_eq!(
         pending,
         "waiting for binding conditions for device on node n"
@@ -146,6 +154,47 @@ async fn devices_have_to_be_ready_before_a_pod_is_bound() {
         .await
         .unwrap();
     assert_eq!(running.node_of("p").await, "n");
+}
+
+/// No time passes, so nothing that looks now and then would find out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_goes_while_its_device_is_made_ready_gives_its_claim_back() {
+    let clock = SimulatedClock::new(SystemTime::UNIX_EPOCH);
+    let running = start_with(SchedulerConfig::default(), clock).await;
+    waiting_for_its_device(&running).await;
+    let holders = |claim: ResourceClaim| claim.status?.reserved_for;
+    let claim = claims(&running).get("c").await.unwrap();
+    assert_eq!(holders(claim).map(|all| all.len()), Some(1));
+    let params = DeleteParams::default();
+    running.pods().delete("p", &params).await.unwrap();
+    until("nobody has the claim", || async {
+        let claim = claims(&running).get("c").await.unwrap();
+        holders(claim)
+            .is_none_or(|all| all.is_empty())
+            .then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_that_are_not_made_ready_in_time_are_given_up() {
+    let clock = SimulatedClock::new(SystemTime::UNIX_EPOCH);
+    let running = start_with(SchedulerConfig::default(), clock.clone()).await;
+    waiting_for_its_device(&running).await;
+    let passing = async {
+        loop {
+            clock.advance(Duration::from_secs(601));
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let why = tokio::select! {
+        why = running.waits("p", "SchedulerError") => why,
+        () = passing => unreachable!(),
+    };
+    assert_eq!(
+        why,
+        "running PreBind plugin \"DynamicResources\": device binding timeout: claim=c"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

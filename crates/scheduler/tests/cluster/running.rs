@@ -8,7 +8,7 @@ use k8s_openapi::api::events::v1::Event;
 use kube::api::{Api, ListParams, Patch, PatchParams, PostParams};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use skiff_base::{Random, Shutdown, SystemClock};
+use skiff_base::{Random, SharedClock, Shutdown, SystemClock};
 use skiff_scheduler::SchedulerConfig;
 use skiff_testkit::TestCluster;
 
@@ -24,10 +24,14 @@ impl Drop for Running {
 }
 
 pub async fn start(config: SchedulerConfig) -> Running {
+    start_with(config, SystemClock::shared()).await
+}
+
+/// The same with a clock of its own for the scheduler.
+pub async fn start_with(config: SchedulerConfig, clock: SharedClock) -> Running {
     let cluster = TestCluster::start().await.unwrap();
     let client = cluster.client();
-    let component =
-        skiff_scheduler::component(client, config, SystemClock::shared(), Random::seeded(1));
+    let component = skiff_scheduler::component(client, config, clock, Random::seeded(1));
     let shutdown = Shutdown::new();
     let signal = shutdown.clone();
     tokio::spawn(async move { component.run(signal).await });

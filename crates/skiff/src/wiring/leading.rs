@@ -75,7 +75,7 @@ impl Candidate {
     ) -> Result<Option<Arc<Self>>> {
         let shared = config.store == StoreKind::Etcd;
         let own = || config.cluster_name.clone();
-        let tail = if shared { unique(random) } else { own() };
+        let tail = if shared { random.uuid() } else { own() };
         Self::new(config, office, &tail, shared, (clock, random))
     }
 
@@ -86,7 +86,7 @@ impl Candidate {
         clock: &SharedClock,
         random: &Random,
     ) -> Result<Option<Arc<Self>>> {
-        Self::new(config, office, &unique(random), true, (clock, random))
+        Self::new(config, office, &random.uuid(), true, (clock, random))
     }
 
     fn new(
@@ -149,17 +149,4 @@ pub(crate) fn fenced(candidate: Option<&Candidate>, client: kube::Client) -> kub
 /// The same for a way to the server that is no client yet.
 pub(crate) fn fence<S>(candidate: &Candidate, service: S) -> Fenced<S> {
     Fenced::new(service, candidate.fence.clone(), candidate.clock.clone())
-}
-
-/// Told apart from all others, in the form of a UUID.
-fn unique(random: &Random) -> String {
-    let part = |bits: u32| random.below(1 << bits);
-    format!(
-        "{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",
-        part(32),
-        part(16),
-        part(12),
-        0x8000 | part(14),
-        part(48)
-    )
 }
