@@ -211,12 +211,7 @@ impl ApiServer {
     }
 
     pub(crate) fn new_uid(&self) -> String {
-        let mut bytes = [0u8; 16];
-        bytes[..8].copy_from_slice(&self.random.below(u64::MAX).to_le_bytes());
-        bytes[8..].copy_from_slice(&self.random.below(u64::MAX).to_le_bytes());
-        uuid::Builder::from_random_bytes(bytes)
-            .into_uuid()
-            .to_string()
+        self.random.uuid()
     }
 }
 
