@@ -49,14 +49,46 @@ struct State<T> {
     delayed: BTreeSet<(Duration, T)>,
     due: HashMap<T, Duration>,
     failures: HashMap<T, u32>,
+    /// The moment until which one of the waiting workers sleeps; the others wait to be woken.
+    alarm: Option<Duration>,
     closed: bool,
     tally: Tally,
+}
+
+impl<T: Ord> State<T> {
+    /// The moment of the first delayed key, if no worker sleeps until then or less.
+    fn unwatched(&self) -> Option<Duration> {
+        let (first, _) = self.delayed.first()?;
+        self.alarm
+            .is_none_or(|alarm| *first < alarm)
+            .then_some(*first)
+    }
 }
 
 struct Inner<T> {
     state: Mutex<State<T>>,
     changed: Notify,
     clock: SharedClock,
+}
+
+/// A worker that sleeps until a moment for all who wait. When it is dropped before it woke, another takes its place.
+struct Sleeper<'a, T> {
+    queue: &'a Inner<T>,
+    until: Duration,
+    awake: bool,
+}
+
+impl<T> Drop for Sleeper<'_, T> {
+    fn drop(&mut self) {
+        let mut state = self.queue.state.lock();
+        if state.alarm == Some(self.until) {
+            state.alarm = None;
+        }
+        drop(state);
+        if !self.awake {
+            self.queue.changed.notify_one();
+        }
+    }
 }
 
 /// The queue. Clones share it.
@@ -80,6 +112,7 @@ impl<T: Clone + Eq + Hash + Ord> WorkQueue<T> {
                 delayed: BTreeSet::new(),
                 due: HashMap::new(),
                 failures: HashMap::new(),
+                alarm: None,
                 closed: false,
                 tally: Tally::new(),
             }),
@@ -127,8 +160,11 @@ impl<T: Clone + Eq + Hash + Ord> WorkQueue<T> {
         }
         state.due.insert(key.clone(), at);
         state.delayed.insert((at, key));
+        let unwatched = state.unwatched().is_some();
         drop(state);
-        self.0.changed.notify_one();
+        if unwatched {
+            self.0.changed.notify_one();
+        }
     }
 
     /// Asks for `key` to be looked at after the delay that its failures in a row have earned: 5 ms,
@@ -161,7 +197,7 @@ impl<T: Clone + Eq + Hash + Ord> WorkQueue<T> {
     pub async fn next(&self) -> Option<T> {
         loop {
             let changed = self.0.changed.notified();
-            let wait = {
+            let unwatched = {
                 let mut state = self.0.state.lock();
                 let now = self.0.clock.monotonic();
                 while let Some((at, key)) = state.delayed.first().cloned()
@@ -176,7 +212,7 @@ impl<T: Clone + Eq + Hash + Ord> WorkQueue<T> {
                         state.tally.waited.took(now.saturating_sub(since));
                     }
                     state.working.insert(key.clone(), now);
-                    if !state.ready.is_empty() || !state.delayed.is_empty() {
+                    if !state.ready.is_empty() || state.unwatched().is_some() {
                         // One wake-up may stand for several keys.
                         self.0.changed.notify_one();
                     }
@@ -186,15 +222,24 @@ impl<T: Clone + Eq + Hash + Ord> WorkQueue<T> {
                     self.0.changed.notify_one();
                     return None;
                 }
-                state.delayed.first().map(|(at, _)| *at - now)
+                let until = state.unwatched();
+                state.alarm = until.or(state.alarm);
+                until.map(|until| (until, until - now))
             };
-            match wait {
-                Some(delay) => tokio::select! {
-                    () = changed => {}
-                    () = self.0.clock.sleep(delay) => {}
-                },
-                None => changed.await,
+            let Some((until, delay)) = unwatched else {
+                changed.await;
+                continue;
+            };
+            let mut sleeper = Sleeper {
+                queue: &self.0,
+                until,
+                awake: false,
+            };
+            tokio::select! {
+                () = changed => {}
+                () = self.0.clock.sleep(delay) => {}
             }
+            sleeper.awake = true;
         }
     }
 
@@ -362,10 +407,12 @@ impl Queues {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use async_trait::async_trait;
     use futures::FutureExt;
     use proptest::prelude::*;
-    use skiff_base::SimulatedClock;
+    use skiff_base::{Clock, SimulatedClock};
     use std::collections::HashSet;
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::SystemTime;
 
     fn queue() -> (WorkQueue<u8>, Arc<SimulatedClock>) {
@@ -411,6 +458,73 @@ mod tests {
         tokio::task::yield_now().await;
         clock.advance(Duration::from_secs(1));
         assert_eq!(waiting.await.unwrap(), Some(2));
+    }
+
+    /// Counts how often somebody went to sleep.
+    #[derive(Debug)]
+    struct Counted(Arc<SimulatedClock>, AtomicUsize);
+
+    #[async_trait]
+    impl Clock for Counted {
+        fn now(&self) -> SystemTime {
+            self.0.now()
+        }
+
+        fn monotonic(&self) -> Duration {
+            self.0.monotonic()
+        }
+
+        async fn sleep(&self, duration: Duration) {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            self.0.sleep(duration).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn one_of_many_waiting_workers_sleeps_for_all() {
+        let clock = SimulatedClock::new(SystemTime::UNIX_EPOCH);
+        let counted = Arc::new(Counted(clock.clone(), AtomicUsize::new(0)));
+        let queue = WorkQueue::new(counted.clone());
+        let (taken, mut keys) = tokio::sync::mpsc::unbounded_channel();
+        let mut workers = tokio::task::JoinSet::new();
+        for _ in 0..50 {
+            let (queue, taken) = (queue.clone(), taken.clone());
+            workers.spawn(async move {
+                while let Some(key) = queue.next().await {
+                    queue.done(&key);
+                    taken.send(key).unwrap();
+                }
+            });
+        }
+        for key in 1..=10_u8 {
+            queue.add_after(key, Duration::from_secs(key.into()));
+        }
+        for key in 1..=10 {
+            tokio::task::yield_now().await;
+            clock.advance(Duration::from_secs(1));
+            assert_eq!(keys.recv().await, Some(key));
+        }
+        let sleeps = counted.1.load(Ordering::Relaxed);
+        assert!((1..=20).contains(&sleeps), "{sleeps}");
+    }
+
+    #[tokio::test]
+    async fn when_the_worker_that_sleeps_is_ended_another_does() {
+        let (queue, clock) = queue();
+        let begin = async || {
+            let queue = queue.clone();
+            let worker = tokio::spawn(async move { queue.next().await });
+            tokio::task::yield_now().await;
+            worker
+        };
+        queue.add_after(1, Duration::from_secs(1));
+        let (first, second) = (begin().await, begin().await);
+        first.abort();
+        assert!(first.await.is_err());
+        tokio::task::yield_now().await;
+        clock.advance(Duration::from_secs(1));
+        let taken = tokio::time::timeout(Duration::from_secs(10), second).await;
+        assert_eq!(taken.unwrap().unwrap(), Some(1));
     }
 
     #[tokio::test]

@@ -21,7 +21,9 @@ use skiff_client::{
 use crate::daemon_set_plan::{self as planner, HASH_LABEL, Observed, Placement, Plan};
 use crate::gate::WriteGate;
 use crate::history::{self, Keeper, Made};
-use crate::ownership::{claim, controller_of, controller_reference, queue_owners, selects, settle};
+use crate::ownership::{
+    claim, controller_of, controller_reference, lives, queue_owners, selects, settle,
+};
 use crate::pod_control::PodControl;
 use crate::{Context, pods, template_hash};
 
@@ -300,6 +302,8 @@ impl DaemonSets {
         let current = match choice.current {
             Some(found) if found.revision == choice.number => found,
             Some(found) => self.history.renumber(key, &found, choice.number).await?,
+            // Without a revision it may be gone: the garbage collector would take away what is made here, without end.
+            None if !lives(&self.client, set).await? => return Ok(None),
             None => match self.create(key, set, template, choice.number).await? {
                 Some(made) => made,
                 None => return Ok(None),

@@ -19,7 +19,9 @@ use skiff_client::{
 use crate::deployment_plan::{Observed, Plan, REVISION, Shape, plan, same_template, wanted};
 use crate::deployment_status::{has_deadline, set_progressing};
 use crate::gate::WriteGate;
-use crate::ownership::{claim, controller_of, is_controlled_by, queue_owners, selects, settle};
+use crate::ownership::{
+    claim, controller_of, is_controlled_by, lives, queue_owners, selects, settle,
+};
 use crate::{Context, pods};
 
 /// The name of this controller.
@@ -235,6 +237,11 @@ impl Deployments {
         api: &Api<ReplicaSet>,
         set: &ReplicaSet,
     ) -> Result<Option<Outcome>, ReconcileError> {
+        // What is made for one that is gone the garbage collector takes away, and what it takes would be made again: without
+        // end, until the watch of Deployments has caught up.
+        if !lives(&self.client, deployment).await? {
+            return Ok(Some(Outcome::Done));
+        }
         let name = set.metadata.name.as_deref().unwrap_or_default();
         match api.create(&PostParams::default(), set).await {
             Ok(created) => {

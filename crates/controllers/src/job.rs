@@ -125,9 +125,14 @@ impl Watch {
     fn on_job(&self, event: &Event<Job>) {
         let job = event.object();
         let key = ObjectKey::of(&job.metadata);
-        let gone = matches!(event, Event::Deleted(_));
-        if gone || finished(job).is_some() {
-            let uid = job.metadata.uid.as_deref().unwrap_or_default();
+        let over = match event {
+            Event::Deleted(_) => Some(job),
+            // A list that is read anew may show another Job of the name.
+            Event::Updated { old, .. } if old.metadata.uid != job.metadata.uid => Some(old),
+            _ => Some(job).filter(|job| finished(job).is_some()),
+        };
+        if let Some(over) = over {
+            let uid = over.metadata.uid.as_deref().unwrap_or_default();
             let left = self.pods.owned_by(uid).into_iter();
             left.filter(|pod| is_tracked(pod))
                 .for_each(|pod| self.strays.add(ObjectKey::of(&pod.metadata)));
@@ -506,5 +511,42 @@ impl Jobs {
 fn merge_finalizers(patch: &mut Value, field: &str) {
     if let Some(metadata) = patch.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.insert(field.to_owned(), json!([FINALIZER]));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use skiff_base::SimulatedClock;
+    use skiff_client::{Change, WatchSink};
+
+    use super::*;
+
+    #[test]
+    fn pods_of_a_job_are_let_go_when_another_of_its_name_is_seen_instead() {
+        let clock = SimulatedClock::new(SystemTime::UNIX_EPOCH);
+        let watch = Watch {
+            jobs: SharedCache::detached(),
+            pods: SharedCache::detached(),
+            queue: WorkQueue::new(clock.clone()),
+            strays: WorkQueue::new(clock),
+        };
+        watch.pods.index_owners();
+        let pod = json!({"metadata": {"namespace": "n", "name": "p", "finalizers": [FINALIZER], "ownerReferences": [
+            {"apiVersion": "batch/v1", "kind": "Job", "name": "j", "uid": "1", "controller": true}]}});
+        let pod = Change::Applied(serde_json::from_value(pod).unwrap());
+        watch.pods.apply(pod);
+        let job = |uid: &str| {
+            let job = json!({"metadata": {"namespace": "n", "name": "j", "uid": uid}});
+            Arc::new(serde_json::from_value::<Job>(job).unwrap())
+        };
+        let seen = |old: &str, new: &str| {
+            let (old, new) = (job(old), job(new));
+            watch.on_job(&Event::Updated { old, new });
+            watch.strays.len()
+        };
+        assert_eq!(seen("1", "1"), 0);
+        assert_eq!(seen("1", "2"), 1);
     }
 }

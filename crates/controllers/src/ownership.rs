@@ -190,15 +190,8 @@ where
     if claims.adopt.is_empty() {
         return Ok(owned);
     }
-    // Asks the server, not the cache: an owner that was deleted in the meantime must not adopt.
-    let owners: Api<O> = Api::namespaced(client.clone(), namespace);
-    let fresh = owners
-        .get_opt(meta.name.as_deref().unwrap_or_default())
-        .await?;
-    let lives = fresh.is_some_and(|fresh| {
-        fresh.meta().uid == meta.uid && fresh.meta().deletion_timestamp.is_none()
-    });
-    if !lives {
+    // An owner that was deleted in the meantime must not adopt.
+    if !lives(client, owner).await? {
         return Ok(owned);
     }
     for object in claims.adopt {
@@ -216,6 +209,28 @@ where
         }
     }
     Ok(owned)
+}
+
+/// Whether an object is still there and not on its way out, by the server's word: a cache may lag.
+///
+/// # Errors
+/// What the server says.
+pub async fn lives<O>(client: &Client, object: &O) -> Result<bool, Error>
+where
+    O: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + std::fmt::Debug
+        + DeserializeOwned,
+{
+    let meta = object.meta();
+    let namespace = meta.namespace.as_deref().unwrap_or_default();
+    let api: Api<O> = Api::namespaced(client.clone(), namespace);
+    let fresh = api
+        .get_opt(meta.name.as_deref().unwrap_or_default())
+        .await?;
+    Ok(fresh.is_some_and(|fresh| {
+        fresh.meta().uid == meta.uid && fresh.meta().deletion_timestamp.is_none()
+    }))
 }
 
 /// The strategic merge patch that makes `owner` manage the object with uid `object`.

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, PodCondition};
 use kube::Client;
-use kube::api::{Api, DeleteParams, Patch, PatchParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use serde_json::{Value, json};
 use skiff_client::{ObjectKey, ReconcileError, is_not_found};
 
@@ -26,6 +26,11 @@ pub async fn remove(
     how: &DeleteParams,
 ) -> Result<(), ReconcileError> {
     let api: Api<Pod> = Api::namespaced(client.clone(), key.namespace());
+    // Another pod of the name may have taken its place.
+    let how = how.clone().preconditions(Preconditions {
+        uid: pod.metadata.uid.clone(),
+        resource_version: None,
+    });
     let mut marked = Ok(());
     if let Some(status) = status {
         let patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": status});
@@ -36,7 +41,7 @@ pub async fn remove(
             .map(drop);
     }
     let deleted = match marked {
-        Ok(()) => api.delete(key.name(), how).await.map(drop),
+        Ok(()) => api.delete(key.name(), &how).await.map(drop),
         Err(error) => Err(error),
     };
     match deleted {

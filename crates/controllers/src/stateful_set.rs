@@ -19,7 +19,9 @@ use skiff_client::{
 
 use crate::gate::WriteGate;
 use crate::history::{self, Keeper, Made};
-use crate::ownership::{claim, claim_if, controller_reference, queue_owners, selects, settle};
+use crate::ownership::{
+    claim, claim_if, controller_reference, lives, queue_owners, selects, settle,
+};
 use crate::stateful_set_plan::{self as planner, Action, Observed, Version};
 use crate::{Context, pods};
 
@@ -218,6 +220,8 @@ impl StatefulSets {
             }
             Some(found) => found,
             None if set.metadata.deletion_timestamp.is_some() => return Ok(None),
+            // It may be gone: the garbage collector would take away what is made here, without end.
+            None if !lives(&self.client, set).await? => return Ok(None),
             None => {
                 let made = self.create(key, set, template, choice.number, &mut collisions);
                 match made.await {

@@ -52,11 +52,11 @@ mod volume_tests;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use futures::future::select_all;
 use kube::Client;
 use skiff_base::lifecycle::ComponentError;
 use skiff_base::{Component, Random, SharedClock, Shutdown};
 use skiff_client::{EventRecorder, EventStyle};
+use tokio::task::JoinSet;
 
 use crate::configuration::LeaderElection;
 use crate::executor::Executor;
@@ -179,12 +179,16 @@ impl Component for Scheduler {
         let mut profiles = config.profiles.iter();
         let spreads_kin = profiles.any(|profile| !profile.args.spread_defaults.is_empty());
         let watches = Watches::new(self.client.clone(), state, clock.clone(), random.clone());
-        tokio::select! {
-            _ = select_all(watches.run(spreads_kin, &shutdown)) => {}
-            () = executor.work() => {}
-            () = shutdown.triggered() => {}
-        }
+        // A task each: what comes in one wakes none of the others.
+        let watches = watches.run(spreads_kin, &shutdown).into_iter();
+        let mut watches: JoinSet<()> = watches.collect();
+        let ended = tokio::select! {
+            ended = watches.join_next() => ended.transpose(),
+            () = executor.work() => Ok(None),
+            () = shutdown.triggered() => Ok(None),
+        };
         self.explainer.set(None);
+        ended?;
         Ok(())
     }
 }

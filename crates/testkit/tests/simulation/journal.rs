@@ -78,32 +78,32 @@ impl Journal {
         let text = String::from_utf8_lossy(value);
         let _ = writeln!(inner.whole, "{revision} {now:?} {key} {text}");
         let after = Object::read(key, value);
-        let what = match &after {
-            Some(after) => after.brief(),
-            None if value.is_empty() => "gone".to_owned(),
-            None => "written".to_owned(),
-        };
-        let line = format!("{revision:5} {:9.3} {key} {what}", now.as_secs_f64());
         // Heartbeats and reports would hide the rest.
         if !["/leases/", "/minions/", "/events/"]
             .iter()
             .any(|kind| key.contains(kind))
         {
+            let what = match &after {
+                Some(after) => after.brief(),
+                None if value.is_empty() => "gone".to_owned(),
+                None => "written".to_owned(),
+            };
+            let line = format!("{revision:5} {:9.3} {key} {what}", now.as_secs_f64());
             inner.brief.push(line);
         }
         inner.scene.now = now;
         inner.scene.note_node(key, after.is_some());
-        let before = match after.clone() {
+        let before = match after {
             Some(after) => inner.scene.objects.insert(key.to_string(), after),
             None => inner.scene.objects.remove(&**key),
         };
-        if before.is_none() && after.is_none() {
-            return None;
-        }
         let change = Change {
             before: before.as_ref(),
-            after: after.as_ref(),
+            after: inner.scene.objects.get(&**key),
         };
+        if change.before.is_none() && change.after.is_none() {
+            return None;
+        }
         if i64::try_from(revision).unwrap_or(MOST) >= MOST {
             return Some("there is no end of changes".to_owned());
         }
