@@ -152,6 +152,11 @@ impl Placement {
     }
 }
 
+fn label<'a>(pod: &'a Pod, name: &str) -> Option<&'a str> {
+    let labels = pod.metadata.labels.as_ref()?;
+    labels.get(name).map(String::as_str)
+}
+
 /// How the set counts its templates; none where the annotation is missing or unreadable.
 fn generation(set: &DaemonSet) -> Option<i64> {
     let annotations = set.metadata.annotations.as_ref()?;
@@ -320,16 +325,19 @@ impl<'a> Planner<'a> {
     }
 
     fn has_hash(&self, pod: &Pod) -> bool {
-        let labels = pod.metadata.labels.as_ref();
-        labels
-            .and_then(|labels| labels.get(HASH_LABEL))
-            .is_some_and(|hash| hash == self.observed.hash)
+        label(pod, HASH_LABEL) == Some(self.observed.hash)
     }
 
+    /// Whether a pod is of the set's template. The generation of the template counts where there is no hash only: pods that an
+    /// earlier set of the name left behind have generations of that set. (Upstream lets either do, and such pods stay old.)
     fn is_updated(&self, pod: &Pod) -> bool {
-        let labels = pod.metadata.labels.as_ref();
-        let generation = labels.and_then(|labels| labels.get(GENERATION_LABEL));
-        self.has_hash(pod) || generation.is_some() && generation == self.generation.as_ref()
+        match label(pod, HASH_LABEL) {
+            Some(hash) => hash == self.observed.hash,
+            None => {
+                let generation = label(pod, GENERATION_LABEL);
+                generation.is_some() && generation == self.generation.as_deref()
+            }
+        }
     }
 
     /// One pod on every node that is to have one, none elsewhere.

@@ -303,3 +303,42 @@ proptest! {
         prop_assert!(world.iter().all(|(_, _, state)| *state == 'r'));
     }
 }
+
+#[test]
+fn a_pod_that_an_earlier_set_of_the_name_left_is_old_though_its_generation_is_the_set_s() {
+    let set = set(|set| set["metadata"]["annotations"] = json!({GENERATION: "2"}));
+    for (hash, generation, updated) in [
+        (Some("old"), Some("2"), 0),
+        (Some("new"), Some("1"), 1),
+        (None, Some("2"), 1),
+        (None, Some("1"), 0),
+        (None, None, 0),
+    ] {
+        let mut left = Pod::clone(&pod("p", "n0", 'r'));
+        let labels = left.metadata.labels.get_or_insert_default();
+        labels.clear();
+        let given = [(HASH_LABEL, hash), (GENERATION_LABEL, generation)];
+        labels.extend(
+            given
+                .into_iter()
+                .filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned()))),
+        );
+        let (plan, status) = super::plan(&Observed {
+            set: &set,
+            nodes: &plain(1),
+            pods: &[Arc::new(left)],
+            hash: "new",
+            now: Timestamp::from_second(NOW).unwrap(),
+        });
+        assert_eq!(
+            status.updated_number_scheduled.unwrap_or(0),
+            updated,
+            "{hash:?} {generation:?}"
+        );
+        assert_eq!(
+            plan.delete.len(),
+            1 - usize::try_from(updated).unwrap(),
+            "{hash:?} {generation:?}"
+        );
+    }
+}

@@ -27,7 +27,8 @@ use crate::job_backoff::{Backoff, ended_at};
 use crate::job_plan::{Note, Observed, Plan, finished, plan};
 use crate::job_pod::{FINALIZER, NewPod, is_tracked, make};
 use crate::ownership::{
-    adoption_patch, claim, controller_of, controller_reference, is_controlled_by, release_patch,
+    adoption_patch, claim, controller_of, controller_reference, is_controlled_by, lives,
+    release_patch,
 };
 use crate::pods;
 
@@ -430,9 +431,16 @@ impl Jobs {
     }
 
     /// Makes pods in batches that double while all goes well; answers how many there are, and what went
-    /// wrong.
+    /// wrong. For a Job that is gone, which the cache may not show yet, none is made.
     async fn create(&self, key: &ObjectKey, job: &Job, new: &[NewPod]) -> (usize, Option<Error>) {
         let (mut created, mut batch, mut rest) = (0, 1, new);
+        if !rest.is_empty() {
+            match lives(&self.client, job).await {
+                Ok(true) => {}
+                Ok(false) => return (0, None),
+                Err(error) => return (0, Some(error)),
+            }
+        }
         while !rest.is_empty() {
             let (now, later) = rest.split_at(batch.min(rest.len()));
             let outcomes = join_all(now.iter().map(|new| self.create_one(key, job, new))).await;

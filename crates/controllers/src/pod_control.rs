@@ -5,12 +5,14 @@ use std::sync::Arc;
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DeleteParams, PostParams};
-use kube::core::Resource;
+use kube::core::{NamespaceResourceScope, Resource};
 use kube::{Client, Error};
+use serde::de::DeserializeOwned;
 use skiff_client::failure::message;
 use skiff_client::{ApiFailure, EventRecorder, EventType, ObjectKey, SharedCache, is_not_found};
 
 use crate::gate::WriteGate;
+use crate::ownership::lives;
 
 /// Makes and deletes pods for the objects of one controller.
 pub struct PodControl {
@@ -46,17 +48,27 @@ impl PodControl {
     }
 
     /// Makes `count` pods in batches that double while all goes well, so that a failure that hits all of them costs
-    /// few requests. `make` gives the pod with each number.
+    /// few requests. `make` gives the pod with each number. For an owner that is gone, which the cache may not show yet, none
+    /// is made: the garbage collector would take it away, and it would be made again, without end.
     ///
     /// # Errors
     /// The first failure of the batch that had one; nothing is made after it.
-    pub async fn create<O: Resource<DynamicType = ()>>(
+    pub async fn create<O>(
         &self,
         key: &ObjectKey,
         owner: &O,
         count: usize,
         make: impl Fn(usize) -> Pod,
-    ) -> Result<(), Error> {
+    ) -> Result<(), Error>
+    where
+        O: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + std::fmt::Debug
+            + DeserializeOwned,
+    {
+        if count == 0 || !lives(&self.client, owner).await? {
+            return Ok(());
+        }
         let (mut done, mut batch) = (0, 1);
         while done < count {
             let end = count.min(done + batch);

@@ -395,6 +395,10 @@ impl StatefulSets {
         set: &StatefulSet,
         pod: &Pod,
     ) -> Result<(), ReconcileError> {
+        // What is made for a set that is gone, which the cache may not show yet, would be taken away and made again, without end.
+        if !lives(&self.client, set).await? {
+            return Ok(());
+        }
         match self.pods_api(key).create(&PostParams::default(), pod).await {
             Ok(created) => {
                 self.pod_gate.wrote(key, &created.metadata);
