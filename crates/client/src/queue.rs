@@ -511,14 +511,15 @@ mod tests {
     #[tokio::test]
     async fn when_the_worker_that_sleeps_is_ended_another_does() {
         let (queue, clock) = queue();
-        let begin = async || {
+        let begin = || {
             let queue = queue.clone();
-            let worker = tokio::spawn(async move { queue.next().await });
-            tokio::task::yield_now().await;
-            worker
+            tokio::spawn(async move { queue.next().await })
         };
         queue.add_after(1, Duration::from_secs(1));
-        let (first, second) = (begin().await, begin().await);
+        let first = begin();
+        tokio::task::yield_now().await;
+        let second = begin();
+        tokio::task::yield_now().await;
         first.abort();
         assert!(first.await.is_err());
         tokio::task::yield_now().await;
