@@ -340,12 +340,7 @@ impl DaemonSets {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), key.namespace());
         let patch = json!({"metadata": {"labels": {HASH_LABEL: hash}}});
         for pod in pods {
-            let labels = pod.metadata.labels.as_ref();
-            if labels
-                .and_then(|labels| labels.get(HASH_LABEL))
-                .map(String::as_str)
-                != Some(hash)
-            {
+            if planner::label(&pod.metadata, HASH_LABEL) != Some(hash) {
                 let name = pod.metadata.name.as_deref().unwrap_or_default();
                 api.patch(name, &PatchParams::default(), &Patch::Merge(&patch))
                     .await?;
@@ -463,13 +458,8 @@ impl DaemonSets {
         let excess = old.len().saturating_sub(limit);
         let idle = |revision: &&Arc<ControllerRevision>| {
             let hash = hash_of(revision);
-            !pods.iter().any(|pod| {
-                let labels = pod.metadata.labels.as_ref();
-                labels
-                    .and_then(|labels| labels.get(HASH_LABEL))
-                    .map(String::as_str)
-                    == Some(hash)
-            })
+            let is_of = |pod: &Arc<Pod>| planner::label(&pod.metadata, HASH_LABEL) == Some(hash);
+            !pods.iter().any(is_of)
         };
         let excess: Vec<_> = old.iter().filter(idle).take(excess).cloned().collect();
         self.history.delete(key, &excess).await
@@ -506,10 +496,7 @@ impl DaemonSets {
 }
 
 fn hash_of(revision: &ControllerRevision) -> &str {
-    let labels = revision.metadata.labels.as_ref();
-    labels
-        .and_then(|labels| labels.get(HASH_LABEL))
-        .map_or("", String::as_str)
+    planner::label(&revision.metadata, HASH_LABEL).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{
     Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, PodTemplateSpec,
     Taint, Toleration,
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::deployment_plan::scaled;
 use crate::taint_eviction::tolerates;
@@ -152,8 +153,9 @@ impl Placement {
     }
 }
 
-fn label<'a>(pod: &'a Pod, name: &str) -> Option<&'a str> {
-    let labels = pod.metadata.labels.as_ref()?;
+/// What a label of an object says.
+pub fn label<'a>(meta: &'a ObjectMeta, name: &str) -> Option<&'a str> {
+    let labels = meta.labels.as_ref()?;
     labels.get(name).map(String::as_str)
 }
 
@@ -325,16 +327,16 @@ impl<'a> Planner<'a> {
     }
 
     fn has_hash(&self, pod: &Pod) -> bool {
-        label(pod, HASH_LABEL) == Some(self.observed.hash)
+        label(&pod.metadata, HASH_LABEL) == Some(self.observed.hash)
     }
 
     /// Whether a pod is of the set's template. The generation of the template counts where there is no hash only: pods that an
     /// earlier set of the name left behind have generations of that set. (Upstream lets either do, and such pods stay old.)
     fn is_updated(&self, pod: &Pod) -> bool {
-        match label(pod, HASH_LABEL) {
+        match label(&pod.metadata, HASH_LABEL) {
             Some(hash) => hash == self.observed.hash,
             None => {
-                let generation = label(pod, GENERATION_LABEL);
+                let generation = label(&pod.metadata, GENERATION_LABEL);
                 generation.is_some() && generation == self.generation.as_deref()
             }
         }

@@ -13,9 +13,10 @@ use skiff_base::SharedClock;
 use skiff_client::failure::message;
 use skiff_client::{
     ApiFailure, Event, EventRecorder, EventType, LabelMatcher, ObjectKey, Outcome, ReconcileError,
-    Reconciler, SharedCache, is_already_exists, is_not_found,
+    Reconciler, SharedCache, is_already_exists,
 };
 
+use crate::deletion::delete_seen;
 use crate::deployment_plan::{Observed, Plan, REVISION, Shape, plan, same_template, wanted};
 use crate::deployment_status::{has_deadline, set_progressing};
 use crate::gate::WriteGate;
@@ -207,11 +208,8 @@ impl Deployments {
             self.tell_scaling(deployment, name, wanted(before), wanted(after));
         }
         for set in &plan.delete {
-            let name = set.metadata.name.as_deref().unwrap_or_default();
-            match api.delete(name, &DeleteParams::default()).await {
-                Ok(_) => self.gate.deleted(key, &set.metadata),
-                Err(error) if is_not_found(&error) => {}
-                Err(error) => return Err(error.into()),
+            if delete_seen(&api, &set.metadata, DeleteParams::default()).await? {
+                self.gate.deleted(key, &set.metadata);
             }
         }
         if let Some(changed) = &plan.deployment {

@@ -14,8 +14,9 @@ use kube::api::{Api, DeleteParams, PostParams};
 use kube::{Client, Error};
 use serde_json::{Value, json};
 use skiff_client::selector::Labels;
-use skiff_client::{ObjectKey, SharedCache, is_already_exists, is_not_found};
+use skiff_client::{ObjectKey, SharedCache, is_already_exists};
 
+use crate::deletion::delete_seen;
 use crate::gate::WriteGate;
 use crate::template_hash;
 
@@ -273,11 +274,8 @@ impl Keeper {
     ) -> Result<(), Error> {
         let api = self.api(key.namespace());
         for revision in revisions {
-            let name = revision.metadata.name.as_deref().unwrap_or_default();
-            match api.delete(name, &DeleteParams::default()).await {
-                Ok(_) => self.gate.deleted(key, &revision.metadata),
-                Err(error) if is_not_found(&error) => {}
-                Err(error) => return Err(error),
+            if delete_seen(&api, &revision.metadata, DeleteParams::default()).await? {
+                self.gate.deleted(key, &revision.metadata);
             }
         }
         Ok(())

@@ -22,6 +22,7 @@ use skiff_client::{
 };
 
 use crate::Context;
+use crate::deletion::delete_seen;
 use crate::gate::WriteGate;
 use crate::job_backoff::{Backoff, ended_at};
 use crate::job_plan::{Note, Observed, Plan, finished, plan};
@@ -492,19 +493,16 @@ impl Jobs {
             self.patch(key, pod, &counted_patch()).await?;
         }
         let name = pod.metadata.name.as_deref().unwrap_or_default();
-        match self
-            .pods_api(key)
-            .delete(name, &DeleteParams::default())
-            .await
-        {
-            Ok(_) => {
+        let api = self.pods_api(key);
+        match delete_seen(&api, &pod.metadata, DeleteParams::default()).await {
+            Ok(true) => {
                 self.wrote_pods.deleted(key, &pod.metadata);
                 let text = format!("Deleted pod: {name}");
                 self.recorder
                     .about(job, EventType::Normal, "SuccessfulDelete", text);
                 Ok(())
             }
-            Err(error) if is_not_found(&error) => Ok(()),
+            Ok(false) => Ok(()),
             Err(error) => {
                 let text = format!("Error deleting: {}", message(&error));
                 self.recorder

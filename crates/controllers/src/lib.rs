@@ -18,6 +18,7 @@ pub mod csr_cleaner;
 pub mod csr_signing;
 pub mod daemon_set;
 mod daemon_set_plan;
+mod deletion;
 pub mod deployment;
 mod deployment_plan;
 mod deployment_status;

@@ -9,8 +9,9 @@ use kube::core::{NamespaceResourceScope, Resource};
 use kube::{Client, Error};
 use serde::de::DeserializeOwned;
 use skiff_client::failure::message;
-use skiff_client::{ApiFailure, EventRecorder, EventType, ObjectKey, SharedCache, is_not_found};
+use skiff_client::{ApiFailure, EventRecorder, EventType, ObjectKey, SharedCache};
 
+use crate::deletion::delete_seen;
 use crate::gate::WriteGate;
 use crate::ownership::lives;
 
@@ -127,15 +128,16 @@ impl PodControl {
         pod: &Pod,
     ) -> Result<(), Error> {
         let name = pod.metadata.name.as_deref().unwrap_or_default();
-        match self.api(key).delete(name, &DeleteParams::default()).await {
-            Ok(_) => {
+        let api = self.api(key);
+        match delete_seen(&api, &pod.metadata, DeleteParams::default()).await {
+            Ok(true) => {
                 self.gate.deleted(key, &pod.metadata);
                 let text = format!("Deleted pod: {name}");
                 self.recorder
                     .about(owner, EventType::Normal, "SuccessfulDelete", text);
                 Ok(())
             }
-            Err(error) if is_not_found(&error) => Ok(()),
+            Ok(false) => Ok(()),
             Err(error) => {
                 let text = format!("Error deleting: {}", message(&error));
                 self.recorder

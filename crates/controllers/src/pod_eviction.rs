@@ -2,9 +2,11 @@
 
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, PodCondition};
 use kube::Client;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
+use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
 use skiff_client::{ObjectKey, ReconcileError, is_not_found};
+
+use crate::deletion::delete_seen;
 
 /// Writes `condition` into the status of the pod and deletes it. One that is gone by then is fine.
 pub async fn evict(
@@ -26,11 +28,6 @@ pub async fn remove(
     how: &DeleteParams,
 ) -> Result<(), ReconcileError> {
     let api: Api<Pod> = Api::namespaced(client.clone(), key.namespace());
-    // Another pod of the name may have taken its place.
-    let how = how.clone().preconditions(Preconditions {
-        uid: pod.metadata.uid.clone(),
-        resource_version: None,
-    });
     let mut marked = Ok(());
     if let Some(status) = status {
         let patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": status});
@@ -40,14 +37,12 @@ pub async fn remove(
             .await
             .map(drop);
     }
-    let deleted = match marked {
-        Ok(()) => api.delete(key.name(), &how).await.map(drop),
-        Err(error) => Err(error),
-    };
-    match deleted {
-        Err(error) if !is_not_found(&error) => Err(error.into()),
-        _ => Ok(()),
+    match marked {
+        Err(error) if is_not_found(&error) => return Ok(()),
+        marked => marked?,
     }
+    delete_seen(&api, &pod.metadata, how.clone()).await?;
+    Ok(())
 }
 
 /// What events of the eviction are about: the pod by its name, as it may be gone already.

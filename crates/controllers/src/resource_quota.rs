@@ -34,6 +34,8 @@ const AGAIN: Duration = Duration::from_secs(300);
 /// then, but what they used is given back only by counting.
 const UNKNOWN_AGAIN: Duration = Duration::from_secs(30);
 const QUOTAS: &str = "resourcequotas";
+/// How long to wait for a cache that has not shown everything yet.
+const CATCH_UP: Duration = Duration::from_millis(200);
 /// What quotas count under names of their own.
 const NAMED: [&str; 4] = ["configmaps", "secrets", "replicationcontrollers", QUOTAS];
 
@@ -42,6 +44,13 @@ struct Counted {
     resource: ApiResource,
     objects: SharedCache<Metadata>,
     _subscription: Subscription,
+}
+
+/// What was found to be used up of a quota.
+struct Usage {
+    sum: Amounts,
+    /// Whether all kinds that it counts are served.
+    all_served: bool,
 }
 
 struct Quotas {
@@ -171,36 +180,57 @@ fn agree(a: &ResourceQuotaStatus, b: &ResourceQuotaStatus) -> bool {
 }
 
 impl Quotas {
-    /// What all objects of the namespace use up of what the quota limits, and whether all kinds that it counts are served.
+    /// What all objects of the namespace use up of what the quota limits; none while a cache is behind the server.
     async fn usage(
         &self,
         namespace: &str,
         spec: &ResourceQuotaSpec,
         charged: &Amounts,
-    ) -> Result<(Amounts, bool), ReconcileError> {
+    ) -> Result<Option<Usage>, ReconcileError> {
         let (mut sum, mut all_served) = (Amounts::new(), true);
         let names = || spec.hard.iter().flatten().map(|(name, _)| name.as_str());
         let of = |plural: &str| names().any(|name| tracks("", plural, name));
+        let mut cached: Vec<(&str, usize)> = Vec::new();
         if of("pods") {
-            let now = self.context.now().0;
-            for pod in self.pods.list_in(namespace) {
+            let (pods, now) = (self.pods.list_in(namespace), self.context.now().0);
+            cached.push(("pods", pods.len()));
+            for pod in pods {
                 if in_scope(spec, Some(&pod)) {
                     add(&mut sum, pod_usage(&pod, now));
                 }
             }
         }
-        if !in_scope(spec, None) {
-            return Ok((sum, true));
-        }
-        if of("services") {
-            for service in self.services.list_in(namespace) {
+        let all = in_scope(spec, None);
+        if all && of("services") {
+            let services = self.services.list_in(namespace);
+            cached.push(("services", services.len()));
+            for service in services {
                 add(&mut sum, service_usage(&service));
             }
         }
-        if of("persistentvolumeclaims") {
-            for claim in self.claims.list_in(namespace) {
+        if all && of("persistentvolumeclaims") {
+            let claims = self.claims.list_in(namespace);
+            cached.push(("persistentvolumeclaims", claims.len()));
+            for claim in claims {
                 add(&mut sum, claim_usage(&claim));
             }
+        }
+        for (plural, cached) in cached {
+            let less = |name: &str| {
+                let used = sum.get(name).copied().unwrap_or(Amount::ZERO);
+                charged.get(name).is_some_and(|charged| used < *charged)
+            };
+            // What was charged for objects that the cache does not show yet would be given away twice.
+            if names().any(|name| tracks("", plural, name) && less(name)) {
+                let path = format!("/api/v1/namespaces/{namespace}/{plural}");
+                let there = self.count(path).await?;
+                if usize::try_from(there) != Ok(cached) {
+                    return Ok(None);
+                }
+            }
+        }
+        if !all {
+            return Ok(Some(Usage { sum, all_served }));
         }
         for name in names() {
             let Some(kind) = counted_kind(name) else {
@@ -217,19 +247,20 @@ impl Quotas {
                 // Another kind's change may have led here while the watch of this one is behind: what was charged since
                 // would be given away twice.
                 if charged.get(name).is_some_and(|charged| count < *charged) {
-                    count = Amount::whole(self.count(&counted.resource, namespace).await?);
+                    let path = counted.resource.path(namespace);
+                    count = Amount::whole(self.count(path).await?);
                 }
                 sum.insert(name.to_owned(), count);
             } else {
                 all_served = false;
             }
         }
-        Ok((sum, all_served))
+        Ok(Some(Usage { sum, all_served }))
     }
 
-    /// How many objects of a kind the server has, without having it send them.
-    async fn count(&self, resource: &ApiResource, namespace: &str) -> Result<i64, ReconcileError> {
-        let request = kube::core::Request::new(resource.path(namespace))
+    /// How many objects the server has in a collection, without having it send them.
+    async fn count(&self, path: String) -> Result<i64, ReconcileError> {
+        let request = kube::core::Request::new(path)
             .list(&ListParams::default().limit(1))
             .map_err(kube::Error::BuildRequest)?;
         let page: ObjectList<PartialObjectMeta> = self.client.request(request).await?;
@@ -287,10 +318,13 @@ impl Reconciler for Quotas {
                 .as_ref()
                 .and_then(|status| status.used.as_ref()),
         );
-        let (used, all_served) = self.usage(key.namespace(), &spec, &charged).await?;
+        let usage = self.usage(key.namespace(), &spec, &charged);
+        let Some(Usage { sum, all_served }) = usage.await? else {
+            return Ok(Outcome::After(CATCH_UP));
+        };
         let again = if all_served { AGAIN } else { UNKNOWN_AGAIN };
         self.queue.add_after(key.clone(), again);
-        let wanted = status(&spec, &used);
+        let wanted = status(&spec, &sum);
         if quota
             .status
             .as_ref()

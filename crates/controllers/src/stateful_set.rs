@@ -14,9 +14,10 @@ use skiff_base::SharedClock;
 use skiff_client::failure::message;
 use skiff_client::{
     ApiFailure, EventRecorder, EventType, LabelMatcher, ObjectKey, Outcome, ReconcileError,
-    Reconciler, SharedCache, is_already_exists, is_not_found,
+    Reconciler, SharedCache, is_already_exists,
 };
 
+use crate::deletion::delete_seen;
 use crate::gate::WriteGate;
 use crate::history::{self, Keeper, Made};
 use crate::ownership::{
@@ -311,6 +312,11 @@ impl StatefulSets {
         set: &StatefulSet,
         phases: Vec<Vec<Action>>,
     ) -> Result<(), ReconcileError> {
+        // What is made for a set that is gone, which the cache may not show yet, would be taken away and made again, without end.
+        let makes = |action: &Action| matches!(action, Action::Create { .. });
+        if phases.iter().flatten().any(makes) && !lives(&self.client, set).await? {
+            return Ok(());
+        }
         for phase in phases {
             let mut batch = 1;
             let mut rest = phase.as_slice();
@@ -395,10 +401,6 @@ impl StatefulSets {
         set: &StatefulSet,
         pod: &Pod,
     ) -> Result<(), ReconcileError> {
-        // What is made for a set that is gone, which the cache may not show yet, would be taken away and made again, without end.
-        if !lives(&self.client, set).await? {
-            return Ok(());
-        }
         match self.pods_api(key).create(&PostParams::default(), pod).await {
             Ok(created) => {
                 self.pod_gate.wrote(key, &created.metadata);
@@ -443,18 +445,14 @@ impl StatefulSets {
         set: &StatefulSet,
         pod: &Pod,
     ) -> Result<(), ReconcileError> {
-        let name = pod.metadata.name.as_deref().unwrap_or_default();
-        let deleted = self
-            .pods_api(key)
-            .delete(name, &DeleteParams::default())
-            .await;
-        match deleted {
-            Err(error) if !is_not_found(&error) => {
+        let api = self.pods_api(key);
+        match delete_seen(&api, &pod.metadata, DeleteParams::default()).await {
+            Err(error) => {
                 self.tell(set, "Delete", pod, Some(&message(&error)));
                 Err(error.into())
             }
-            outcome => {
-                if outcome.is_ok() {
+            Ok(was_there) => {
+                if was_there {
                     self.pod_gate.deleted(key, &pod.metadata);
                 }
                 self.tell(set, "Delete", pod, None);

@@ -6,14 +6,12 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
-use kube::api::{Api, DeleteParams, Preconditions};
+use kube::api::{Api, DeleteParams};
 use skiff_base::SharedClock;
-use skiff_client::{
-    Event, ObjectKey, Outcome, ReconcileError, Reconciler, SharedCache, WatchSpec, is_conflict,
-    is_not_found,
-};
+use skiff_client::{Event, ObjectKey, Outcome, ReconcileError, Reconciler, SharedCache, WatchSpec};
 
 use crate::Context;
+use crate::deletion::delete_seen;
 
 /// The name of this controller.
 pub const NAME: &str = "token-cleaner";
@@ -104,18 +102,9 @@ impl Reconciler for Cleaner {
             Life::Left(left) => return Ok(Outcome::After(left)),
             Life::Over => {}
         }
-        let parameters = DeleteParams {
-            preconditions: Some(Preconditions {
-                uid: secret.metadata.uid.clone(),
-                resource_version: None,
-            }),
-            ..DeleteParams::default()
-        };
         let api: Api<Secret> = Api::namespaced(self.client.clone(), NAMESPACE);
-        match api.delete(key.name(), &parameters).await {
-            Err(error) if !is_conflict(&error) && !is_not_found(&error) => Err(error.into()),
-            _ => Ok(Outcome::Done),
-        }
+        delete_seen(&api, &secret.metadata, DeleteParams::default()).await?;
+        Ok(Outcome::Done)
     }
 }
 

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use kube::Client;
-use kube::api::{Api, DeleteParams, PostParams, Preconditions};
+use kube::api::{Api, DeleteParams, PostParams};
 use skiff_client::{
     Event, ObjectKey, Outcome, ReconcileError, Reconciler, SharedCache, WatchSpec, is_conflict,
     is_not_found,
@@ -15,6 +15,7 @@ use skiff_client::{
 
 use crate::Context;
 use crate::context::TokenSigner;
+use crate::deletion::delete_seen;
 
 /// The name of this controller. As upstream's it acts as the controller manager.
 pub const NAME: &str = "serviceaccount-token-controller";
@@ -198,18 +199,9 @@ impl TokenSecrets {
     }
 
     async fn delete(&self, key: &ObjectKey, secret: &Secret) -> Result<Outcome, ReconcileError> {
-        let parameters = DeleteParams {
-            preconditions: Some(Preconditions {
-                uid: secret.metadata.uid.clone(),
-                resource_version: None,
-            }),
-            ..DeleteParams::default()
-        };
         let api: Api<Secret> = Api::namespaced(self.client.clone(), key.namespace());
-        match api.delete(key.name(), &parameters).await {
-            Err(error) if !is_conflict(&error) && !is_not_found(&error) => Err(error.into()),
-            _ => Ok(Outcome::Done),
-        }
+        delete_seen(&api, &secret.metadata, DeleteParams::default()).await?;
+        Ok(Outcome::Done)
     }
 }
 

@@ -6,13 +6,12 @@ use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
 use kube::Client;
-use kube::api::{Api, DeleteParams, Preconditions};
+use kube::api::{Api, DeleteParams};
 use skiff_base::SharedClock;
-use skiff_client::{
-    Event, ObjectKey, Outcome, ReconcileError, Reconciler, SharedCache, is_not_found,
-};
+use skiff_client::{Event, ObjectKey, Outcome, ReconcileError, Reconciler, SharedCache};
 
 use crate::Context;
+use crate::deletion::delete_seen;
 use crate::job_plan::finished;
 
 /// The name of this controller.
@@ -91,17 +90,8 @@ impl Reconciler for Finished {
             Some(wait) if !wait.is_zero() => return Ok(Outcome::After(wait)),
             Some(_) => {}
         }
-        let params = DeleteParams {
-            preconditions: Some(Preconditions {
-                uid: fresh.metadata.uid,
-                resource_version: None,
-            }),
-            ..DeleteParams::foreground()
-        };
-        match api.delete(key.name(), &params).await {
-            Err(error) if !is_not_found(&error) => Err(error.into()),
-            _ => Ok(Outcome::Done),
-        }
+        delete_seen(&api, &fresh.metadata, DeleteParams::foreground()).await?;
+        Ok(Outcome::Done)
     }
 }
 

@@ -20,7 +20,7 @@ use skiff_client::{
 };
 use tokio::task::JoinSet;
 
-use crate::plan::{self, LEASE_EVERY, Row, STATUS_EVERY, Step};
+use crate::plan::{self, LEASE_EVERY, Row, STATUS_EVERY, STATUS_LOOK, Step};
 use crate::{ClientFactory, SimulationConfig};
 
 /// So much is under way at a time.
@@ -173,31 +173,13 @@ impl WatchSink<Pod> for Shared {
 
 impl WatchSink<Node> for Shared {
     fn replace(&self, items: Vec<Node>, _resource_version: &str) {
-        let mut silent = self.silent.lock();
-        for node in &items {
-            let name = node.metadata.name.as_deref().unwrap_or_default();
-            match self.config.number(name) {
-                Some(number) if says_nothing(node) => drop(silent.insert(number)),
-                Some(number) => drop(silent.remove(&number)),
-                None => {}
-            }
-        }
+        items.iter().for_each(|node| self.hear(node));
     }
 
     fn apply(&self, change: Change<Node>) {
         // A machine that was lost does not come back because its object goes.
-        let Change::Applied(node) = &change else {
-            return;
-        };
-        let silent = says_nothing(node);
-        let name = node.metadata.name.as_deref().unwrap_or_default();
-        let Some(number) = self.config.number(name) else {
-            return;
-        };
-        if silent {
-            self.silent.lock().insert(number);
-        } else {
-            self.silent.lock().remove(&number);
+        if let Change::Applied(node) = &change {
+            self.hear(node);
         }
     }
 
@@ -207,6 +189,15 @@ impl WatchSink<Node> for Shared {
 fn says_nothing(node: &Node) -> bool {
     let annotations = node.metadata.annotations.as_ref();
     annotations.is_some_and(|all| all.contains_key(plan::SILENT))
+}
+
+/// Whether somebody else wrote that it is not ready.
+fn is_doubted(node: &Node) -> bool {
+    let status = node.status.as_ref();
+    let mut conditions = status
+        .into_iter()
+        .flat_map(|s| s.conditions.iter().flatten());
+    conditions.any(|condition| condition.type_ == "Ready" && condition.status != "True")
 }
 
 async fn work(shared: Arc<Shared>) {
@@ -224,6 +215,22 @@ async fn work(shared: Arc<Shared>) {
 }
 
 impl Shared {
+    /// What the API says of a node.
+    fn hear(&self, node: &Node) {
+        let name = node.metadata.name.as_deref().unwrap_or_default();
+        let Some(number) = self.config.number(name) else {
+            return;
+        };
+        if says_nothing(node) {
+            self.silent.lock().insert(number);
+            return;
+        }
+        self.silent.lock().remove(&number);
+        if is_doubted(node) {
+            self.queue.add_after(Task::Status(number), STATUS_LOOK);
+        }
+    }
+
     fn look(&self, pod: &Pod) {
         let Some(row) = plan::row(&self.config, pod) else {
             return;
@@ -253,13 +260,7 @@ impl Shared {
             Task::Lease(node) | Task::Status(node) if self.silent.lock().contains(node) => {
                 Ok(Some(AGAIN))
             }
-            Task::Lease(node) => match self.renew(*node).await {
-                Err(error) if is_conflict(&error) || is_not_found(&error) => {
-                    self.known.lock()[*node as usize].lease = None;
-                    Err(error)
-                }
-                other => other.map(|()| Some(LEASE_EVERY)),
-            },
+            Task::Lease(node) => self.renew(*node).await.map(|()| Some(LEASE_EVERY)),
             Task::Status(node) => match self.report(*node).await {
                 // Somebody deleted the node: a kubelet would only come back when it is started anew.
                 Err(error) if is_not_found(&error) => Ok(None),
@@ -295,7 +296,17 @@ impl Shared {
         Ok(())
     }
 
+    /// Gives the sign of life. A lease that is no longer as this node knows it is read again the next time.
     async fn renew(&self, node: u32) -> Result<(), Error> {
+        let renewed = self.write_lease(node).await;
+        let stale = |error: &Error| is_conflict(error) || is_not_found(error);
+        if renewed.as_ref().is_err_and(stale) {
+            self.known.lock()[node as usize].lease = None;
+        }
+        renewed
+    }
+
+    async fn write_lease(&self, node: u32) -> Result<(), Error> {
         let leases: Api<Lease> = Api::namespaced(self.clients[node as usize].clone(), LEASES);
         let name = self.config.name(node);
         let Known { uid, lease, .. } = self.known.lock()[node as usize].clone();

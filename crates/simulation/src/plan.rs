@@ -28,6 +28,8 @@ pub const UNREADY: &str = "simulation.skiff.local/unready";
 pub const LEASE_EVERY: Duration = Duration::from_secs(10);
 /// How often the status is sent when it does not change, as kubelets do.
 pub const STATUS_EVERY: Duration = Duration::from_secs(300);
+/// How soon a node says so when the API takes it for less than ready: as often kubelets compare.
+pub const STATUS_LOOK: Duration = Duration::from_secs(10);
 
 /// The version that nodes say they run.
 const VERSION: &str = "v1.36.2";

@@ -206,7 +206,7 @@ struct Identities {
     upset: BTreeMap<String, Recent>,
 }
 
-const BY_STATEFUL_SETS: &str = "statefulset-controller";
+pub const BY_STATEFUL_SETS: &str = "statefulset-controller";
 
 impl Rule for Identities {
     fn see(&mut self, scene: &Scene, change: &Change<'_>) -> Result<(), String> {
@@ -327,11 +327,9 @@ impl Rule for Daemons {
         let idle = if surge == 1 {
             i64::from(idle(node))
         } else {
-            scene
-                .of_kind("nodes")
-                .filter(|node| idle(&node.name))
-                .count() as i64
-                - 1
+            let mut nodes: Vec<&Object> = scene.of_kind("nodes").collect();
+            nodes.retain(|node| node.list("/spec/taints").is_empty() && idle(&node.name));
+            nodes.len() as i64 - 1
         };
         hold(idle <= upset.count(scene.now), || {
             format!("{} is taken while too few pods of {app} serve", object.name)

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use crate::journal::Rule;
+use crate::rules::BY_STATEFUL_SETS;
 use crate::scene::{Change, Object, Scene};
 use crate::world::User;
 
@@ -60,11 +61,32 @@ fn volume(claim: &Object) -> Value {
 pub struct Claims {
     /// Every claim that was made by a set which keeps them.
     kept: BTreeSet<String>,
+    /// The ordinals of pods that others took: when their set shrinks before they are made again, their claims stay, as upstream.
+    taken: BTreeSet<i64>,
+}
+
+impl Claims {
+    /// Notes who took a pod of the set that does not keep claims.
+    fn pod(&mut self, scene: &Scene, change: &Change<'_>) {
+        let pod = change.object();
+        let wanted = || {
+            let set = scene.find("statefulsets", "sc");
+            set.map_or(0, |set| set.number("/spec/replicas"))
+        };
+        if change.after.is_some() {
+            self.taken.remove(&pod.ordinal());
+        } else if pod.ordinal() < wanted() || scene.deleter(pod) != BY_STATEFUL_SETS {
+            self.taken.insert(pod.ordinal());
+        }
+    }
 }
 
 impl Rule for Claims {
     fn see(&mut self, scene: &Scene, change: &Change<'_>) -> Result<(), String> {
         let claim = change.object();
+        if claim.kind == "pods" && claim.app() == "sc" {
+            self.pod(scene, change);
+        }
         if claim.kind != "persistentvolumeclaims" {
             return Ok(());
         }
@@ -98,6 +120,7 @@ impl Rule for Claims {
             objects.map(Object::ordinal).collect::<BTreeSet<i64>>()
         };
         let claims = ordinals(&mut claims().filter(|claim| claim.app() == "sc"));
+        let claims: BTreeSet<i64> = claims.difference(&self.taken).copied().collect();
         let pods = ordinals(&mut scene.pods_of("sc"));
         if claims == pods {
             return Ok(());
