@@ -26,6 +26,7 @@ use crate::request::{Attributes, RequestInfo, UserInfo};
 use crate::seam::{
     Authenticator, Authorizer, Decision, MastersOnly, Notes, PeerCertificates, TokenIssuer,
 };
+use crate::service_holdings::Kept;
 use crate::service_ranges::AddressRange;
 
 /// How often history is compacted; states older than this can no longer be read, as upstream.
@@ -88,8 +89,8 @@ pub struct ApiServer {
     pub(crate) openapi: crate::openapi::OpenApiDocuments,
     pub(crate) metrics: crate::metrics::Metrics,
     pub(crate) service_range: AddressRange,
-    /// Held while a service's addresses and ports are chosen and until it is written.
-    pub(crate) service_lock: Arc<tokio::sync::Mutex<()>>,
+    /// Who has which addresses and ports; held while a service's are chosen and until it is written.
+    pub(crate) service_holdings: Arc<tokio::sync::Mutex<Kept>>,
     /// Set when the server is about to stop: it says that it is not ready, and goes on for a while.
     pub(crate) stopping: std::sync::atomic::AtomicBool,
     audit: ArcSwapOption<crate::audit::Audit>,
@@ -176,7 +177,7 @@ impl ApiServer {
             openapi: crate::openapi::OpenApiDocuments::default(),
             metrics: crate::metrics::Metrics::default(),
             service_range,
-            service_lock: Arc::default(),
+            service_holdings: Arc::new(tokio::sync::Mutex::new(Kept::new(service_range))),
             stopping: std::sync::atomic::AtomicBool::new(false),
             audit: ArcSwapOption::empty(),
             flow,

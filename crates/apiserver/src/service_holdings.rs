@@ -6,9 +6,13 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Service;
-use k8s_openapi::api::networking::v1::IPAddress;
+use k8s_openapi::api::networking::v1::{IPAddress, ServiceCIDR};
+use skiff_api::{ApiError, ApiResult};
 
-use crate::service_ranges::AddressRange;
+use crate::cache::{Entry, Follower};
+use crate::query::Freshness;
+use crate::server::ApiServer;
+use crate::service_ranges::{AddressRange, networks};
 use crate::services::{addresses, node_ports};
 
 pub(crate) const MANAGED_BY: &str = "ipaddress.kubernetes.io/managed-by";
@@ -60,6 +64,13 @@ fn protocol(name: &str) -> &'static str {
         "UDP" => "UDP",
         "SCTP" => "SCTP",
         _ => "TCP",
+    }
+}
+
+impl Held {
+    /// A node port, of a protocol as services name it.
+    pub fn port(number: u16, name: &str) -> Self {
+        Self::Port(number, protocol(name))
     }
 }
 
@@ -226,5 +237,114 @@ impl Holdings {
     pub fn holders(&self, held: Held) -> impl Iterator<Item = (&Arc<str>, &Holder)> {
         let keys = self.holders.get(&held).into_iter().flatten();
         keys.filter_map(|key| Some((key, self.services.get(key)?)))
+    }
+
+    /// Whether somebody else than the service of this key has it: another service, or whoever an `IPAddress` is recorded for.
+    pub fn is_others(&self, held: Held, key: &str) -> bool {
+        let holders = self.holders.get(&held);
+        let held_by_another = holders.is_some_and(|keys| keys.iter().any(|other| **other != *key));
+        held_by_another || matches!(held, Held::Address(address) if self.is_recorded(address, key))
+    }
+
+    /// Whether an address is recorded, and not as that service's.
+    fn is_recorded(&self, address: IpAddr, key: &str) -> bool {
+        let record = self.records.get(&address);
+        record.is_some_and(|record| record.service().is_none_or(|owner| **owner != *key))
+    }
+
+    /// No more addresses than this are somebody's.
+    pub fn most_addresses(&self) -> usize {
+        self.holders.len() + self.records.len()
+    }
+}
+
+/// The collections that are read, each for what changed of it.
+#[derive(Default)]
+pub(crate) struct Watched {
+    services: Follower,
+    records: Follower,
+    ranges: Follower,
+}
+
+type Changes = HashMap<Arc<str>, Option<Arc<Entry>>>;
+
+impl Watched {
+    /// Waits until something may have changed.
+    pub async fn changed(&self) {
+        tokio::select! {
+            () = self.services.changed() => {}
+            () = self.records.changed() => {}
+            () = self.ranges.changed() => {}
+        }
+    }
+
+    /// Takes in what changed, up to now.
+    pub async fn read(
+        &mut self,
+        server: &Arc<ApiServer>,
+        holdings: &mut Holdings,
+    ) -> ApiResult<()> {
+        server.wait_fresh(Freshness::Newest).await?;
+        for (key, entry) in changes(server, "", "services", &mut self.services).await? {
+            let service = entry.and_then(|entry| entry.decode::<Service>());
+            let name: Vec<&str> = key.rsplitn(3, '/').take(2).collect();
+            let [name, namespace] = name[..] else {
+                continue;
+            };
+            let key = format!("{namespace}/{name}").into();
+            holdings.set_service(&key, service.as_ref().map(Holder::of));
+        }
+        let group = "networking.k8s.io";
+        for (key, entry) in changes(server, group, "ipaddresses", &mut self.records).await? {
+            let name = key.rsplit('/').next().unwrap_or_default();
+            if let Ok(address) = name.parse() {
+                let record = entry.and_then(|entry| entry.decode::<IPAddress>());
+                let record = record.map(|record| Record::of(address, &record));
+                holdings.set_record(address, record);
+            }
+        }
+        for (key, entry) in changes(server, group, "servicecidrs", &mut self.ranges).await? {
+            let range = entry.and_then(|entry| entry.decode::<ServiceCIDR>());
+            holdings.set_ranges(&key, range.map(|range| networks(&range).collect()));
+        }
+        Ok(())
+    }
+}
+
+async fn changes(
+    server: &Arc<ApiServer>,
+    group: &str,
+    plural: &str,
+    follower: &mut Follower,
+) -> ApiResult<Changes> {
+    let registry = server.registry.load_full();
+    let resource = registry.stored(group, plural);
+    let cache = server
+        .hub_cache(resource.ok_or_else(ApiError::no_such_path)?)
+        .await?;
+    Ok(follower.changes(&cache))
+}
+
+/// The same, kept up by the one who gives services what they lack.
+pub(crate) struct Kept {
+    watched: Watched,
+    holdings: Holdings,
+}
+
+impl Kept {
+    /// Nothing was read yet.
+    pub fn new(configured: AddressRange) -> Self {
+        Self {
+            watched: Watched::default(),
+            holdings: Holdings::new(configured),
+        }
+    }
+
+    /// Who has what, now.
+    pub async fn now(&mut self, server: &Arc<ApiServer>) -> ApiResult<&Holdings> {
+        self.watched.read(server, &mut self.holdings).await?;
+        // Nobody asks here what may be wrong.
+        self.holdings.changed.clear();
+        Ok(&self.holdings)
     }
 }

@@ -1,6 +1,5 @@
 //! The ranges that the addresses of services are taken from: the configured one, and those of ServiceCIDRs that are ready.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use k8s_openapi::api::networking::v1::ServiceCIDR;
@@ -73,17 +72,23 @@ impl AddressRange {
         value > self.base && value < self.base + self.size - u128::from(self.v4)
     }
 
-    /// A free address: first from the part above the one kept for those who choose their address themselves.
-    pub(crate) fn free(&self, taken: &BTreeSet<IpAddr>, random: &Random) -> Option<IpAddr> {
+    /// A free address: first from the part above the one kept for those who choose their address themselves. At most `most`
+    /// are taken.
+    pub(crate) fn free(
+        &self,
+        is_taken: impl Fn(IpAddr) -> bool,
+        most: usize,
+        random: &Random,
+    ) -> Option<IpAddr> {
         let end = self.size - u128::from(self.v4);
         let reserved = (self.size / 16).clamp(16, 256).min(end);
         for (from, to) in [(reserved, end), (1, reserved)] {
             let width = u64::try_from(to.saturating_sub(from)).unwrap_or(u64::MAX);
             let start = random.below(width);
-            let tries = width.min(taken.len() as u64 + 1);
+            let tries = width.min(most as u64 + 1);
             let found = (0..tries)
                 .map(|step| self.address(from + u128::from((start + step) % width)))
-                .find(|address| !taken.contains(address));
+                .find(|address| !is_taken(*address));
             if found.is_some() {
                 return found;
             }
@@ -161,33 +166,11 @@ pub(crate) async fn usable_ranges(server: &ApiServer) -> ApiResult<Vec<AddressRa
     Ok(choose(server.service_range, &service_cidrs(server).await?))
 }
 
-/// The addresses that have an `IPAddress`, except those of the service `parent` and those in `own`.
-pub(crate) async fn recorded(
-    server: &ApiServer,
-    parent: (&str, &str),
-    own: &[IpAddr],
-) -> ApiResult<Vec<IpAddr>> {
-    let mut taken = Vec::new();
-    // Most are others': they are told apart without being read.
-    let named = format!("\"{}\"", parent.1).into_bytes();
-    for entry in stored(server, "ipaddresses").await? {
-        let name = entry.key.rsplit('/').next().unwrap_or_default();
-        let Ok(address) = name.parse::<IpAddr>() else {
-            continue;
-        };
-        let may_be = entry.bytes.windows(named.len()).any(|part| part == named);
-        let is_own =
-            own.contains(&address) || may_be && crate::services::is_of(&entry.bytes, parent);
-        if !is_own {
-            taken.push(address);
-        }
-    }
-    Ok(taken)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
+
     use serde_json::json;
 
     #[test]
@@ -195,7 +178,7 @@ mod tests {
         let range = AddressRange::parse("10.0.0.0/28").unwrap();
         let random = Random::seeded(1);
         let mut taken = BTreeSet::new();
-        while let Some(address) = range.free(&taken, &random) {
+        while let Some(address) = range.free(|one| taken.contains(&one), taken.len(), &random) {
             assert!(range.usable(address), "{address}");
             assert!(taken.insert(address));
         }

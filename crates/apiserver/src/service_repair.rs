@@ -11,20 +11,15 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Service;
-use k8s_openapi::api::networking::v1::{IPAddress, ServiceCIDR};
 use serde_json::{Value, json};
-use skiff_api::{ApiError, ApiResult};
 
-use crate::cache::{Entry, Follower};
 use crate::kubernetes_service::call;
-use crate::query::Freshness;
 use crate::request::UserInfo;
 use crate::server::ApiServer;
 use crate::service_holdings::{
-    FAMILY, Held, Holder, Holdings, MANAGED_BY, MANAGER, Parent, Record, family,
+    FAMILY, Held, Holder, Holdings, MANAGED_BY, MANAGER, Parent, Record, Watched, family,
 };
-use crate::service_ranges::{AddressRange, networks};
+use crate::service_ranges::AddressRange;
 
 /// The time between looks, at least.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -239,68 +234,6 @@ pub(crate) async fn keep(server: Arc<ApiServer>) {
     }
 }
 
-/// The collections that are read, each for what changed of it.
-#[derive(Default)]
-struct Watched {
-    services: Follower,
-    records: Follower,
-    ranges: Follower,
-}
-
-type Changes = HashMap<Arc<str>, Option<Arc<Entry>>>;
-
-impl Watched {
-    async fn changed(&self) {
-        tokio::select! {
-            () = self.services.changed() => {}
-            () = self.records.changed() => {}
-            () = self.ranges.changed() => {}
-        }
-    }
-
-    /// Takes in what changed, up to now.
-    async fn read(&mut self, server: &Arc<ApiServer>, holdings: &mut Holdings) -> ApiResult<()> {
-        server.wait_fresh(Freshness::Newest).await?;
-        for (key, entry) in changes(server, "", "services", &mut self.services).await? {
-            let service = entry.and_then(|entry| entry.decode::<Service>());
-            let name: Vec<&str> = key.rsplitn(3, '/').take(2).collect();
-            let [name, namespace] = name[..] else {
-                continue;
-            };
-            let key = format!("{namespace}/{name}").into();
-            holdings.set_service(&key, service.as_ref().map(Holder::of));
-        }
-        let group = "networking.k8s.io";
-        for (key, entry) in changes(server, group, "ipaddresses", &mut self.records).await? {
-            let name = key.rsplit('/').next().unwrap_or_default();
-            if let Ok(address) = name.parse() {
-                let record = entry.and_then(|entry| entry.decode::<IPAddress>());
-                let record = record.map(|record| Record::of(address, &record));
-                holdings.set_record(address, record);
-            }
-        }
-        for (key, entry) in changes(server, group, "servicecidrs", &mut self.ranges).await? {
-            let range = entry.and_then(|entry| entry.decode::<ServiceCIDR>());
-            holdings.set_ranges(&key, range.map(|range| networks(&range).collect()));
-        }
-        Ok(())
-    }
-}
-
-async fn changes(
-    server: &Arc<ApiServer>,
-    group: &str,
-    plural: &str,
-    follower: &mut Follower,
-) -> ApiResult<Changes> {
-    let registry = server.registry.load_full();
-    let resource = registry.stored(group, plural);
-    let cache = server
-        .hub_cache(resource.ok_or_else(ApiError::no_such_path)?)
-        .await?;
-    Ok(follower.changes(&cache))
-}
-
 /// A fault that was seen.
 struct Known {
     fault: Fault,
@@ -461,6 +394,8 @@ impl Task {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use k8s_openapi::api::core::v1::Service;
+    use k8s_openapi::api::networking::v1::IPAddress;
     use skiff_base::Random;
 
     fn service(name: &str, ips: &[&str], ports: &[u16]) -> Service {

@@ -1,6 +1,6 @@
 //! Cluster addresses and node ports of services: chosen here, unique in the cluster.
 //!
-//! What is taken is read from the services themselves, under a lock that is held until the service is written; beside
+//! What is taken is known from the services themselves, under a lock that is held until the service is written; beside
 //! them each address has its `IPAddress` object, as upstream has it, which also keeps two servers from taking one
 //! address.
 
@@ -10,21 +10,21 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Service, ServiceSpec};
 use serde_json::{Value, json};
-use skiff_api::{ApiError, ApiResult, FieldError, Object, ObjectExt, Path};
+use skiff_api::{ApiResult, FieldError, Object, ObjectExt, Path};
 use skiff_store::StoreError;
 use tokio::sync::OwnedMutexGuard;
 
-use crate::query::Freshness;
 use crate::read::store_error;
 use crate::server::{ApiServer, Call};
-use crate::service_ranges::{AddressRange, recorded, usable_ranges};
+use crate::service_holdings::{Held, Holdings, Kept};
+use crate::service_ranges::{AddressRange, usable_ranges};
 use crate::write::Target;
 
 /// What a write of a service has taken, until it is written.
 pub(crate) struct Allocation {
     new: Vec<IpAddr>,
     old: Vec<IpAddr>,
-    _lock: OwnedMutexGuard<()>,
+    _kept: OwnedMutexGuard<Kept>,
 }
 
 pub(crate) fn addresses(service: &Service) -> Vec<IpAddr> {
@@ -63,40 +63,19 @@ pub(crate) async fn allocate(
         return Ok(None);
     };
     let server = &target.call.server;
-    let lock = server.service_lock.clone().lock_owned().await;
+    let mut kept = server.service_holdings.clone().lock_owned().await;
     let old = old.and_then(|old| old.downcast_ref::<Service>());
-    let registry = server.registry.load_full();
-    let services = registry
-        .stored("", "services")
-        .ok_or_else(ApiError::no_such_path)?;
-    let cache = server.hub_cache(services).await?;
-    server.wait_fresh(Freshness::Newest).await?;
-    let (mut taken, mut ports) = (BTreeSet::new(), BTreeSet::new());
-    let own = target.key();
-    for entry in cache.list(&services.prefix(""), None, 0).0 {
-        if *entry.key == *own {
-            continue;
-        }
-        let Some(other) = entry.decode::<Service>() else {
-            continue;
-        };
-        taken.extend(addresses(&other));
-        let spec = other.spec.unwrap_or_default();
-        ports.extend(node_ports(&spec).map(|(port, protocol)| (port, protocol.to_owned())));
-    }
-    let before = old.map(addresses).unwrap_or_default();
-    // What others than services hold, and what a server that is creating another service has just taken.
-    let parent = (target.namespace, target.name);
-    taken.extend(recorded(server, parent, &before).await?);
     let ranges = usable_ranges(server).await?;
     let plan = Plan {
         server,
-        taken: &taken,
-        ports,
+        holdings: kept.now(server).await?,
+        key: &format!("{}/{}", target.namespace, target.name),
+        ports: BTreeSet::new(),
         ranges: &ranges,
     };
     plan.fill(service, old)
         .map_err(|errors| target.invalid(&errors))?;
+    let before = old.map(addresses).unwrap_or_default();
     let now = addresses(service);
     Ok(Some(Allocation {
         new: now
@@ -108,13 +87,16 @@ pub(crate) async fn allocate(
             .into_iter()
             .filter(|address| !now.contains(address))
             .collect(),
-        _lock: lock,
+        _kept: kept,
     }))
 }
 
 struct Plan<'a> {
     server: &'a ApiServer,
-    taken: &'a BTreeSet<IpAddr>,
+    holdings: &'a Holdings,
+    /// The service, as `namespace/name`.
+    key: &'a str,
+    /// The node ports that it has or was given so far.
     ports: BTreeSet<(u16, String)>,
     ranges: &'a [AddressRange],
 }
@@ -171,7 +153,7 @@ impl Plan<'_> {
                     if !self.ranges.iter().any(|range| range.usable(address)) {
                         return refuse("the provided network does not match the current range");
                     }
-                    if self.taken.contains(&address) {
+                    if self.holdings.is_others(Held::Address(address), self.key) {
                         return refuse("provided IP is already allocated");
                     }
                 }
@@ -180,7 +162,10 @@ impl Plan<'_> {
             None => self
                 .ranges
                 .iter()
-                .find_map(|range| range.free(self.taken, &self.server.random))
+                .find_map(|range| {
+                    let taken = |address| self.holdings.is_others(Held::Address(address), self.key);
+                    range.free(taken, self.holdings.most_addresses(), &self.server.random)
+                })
                 .map(|address| address.to_string())
                 .ok_or_else(|| {
                     vec![FieldError::internal(
@@ -254,7 +239,7 @@ impl Plan<'_> {
                     let shared = own
                         .iter()
                         .find(|(other, node)| {
-                            *other == port.port && !self.ports.contains(&(*node, protocol.clone()))
+                            *other == port.port && !self.has_port(*node, &protocol)
                         })
                         .map(|(_, node)| *node);
                     let node = shared
@@ -304,7 +289,7 @@ impl Plan<'_> {
             );
             return Err(vec![FieldError::invalid(path, number, &why)]);
         };
-        if !had.contains(&claimed) && self.ports.contains(&claimed) {
+        if !had.contains(&claimed) && self.has_port(claimed.0, &claimed.1) {
             return Err(vec![FieldError::invalid(
                 path,
                 number,
@@ -315,6 +300,12 @@ impl Plan<'_> {
         Ok(())
     }
 
+    /// Whether the port is another service's, or this one's for something else.
+    fn has_port(&self, port: u16, protocol: &str) -> bool {
+        let held = Held::port(port, protocol);
+        self.ports.contains(&(port, protocol.to_owned())) || self.holdings.is_others(held, self.key)
+    }
+
     fn free_port(&self, protocol: &str) -> Option<u16> {
         let (low, high) = self.server.config.node_ports;
         let width = u64::from(high.saturating_sub(low)) + 1;
@@ -322,10 +313,12 @@ impl Plan<'_> {
         (0..width)
             .filter_map(|step| u16::try_from(u64::from(low) + (start + step) % width).ok())
             .find(|port| {
-                !self
-                    .ports
-                    .iter()
-                    .any(|(taken, other)| taken == port && (other == protocol || protocol == "TCP"))
+                let others: &[&str] = match protocol {
+                    // A new port of the usual protocol is nobody's with any.
+                    "TCP" => &["TCP", "UDP", "SCTP"],
+                    _ => &[protocol],
+                };
+                !others.iter().any(|other| self.has_port(*port, other))
             })
     }
 }

@@ -21,6 +21,11 @@ use crate::failure::is_gone;
 
 /// How many objects one page of a list holds.
 const PAGE: usize = 500;
+/// The delay after the first failure to list or watch; it doubles.
+const FIRST_DELAY: Duration = Duration::from_millis(50);
+/// The longest such delay, and half as much again by draw. Upstream waits up to a minute, and so long after a server's absence
+/// some of its controllers go by what was before.
+const LONGEST_DELAY: Duration = Duration::from_secs(10);
 /// A watch is closed by the server after this many seconds, and up to half as many more.
 const WATCH_SECONDS: u64 = 190;
 
@@ -229,8 +234,7 @@ impl<K: Watched> Reflector<K> {
     }
 
     async fn follow(&self) {
-        let mut backoff =
-            Backoff::new(Duration::from_millis(50), Duration::from_secs(30)).with_jitter(0.5);
+        let mut backoff = Backoff::new(FIRST_DELAY, LONGEST_DELAY).with_jitter(0.5);
         let mut failures = 0_u32;
         let mut position: Option<String> = None;
         loop {

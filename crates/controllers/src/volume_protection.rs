@@ -108,20 +108,22 @@ fn is_shut_down(pod: &Pod) -> bool {
 }
 
 /// Whether the pod keeps the claim. One that has ended still does, as its claim may be read from it; one that is not
-/// bound to a node does not, as no kubelet starts a pod whose claim is being deleted.
+/// bound to a node does not, as no kubelet starts a pod whose claim is being deleted. Nor does one that only waits for its
+/// finalizers keep a claim that it owns: deleted in the foreground it waits for the claim. Upstream sees to that for ephemeral
+/// volumes only, and a StatefulSet's pods and claims wait for each other for ever (`whenScaled: Delete`).
 fn uses(pod: &Pod, claim: &PersistentVolumeClaim) -> bool {
     if pods::node_name(pod).is_empty() {
         return false;
     }
-    let owned = || {
-        let mut owners = claim.metadata.owner_references.iter().flatten();
-        owners.any(|owner| {
-            owner.controller == Some(true) && Some(&owner.uid) == pod.metadata.uid.as_ref()
-        })
-    };
+    let mut owners = claim.metadata.owner_references.iter().flatten();
+    let owned = owners.any(|owner| {
+        owner.controller == Some(true) && Some(&owner.uid) == pod.metadata.uid.as_ref()
+    });
+    if owned && is_shut_down(pod) {
+        return false;
+    }
     volumes(pod).iter().any(|volume| {
-        claim_name(pod, volume) == claim.metadata.name
-            && (volume.ephemeral.is_none() || !is_shut_down(pod) && owned())
+        claim_name(pod, volume) == claim.metadata.name && (volume.ephemeral.is_none() || owned)
     })
 }
 
@@ -447,6 +449,8 @@ mod tests {
             (true, pod(Some("n"), "Running", false), claim("c", "9")),
             (true, pod(Some("n"), "Succeeded", false), claim("c", "9")),
             (true, pod(Some("n"), "Running", true), claim("c", "9")),
+            (true, pod(Some("n"), "Running", false), claim("c", "1")),
+            (false, pod(Some("n"), "Running", true), claim("c", "1")),
             (false, pod(None, "Pending", false), claim("c", "9")),
             (false, pod(Some("n"), "Running", false), claim("d", "1")),
             (true, pod(Some("n"), "Running", false), claim("p-own", "1")),
