@@ -338,7 +338,7 @@ fn drain(state: &State) -> Outcome {
                     for victim in &preemption.victims {
                         state.remove_pod(&victim.key);
                     }
-                    state.room_made(&failure.pod.key, false);
+                    state.room_made(&failure.pod.key, &preemption.victims, false);
                 }
             }
             Decision::Consult { .. } | Decision::Negotiate { .. } | Decision::Evict(_) => {}

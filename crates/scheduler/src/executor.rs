@@ -354,7 +354,8 @@ impl Executor {
         }
         if let Some(preemption) = &failure.preemption {
             let made = self.make_room(pod, failure.profile, preemption).await;
-            self.state.room_made(&pod.key, !made);
+            let victims = &preemption.victims;
+            self.state.room_made(&pod.key, victims, !made);
         }
     }
 

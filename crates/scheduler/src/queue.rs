@@ -89,7 +89,8 @@ struct Entry {
     missed: u32,
     /// Room is being made for it: it waits for that to end.
     held: bool,
-    woken: bool,
+    /// What happened meanwhile.
+    woken: u32,
 }
 
 /// How long pods rest after a failure.
@@ -190,7 +191,7 @@ impl Queue {
                 refused_by: 0,
                 missed: 0,
                 held: false,
-                woken: false,
+                woken: 0,
             },
         );
         POD_ADD
@@ -356,12 +357,13 @@ impl Queue {
     pub fn hold(&mut self, key: &ObjectKey) {
         if let Some(entry) = self.entries.get_mut(key) {
             entry.held = true;
-            entry.woken = false;
+            entry.woken = 0;
         }
     }
 
-    /// That has ended; `failed` if the room was not made.
-    pub fn release(&mut self, key: &ObjectKey, failed: bool, now: Duration) {
+    /// That has ended; `failed` if the room was not made. `more` says that what is on its way out is not all gone: until the last
+    /// of it is, it makes no difference that some of it went.
+    pub fn release(&mut self, key: &ObjectKey, failed: bool, more: bool, now: Duration) {
         let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.held) else {
             return;
         };
@@ -372,8 +374,8 @@ impl Queue {
         }
         if failed {
             self.activate(key, FAILURE);
-        } else if woken {
-            self.rest(key, now, first_bit(event::POD_REMOVED));
+        } else if woken & !event::POD_REMOVED != 0 || woken != 0 && !more {
+            self.rest(key, now, first_bit(woken));
         }
     }
 
@@ -399,7 +401,7 @@ impl Queue {
                 continue;
             }
             if entry.held {
-                entry.woken = true;
+                entry.woken |= events;
             } else {
                 self.rest(&key, now, first_bit(events));
             }
@@ -549,15 +551,25 @@ mod tests {
         queue.hold(&key("a"));
         queue.wake(event::POD_REMOVED, at(0), |_, _| true);
         assert_eq!(pop(&mut queue, 100), "");
-        queue.release(&key("a"), false, at(100));
+        queue.release(&key("a"), false, false, at(100));
         assert_eq!(pop(&mut queue, 100), "a");
         queue.park(&key("a"), fit(), at(100));
         queue.hold(&key("a"));
-        queue.release(&key("a"), false, at(100));
+        queue.release(&key("a"), false, false, at(100));
         assert_eq!(pop(&mut queue, 101), "");
         queue.hold(&key("a"));
-        queue.release(&key("a"), true, at(101));
+        queue.release(&key("a"), true, false, at(101));
         assert_eq!(pop(&mut queue, 101), "a");
+        // As long as not all has gone it makes no difference that some has; anything else may.
+        queue.park(&key("a"), fit(), at(101));
+        queue.hold(&key("a"));
+        queue.wake(event::POD_REMOVED, at(101), |_, _| true);
+        queue.release(&key("a"), false, true, at(101));
+        assert_eq!(pop(&mut queue, 200), "");
+        queue.hold(&key("a"));
+        queue.wake(event::NODE_ADDED, at(200), |_, _| true);
+        queue.release(&key("a"), false, true, at(200));
+        assert_eq!(pop(&mut queue, 300), "a");
     }
 
     #[test]

@@ -650,9 +650,25 @@ impl State {
         });
     }
 
-    /// Making room for a pod has ended.
-    pub fn room_made(&self, key: &ObjectKey, failed: bool) {
-        self.change(|known, now| known.queue.release(key, failed, now));
+    /// Making room for a pod has ended. Victims that were sent away are on their way out, though that may not have been seen yet:
+    /// else the next attempt would send them away again.
+    pub fn room_made(&self, key: &ObjectKey, victims: &[Arc<PodRow>], failed: bool) {
+        self.change(|known, now| {
+            let mut more = false;
+            for victim in victims.iter().filter(|_| !failed) {
+                let there = known.world.cluster.pod(&victim.key).cloned();
+                let Some(there) = there.filter(|there| there.uid == victim.uid) else {
+                    continue;
+                };
+                more = true;
+                if !there.deleting {
+                    let mut going = PodRow::clone(&there);
+                    (going.deleting, going.preempted) = (true, true);
+                    known.apply_placed(Arc::new(going), now);
+                }
+            }
+            known.queue.release(key, failed, more, now);
+        });
     }
 
     /// Waits until the pod is no longer about to be bound: it is gone, has ended, or is seen with a node.

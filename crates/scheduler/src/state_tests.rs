@@ -147,7 +147,31 @@ fn room_is_made_for_the_more_important() {
     assert_eq!(scene.decide(), "nothing");
     scene
         .state
-        .room_made(&ObjectKey::of(&wanted.metadata), false);
+        .room_made(&ObjectKey::of(&wanted.metadata), &preemption.victims, false);
+    assert_eq!(scene.decide(), "p on n");
+}
+
+#[test]
+fn victims_are_sent_away_once() {
+    let scene = scene()
+        .nodes([sized("n", "2")])
+        .on("n", important("low", 1, "1"))
+        .on("n", important("lower", 1, "1"));
+    scene.apply(&important("p", 50, "2"));
+    let failure = scene.failure();
+    let preemption = failure.preemption.unwrap();
+    assert_eq!(preemption.victims.len(), 2);
+    scene.remove(&important("low", 1, "1"));
+    let key = ObjectKey::new("a", "p");
+    scene.state.room_made(&key, &preemption.victims, false);
+    assert_eq!(scene.decide(), "nothing");
+    // Whatever makes it try again, the other one is on its way out, which may not have been seen yet.
+    let mut changed = important("p", 50, "2");
+    changed.metadata.labels = Some([("x".to_owned(), "y".to_owned())].into());
+    changed.status = serde_json::from_value(json!({"nominatedNodeName": "n"})).unwrap();
+    scene.apply(&changed);
+    assert!(scene.failure().preemption.is_none());
+    scene.remove(&important("lower", 1, "1"));
     assert_eq!(scene.decide(), "p on n");
 }
 
@@ -189,7 +213,7 @@ fn a_pod_waits_for_victims_that_are_on_their_way() {
         "status": {"conditions": [{"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}]}}),
     );
     scene.apply(&serde_json::from_value(going).unwrap());
-    scene.state.room_made(&ObjectKey::new("a", "p"), false);
+    scene.state.room_made(&ObjectKey::new("a", "p"), &[], false);
     let mut changed = important("p", 50, "1");
     changed.metadata.labels = Some([("x".to_owned(), "y".to_owned())].into());
     changed.status = serde_json::from_value(json!({"nominatedNodeName": "n"})).unwrap();
@@ -454,7 +478,7 @@ proptest! {
                             for victim in failure.preemption.iter().flat_map(|found| &found.victims) {
                                 prop_assert!(victim.priority < priority);
                             }
-                            scene.state.room_made(&failure.pod.key, true);
+                            scene.state.room_made(&failure.pod.key, &[], true);
                         }
                         _ => {}
                     }
