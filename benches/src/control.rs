@@ -29,9 +29,13 @@ async fn serve(skiff: &Path, disabled: &str, nodes: usize) -> Result<(Cluster, T
     let target = cluster.target()?;
     make_namespace(&target, "crowd").await?;
     make(&target, "/api/v1/nodes", nodes, node).await?;
-    // New nodes are tainted until their health is known.
+    // New nodes are tainted until their health is known, and are given a range and an annotation meanwhile: all that is not what
+    // is measured here.
     follow(&target, "/api/v1/nodes", nodes, |node| {
+        let annotations = &node["metadata"]["annotations"];
         node["spec"]["taints"].is_null()
+            && node["spec"]["podCIDR"].is_string()
+            && annotations["node.alpha.kubernetes.io/ttl"].is_string()
     })
     .await?;
     Ok((cluster, target))
