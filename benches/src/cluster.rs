@@ -98,13 +98,11 @@ impl Cluster {
                 return Ok(started.elapsed());
             }
             if started.elapsed() > Duration::from_secs(30) {
-                {
-                    let said = std::fs::read_to_string(self.data.path().join("bench.log"));
-                    bail!(
-                        "the server is not ready after 30 s: {}",
-                        said.unwrap_or_default()
-                    );
-                }
+                let said = std::fs::read_to_string(self.data.path().join("bench.log"));
+                bail!(
+                    "the server is not ready after 30 s: {}",
+                    said.unwrap_or_default()
+                );
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }

@@ -654,8 +654,9 @@ impl State {
     /// else the next attempt would send them away again.
     pub fn room_made(&self, key: &ObjectKey, victims: &[Arc<PodRow>], failed: bool) {
         self.change(|known, now| {
+            let sent = if failed { &[] } else { victims };
             let mut more = false;
-            for victim in victims.iter().filter(|_| !failed) {
+            for victim in sent {
                 let there = known.world.cluster.pod(&victim.key).cloned();
                 let Some(there) = there.filter(|there| there.uid == victim.uid) else {
                     continue;
