@@ -143,21 +143,14 @@ fn choose(configured: AddressRange, all: &[ServiceCIDR]) -> Vec<AddressRange> {
     chosen
 }
 
-pub(crate) async fn stored(
-    server: &ApiServer,
-    plural: &str,
-) -> ApiResult<Vec<std::sync::Arc<crate::cache::Entry>>> {
-    let registry = server.registry.load_full();
-    let resource = registry
-        .stored(GROUP, plural)
-        .ok_or_else(ApiError::no_such_path)?;
-    let cache = server.hub_cache(resource).await?;
-    Ok(cache.list(&resource.prefix(""), None, 0).0)
-}
-
 /// All ServiceCIDRs, as fresh as the caches are.
 pub(crate) async fn service_cidrs(server: &ApiServer) -> ApiResult<Vec<ServiceCIDR>> {
-    let entries = stored(server, "servicecidrs").await?;
+    let registry = server.registry.load_full();
+    let resource = registry
+        .stored(GROUP, "servicecidrs")
+        .ok_or_else(ApiError::no_such_path)?;
+    let cache = server.hub_cache(resource).await?;
+    let entries = cache.list(&resource.prefix(""), None, 0).0;
     Ok(entries.iter().filter_map(|entry| entry.decode()).collect())
 }
 

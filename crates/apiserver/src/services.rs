@@ -16,7 +16,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use crate::read::store_error;
 use crate::server::{ApiServer, Call};
-use crate::service_holdings::{Held, Holdings, Kept};
+use crate::service_holdings::{FAMILY, Held, Holdings, Kept, MANAGED_BY, MANAGER, family};
 use crate::service_ranges::{AddressRange, usable_ranges};
 use crate::write::Target;
 
@@ -393,13 +393,12 @@ impl Allocation {
     /// Makes the `IPAddress` objects of addresses that are new.
     pub async fn record(&self, target: &Target<'_>) -> ApiResult<()> {
         for address in &self.new {
-            let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
             let server = &target.call.server;
             let object = json!({
                 "apiVersion": "networking.k8s.io/v1", "kind": "IPAddress",
                 "metadata": {
                     "name": address.to_string(), "uid": server.new_uid(), "creationTimestamp": server.now().to_string(),
-                    "labels": {"ipaddress.kubernetes.io/ip-family": family, "ipaddress.kubernetes.io/managed-by": "ipallocator.k8s.io"},
+                    "labels": {FAMILY: family(*address), MANAGED_BY: MANAGER},
                 },
                 "spec": {"parentRef": {"group": "", "resource": "services", "namespace": target.namespace, "name": target.name}},
             });
