@@ -18,6 +18,7 @@ use skiff_client::{
 
 use crate::Context;
 use crate::cron_plan::{due, follow, is_listed, job, outdated, strike, wait_of_changed};
+use crate::deletion::delete_seen;
 use crate::gate::WriteGate;
 use crate::ownership::{controller_of, is_controlled_by};
 
@@ -154,7 +155,7 @@ impl CronJobs {
     ) -> Result<(), Error> {
         let name = job.metadata.name.as_deref().unwrap_or_default();
         let api = self.jobs_api(&ObjectKey::of(&cron.metadata));
-        if let Err(error) = api.delete(name, &DeleteParams::background()).await {
+        if let Err(error) = delete_seen(&api, &job.metadata, DeleteParams::background()).await {
             let text = format!("Deleted job: {}", message(&error));
             self.recorder
                 .about(cron, EventType::Warning, "FailedDelete", text);

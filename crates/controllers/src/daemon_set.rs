@@ -22,7 +22,7 @@ use crate::daemon_set_plan::{self as planner, HASH_LABEL, Observed, Placement, P
 use crate::gate::WriteGate;
 use crate::history::{self, Keeper, Made};
 use crate::ownership::{
-    claim, controller_of, controller_reference, lives, queue_owners, selects, settle,
+    claim, controller_of, controller_reference, label, lives, queue_owners, selects, settle,
 };
 use crate::pod_control::PodControl;
 use crate::{Context, pods, template_hash};
@@ -340,7 +340,7 @@ impl DaemonSets {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), key.namespace());
         let patch = json!({"metadata": {"labels": {HASH_LABEL: hash}}});
         for pod in pods {
-            if planner::label(&pod.metadata, HASH_LABEL) != Some(hash) {
+            if label(&pod.metadata, HASH_LABEL) != Some(hash) {
                 let name = pod.metadata.name.as_deref().unwrap_or_default();
                 api.patch(name, &PatchParams::default(), &Patch::Merge(&patch))
                     .await?;
@@ -437,7 +437,7 @@ impl DaemonSets {
             pod
         };
         let count = plan.create.len().min(BURST);
-        let created = self.control.create(key, set, count, make).await;
+        let created = self.control.create(key, set, count, make).await.1;
         self.control.delete(key, set, &delete).await?;
         created?;
         Ok(retry)
@@ -458,7 +458,7 @@ impl DaemonSets {
         let excess = old.len().saturating_sub(limit);
         let idle = |revision: &&Arc<ControllerRevision>| {
             let hash = hash_of(revision);
-            let is_of = |pod: &Arc<Pod>| planner::label(&pod.metadata, HASH_LABEL) == Some(hash);
+            let is_of = |pod: &Arc<Pod>| label(&pod.metadata, HASH_LABEL) == Some(hash);
             !pods.iter().any(is_of)
         };
         let excess: Vec<_> = old.iter().filter(idle).take(excess).cloned().collect();
@@ -496,7 +496,7 @@ impl DaemonSets {
 }
 
 fn hash_of(revision: &ControllerRevision) -> &str {
-    planner::label(&revision.metadata, HASH_LABEL).unwrap_or_default()
+    label(&revision.metadata, HASH_LABEL).unwrap_or_default()
 }
 
 #[cfg(test)]

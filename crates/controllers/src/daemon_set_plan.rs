@@ -10,9 +10,9 @@ use k8s_openapi::api::core::v1::{
     Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, PodTemplateSpec,
     Taint, Toleration,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::deployment_plan::scaled;
+use crate::ownership::label;
 use crate::taint_eviction::tolerates;
 use crate::{node_selector, pods};
 
@@ -151,12 +151,6 @@ impl Placement {
         let fit = self.fit(node);
         fit.starts && !is_there || !fit.stays && is_there
     }
-}
-
-/// What a label of an object says.
-pub fn label<'a>(meta: &'a ObjectMeta, name: &str) -> Option<&'a str> {
-    let labels = meta.labels.as_ref()?;
-    labels.get(name).map(String::as_str)
 }
 
 /// How the set counts its templates; none where the annotation is missing or unreadable.

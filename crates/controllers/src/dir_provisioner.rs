@@ -30,6 +30,7 @@ use skiff_client::{
 };
 
 use crate::Context;
+use crate::deletion::delete_seen;
 use crate::volume_plan::{
     PROVISIONED_BY, PROVISIONERS, SELECTED_NODE, annotation, class_of_claim, phase_of_volume,
     policy,
@@ -533,10 +534,7 @@ impl Reconciler for Volumes {
             Step::Delete => {
                 let api: Api<PersistentVolume> = Api::all(self.0.client.clone());
                 if volume.metadata.deletion_timestamp.is_none() {
-                    match api.delete(name, &DeleteParams::default()).await {
-                        Err(error) if !is_not_found(&error) => return Err(error.into()),
-                        _ => {}
-                    }
+                    delete_seen(&api, &volume.metadata, DeleteParams::default()).await?;
                 } else {
                     self.0.release(&volume).await?;
                 }

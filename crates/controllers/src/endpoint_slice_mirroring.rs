@@ -14,10 +14,11 @@ use kube::api::{Api, DeleteParams, PostParams};
 use kube::core::ObjectMeta;
 use skiff_client::{
     ApiFailure, EventRecorder, EventType, ObjectKey, Outcome, ReconcileError, Reconciler,
-    SharedCache, is_not_found,
+    SharedCache,
 };
 
 use crate::Context;
+use crate::deletion::delete_seen;
 use crate::endpoint_slice::{MANAGED_BY, SERVICE_NAME, port_key, service_of};
 use crate::gate::WriteGate;
 use crate::ownership::controller_reference;
@@ -319,11 +320,8 @@ impl Mirroring {
             self.gate.wrote(key, &answer.metadata);
         }
         for slice in &plan.delete {
-            let name = slice.metadata.name.as_deref().unwrap_or_default();
-            match api.delete(name, &DeleteParams::default()).await {
-                Ok(_) => self.gate.deleted(key, &slice.metadata),
-                Err(error) if is_not_found(&error) => {}
-                Err(error) => return Err(error),
+            if delete_seen(&api, &slice.metadata, DeleteParams::default()).await? {
+                self.gate.deleted(key, &slice.metadata);
             }
         }
         Ok(())

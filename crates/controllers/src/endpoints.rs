@@ -14,10 +14,12 @@ use skiff_client::failure::message;
 use skiff_client::selector::Labels;
 use skiff_client::{
     ApiFailure, EventRecorder, EventType, ObjectKey, Outcome, ReconcileError, Reconciler,
-    SharedCache, is_already_exists, is_not_found,
+    SharedCache, is_already_exists,
 };
 
 use crate::Context;
+use crate::deletion::delete_seen;
+use crate::ownership::label;
 use crate::pods;
 use crate::service_endpoints::{
     HEADLESS, addresses, hostname, is_headless, is_reachable, pods_of, selector, target_port, watch,
@@ -236,15 +238,9 @@ impl Reconciler for EndpointsController {
         let api: Api<Endpoints> = Api::namespaced(self.client.clone(), key.namespace());
         let current = self.endpoints.get(key);
         let Some(service) = self.services.get(key) else {
-            let labels = current
-                .as_ref()
-                .and_then(|found| found.metadata.labels.as_ref());
-            let ours = labels.is_some_and(|labels| labels.contains_key(MANAGED_BY));
-            if ours {
-                match api.delete(key.name(), &DeleteParams::default()).await {
-                    Err(error) if !is_not_found(&error) => return Err(error.into()),
-                    _ => {}
-                }
+            let ours = current.filter(|found| label(&found.metadata, MANAGED_BY).is_some());
+            if let Some(found) = ours {
+                delete_seen(&api, &found.metadata, DeleteParams::default()).await?;
             }
             return Ok(Outcome::Done);
         };

@@ -9,28 +9,26 @@ use futures::future::{join, join_all};
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::{Job, JobStatus};
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
-use kube::core::Resource;
+use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::{Client, Error};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use skiff_base::SharedClock;
-use skiff_client::failure::message;
 use skiff_client::{
     ApiFailure, Event, EventRecorder, EventType, LabelMatcher, ObjectKey, Outcome, ReconcileError,
     Reconciler, SharedCache, WorkQueue, is_not_found,
 };
 
 use crate::Context;
-use crate::deletion::delete_seen;
 use crate::gate::WriteGate;
 use crate::job_backoff::{Backoff, ended_at};
 use crate::job_plan::{Note, Observed, Plan, finished, plan};
-use crate::job_pod::{FINALIZER, NewPod, is_tracked, make};
+use crate::job_pod::{FINALIZER, is_tracked, make};
 use crate::ownership::{
     adoption_patch, claim, controller_of, controller_reference, is_controlled_by, lives,
     release_patch,
 };
+use crate::pod_control::PodControl;
 use crate::pods;
 
 /// The name of this controller.
@@ -71,19 +69,20 @@ pub async fn run(context: Context) {
         pods.on_event(move |event| watch.on_pod(event))
     };
     let client = context.client(NAME);
+    let recorder = context.recorder(NAME, NAME);
     let strays = Strays {
         client: client.clone(),
         jobs: jobs.clone(),
         pods: pods.clone(),
     };
     let reconciler = Jobs {
+        control: PodControl::new(client.clone(), recorder.clone()),
         client,
         jobs,
         pods,
-        wrote_pods: WriteGate::default(),
         wrote_job: WriteGate::default(),
         backoffs: Mutex::default(),
-        recorder: context.recorder(NAME, NAME),
+        recorder,
         clock: context.clock.clone(),
     };
     join(
@@ -242,7 +241,7 @@ struct Jobs {
     client: Client,
     jobs: SharedCache<Job>,
     pods: SharedCache<Pod>,
-    wrote_pods: WriteGate,
+    control: PodControl,
     wrote_job: WriteGate,
     /// By the uids of Jobs.
     backoffs: Mutex<HashMap<ObjectKey, (Option<String>, Backoff)>>,
@@ -264,7 +263,7 @@ impl Reconciler for Jobs {
         let job = self.jobs.get(key);
         let Some(job) = job.filter(|job| !is_managed_elsewhere(job) && finished(job).is_none())
         else {
-            self.wrote_pods.forget(key);
+            self.control.forget(key);
             self.wrote_job.forget(key);
             self.backoffs.lock().remove(key);
             return Ok(Outcome::Done);
@@ -280,7 +279,7 @@ impl Reconciler for Jobs {
             return Ok(Outcome::Done);
         }
         // Only what all earlier writes show in is counted from.
-        if !self.wrote_job.is_open(key, &self.jobs) || !self.wrote_pods.is_open(key, &self.pods) {
+        if !self.wrote_job.is_open(key, &self.jobs) || !self.control.is_open(key, &self.pods) {
             return Ok(Outcome::After(CATCH_UP));
         }
         let pods = self.claim(key, &job).await?;
@@ -338,7 +337,7 @@ impl Jobs {
             merge_finalizers(&mut patch, "$deleteFromPrimitiveList/finalizers");
             self.patch(key, &pod, &patch).await?;
         }
-        if claims.adopt.is_empty() || !self.still_lives(key, job).await? {
+        if claims.adopt.is_empty() || !lives(&self.client, job).await? {
             return Ok(pods);
         }
         for pod in claims.adopt {
@@ -357,21 +356,12 @@ impl Jobs {
         let patch = Patch::Strategic(patch);
         match self.pods_api(key).patch(name, &params, &patch).await {
             Ok(patched) => {
-                self.wrote_pods.wrote(key, &patched.metadata);
+                self.control.wrote(key, &patched.metadata);
                 Ok(Some(patched))
             }
             Err(error) if is_not_found(&error) || error.code() == Some(422) => Ok(None),
             Err(error) => Err(error),
         }
-    }
-
-    /// Asks the server, not the cache: a Job that was deleted in the meantime must not adopt.
-    async fn still_lives(&self, key: &ObjectKey, job: &Job) -> Result<bool, Error> {
-        let api: Api<Job> = Api::namespaced(self.client.clone(), key.namespace());
-        let fresh = api.get_opt(key.name()).await?;
-        Ok(fresh.is_some_and(|fresh| {
-            fresh.meta().uid == job.metadata.uid && fresh.meta().deletion_timestamp.is_none()
-        }))
     }
 
     async fn carry_out(&self, key: &ObjectKey, job: &Job, mut plan: Plan) -> Result<(), Error> {
@@ -382,9 +372,11 @@ impl Jobs {
             .await
             .into_iter()
             .collect::<Result<(), _>>()?;
-        let (created, failure) = self.create(key, job, &plan.create).await;
+        let new = |number: usize| make(job, &plan.create[number]);
+        let count = plan.create.len();
+        let (created, outcome) = self.control.create(key, job, count, new).await;
         if let Some(active) = &mut plan.status.active {
-            *active -= i32::try_from(plan.create.len() - created).unwrap_or(0);
+            *active -= i32::try_from(count - created).unwrap_or(0);
         }
         plan.status.active = plan.status.active.filter(|active| *active > 0);
         self.write_status(key, job, plan.status).await?;
@@ -407,7 +399,7 @@ impl Jobs {
         for released in join_all(releases).await {
             released?;
         }
-        failure.map_or(Ok(()), Err)
+        outcome
     }
 
     async fn write_status(
@@ -431,56 +423,6 @@ impl Jobs {
         Ok(())
     }
 
-    /// Makes pods in batches that double while all goes well; answers how many there are, and what went
-    /// wrong. For a Job that is gone, which the cache may not show yet, none is made.
-    async fn create(&self, key: &ObjectKey, job: &Job, new: &[NewPod]) -> (usize, Option<Error>) {
-        let (mut created, mut batch, mut rest) = (0, 1, new);
-        if !rest.is_empty() {
-            match lives(&self.client, job).await {
-                Ok(true) => {}
-                Ok(false) => return (0, None),
-                Err(error) => return (0, Some(error)),
-            }
-        }
-        while !rest.is_empty() {
-            let (now, later) = rest.split_at(batch.min(rest.len()));
-            let outcomes = join_all(now.iter().map(|new| self.create_one(key, job, new))).await;
-            let mut failure = None;
-            for outcome in outcomes {
-                match outcome {
-                    Ok(()) => created += 1,
-                    Err(error) => failure = Some(error),
-                }
-            }
-            if failure.is_some() {
-                return (created, failure);
-            }
-            (batch, rest) = (batch * 2, later);
-        }
-        (created, None)
-    }
-
-    async fn create_one(&self, key: &ObjectKey, job: &Job, new: &NewPod) -> Result<(), Error> {
-        let params = PostParams::default();
-        match self.pods_api(key).create(&params, &make(job, new)).await {
-            Ok(pod) => {
-                self.wrote_pods.wrote(key, &pod.metadata);
-                let name = pod.metadata.name.unwrap_or_default();
-                let text = format!("Created pod: {name}");
-                self.recorder
-                    .about(job, EventType::Normal, "SuccessfulCreate", text);
-                Ok(())
-            }
-            Err(error) if error.has_cause("NamespaceTerminating") => Ok(()),
-            Err(error) => {
-                let text = format!("Error creating: {}", message(&error));
-                self.recorder
-                    .about(job, EventType::Warning, "FailedCreate", text);
-                Err(error)
-            }
-        }
-    }
-
     /// Deletes a pod; it keeps the finalizer unless it is to be forgotten.
     async fn delete(
         &self,
@@ -492,24 +434,7 @@ impl Jobs {
         if forget && is_tracked(pod) {
             self.patch(key, pod, &counted_patch()).await?;
         }
-        let name = pod.metadata.name.as_deref().unwrap_or_default();
-        let api = self.pods_api(key);
-        match delete_seen(&api, &pod.metadata, DeleteParams::default()).await {
-            Ok(true) => {
-                self.wrote_pods.deleted(key, &pod.metadata);
-                let text = format!("Deleted pod: {name}");
-                self.recorder
-                    .about(job, EventType::Normal, "SuccessfulDelete", text);
-                Ok(())
-            }
-            Ok(false) => Ok(()),
-            Err(error) => {
-                let text = format!("Error deleting: {}", message(&error));
-                self.recorder
-                    .about(job, EventType::Warning, "FailedDelete", text);
-                Err(error)
-            }
-        }
+        self.control.delete_one(key, job, pod).await
     }
 }
 

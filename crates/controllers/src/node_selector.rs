@@ -4,6 +4,8 @@ use k8s_openapi::api::core::v1::{
     Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodSpec,
 };
 
+use crate::ownership::label;
+
 fn meets(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
     let values = requirement.values.as_deref().unwrap_or_default();
     let listed = |value: &str| values.iter().any(|found| found == value);
@@ -22,11 +24,6 @@ fn meets(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
     }
 }
 
-fn label<'a>(node: &'a Node, key: &str) -> Option<&'a str> {
-    let labels = node.metadata.labels.as_ref()?;
-    labels.get(key).map(String::as_str)
-}
-
 /// Whether the node meets all of the term; an empty term matches no node.
 fn term_matches(term: &NodeSelectorTerm, node: &Node) -> bool {
     let labels = term.match_expressions.as_deref().unwrap_or_default();
@@ -35,7 +32,7 @@ fn term_matches(term: &NodeSelectorTerm, node: &Node) -> bool {
     !(labels.is_empty() && fields.is_empty())
         && labels
             .iter()
-            .all(|found| meets(found, label(node, &found.key)))
+            .all(|found| meets(found, label(&node.metadata, &found.key)))
         && fields
             .iter()
             .all(|found| found.key == "metadata.name" && meets(found, name))
@@ -61,7 +58,7 @@ pub fn allows(pod: &PodSpec, node: &Node) -> bool {
             .required_during_scheduling_ignored_during_execution
             .as_ref()
     });
-    selector.all(|(key, value)| label(node, key) == Some(value))
+    selector.all(|(key, value)| label(&node.metadata, key) == Some(value))
         && required.is_none_or(|required| matches(required, node))
 }
 

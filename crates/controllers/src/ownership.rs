@@ -211,6 +211,13 @@ where
     Ok(owned)
 }
 
+/// What a label of an object says.
+#[must_use]
+pub fn label<'a>(meta: &'a ObjectMeta, name: &str) -> Option<&'a str> {
+    let labels = meta.labels.as_ref()?;
+    labels.get(name).map(String::as_str)
+}
+
 /// Whether an object is still there and not on its way out, by the server's word: a cache may lag.
 ///
 /// # Errors

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DeleteParams, PostParams};
-use kube::core::{NamespaceResourceScope, Resource};
+use kube::core::{NamespaceResourceScope, ObjectMeta, Resource};
 use kube::{Client, Error};
 use serde::de::DeserializeOwned;
 use skiff_client::failure::message;
@@ -48,38 +48,50 @@ impl PodControl {
         Api::namespaced(self.client.clone(), key.namespace())
     }
 
+    /// A pod was written for the owner otherwise than here.
+    pub fn wrote(&self, key: &ObjectKey, pod: &ObjectMeta) {
+        self.gate.wrote(key, pod);
+    }
+
     /// Makes `count` pods in batches that double while all goes well, so that a failure that hits all of them costs
     /// few requests. `make` gives the pod with each number. For an owner that is gone, which the cache may not show yet, none
     /// is made: the garbage collector would take it away, and it would be made again, without end.
     ///
-    /// # Errors
-    /// The first failure of the batch that had one; nothing is made after it.
+    /// Answers how many went well, and the first failure of the batch that had one; nothing is made after it.
     pub async fn create<O>(
         &self,
         key: &ObjectKey,
         owner: &O,
         count: usize,
         make: impl Fn(usize) -> Pod,
-    ) -> Result<(), Error>
+    ) -> (usize, Result<(), Error>)
     where
         O: Resource<DynamicType = (), Scope = NamespaceResourceScope>
             + Clone
             + std::fmt::Debug
             + DeserializeOwned,
     {
-        if count == 0 || !lives(&self.client, owner).await? {
-            return Ok(());
+        if count == 0 {
+            return (0, Ok(()));
         }
-        let (mut done, mut batch) = (0, 1);
-        while done < count {
-            let end = count.min(done + batch);
-            let creations = (done..end).map(|number| self.create_one(key, owner, make(number)));
+        match lives(&self.client, owner).await {
+            Ok(true) => {}
+            Ok(false) => return (0, Ok(())),
+            Err(error) => return (0, Err(error)),
+        }
+        let (mut tried, mut batch) = (0, 1);
+        while tried < count {
+            let end = count.min(tried + batch);
+            let creations = (tried..end).map(|number| self.create_one(key, owner, make(number)));
             let outcomes = join_all(creations).await;
-            outcomes.into_iter().collect::<Result<(), _>>()?;
-            done = end;
+            let failed = outcomes.iter().filter(|outcome| outcome.is_err()).count();
+            if let Some(failure) = outcomes.into_iter().find(Result::is_err) {
+                return (end - failed, failure);
+            }
+            tried = end;
             batch *= 2;
         }
-        Ok(())
+        (count, Ok(()))
     }
 
     async fn create_one<O: Resource<DynamicType = ()>>(
@@ -121,7 +133,11 @@ impl PodControl {
         join_all(deletions).await.into_iter().collect()
     }
 
-    async fn delete_one<O: Resource<DynamicType = ()>>(
+    /// Deletes a pod.
+    ///
+    /// # Errors
+    /// What the server says, unless the pod is gone.
+    pub async fn delete_one<O: Resource<DynamicType = ()>>(
         &self,
         key: &ObjectKey,
         owner: &O,

@@ -382,7 +382,10 @@ impl<K: Replicated> Sets<K> {
                 };
                 let name = set.meta().name.as_deref().unwrap_or_default();
                 let pod = pods::from_template(template, name, controller_reference(set));
-                self.control.create(key, set, count, |_| pod.clone()).await
+                self.control
+                    .create(key, set, count, |_| pod.clone())
+                    .await
+                    .1
             }
             Step::Delete(pods) => self.control.delete(key, set, &pods).await,
         }

@@ -16,6 +16,7 @@ use skiff_client::{
     WorkQueue, is_not_found,
 };
 
+use crate::deletion::delete_seen;
 use crate::gate::WriteGate;
 use crate::resource_claim_plan::{
     ClaimName, Cleanup, cleanup, fault_of, from_template, is_done, is_made_for, is_reserved,
@@ -415,11 +416,7 @@ impl Clearing {
             api.replace(key.name(), &params, &claim).await?;
         }
         if plan.delete {
-            match api.delete(key.name(), &DeleteParams::default()).await {
-                Ok(_) => {}
-                Err(error) if is_not_found(&error) => {}
-                Err(error) => return Err(error.into()),
-            }
+            delete_seen(&api, &claim.metadata, DeleteParams::default()).await?;
         }
         Ok(Outcome::Done)
     }

@@ -15,9 +15,10 @@ use parking_lot::Mutex;
 use skiff_base::SharedClock;
 use skiff_client::{
     Event, EventRecorder, EventType, ObjectKey, Outcome, ReconcileError, Reconciler, SharedCache,
-    Subscription, WorkQueue, is_already_exists, is_not_found,
+    Subscription, WorkQueue, is_already_exists,
 };
 
+use crate::deletion::delete_seen;
 use crate::gate::WriteGate;
 use crate::volume_plan::{
     self as plan, ClaimStep, ClaimView, PROVISIONED_BY, PROVISIONERS, Told, VolumeStep, annotation,
@@ -382,9 +383,9 @@ impl Binder {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), volume_recycle::NAMESPACE);
         let found = self.pods.get_named(volume_recycle::NAMESPACE, &recycler);
         let users = key_of_ref(volume).map_or_else(Vec::new, |claim| self.users(&claim));
-        let remove = async || match pods.delete(&recycler, &DeleteParams::default()).await {
-            Err(error) if !is_not_found(&error) => Err(error),
-            _ => Ok(()),
+        let remove = async || match &found {
+            Some(pod) => delete_seen(&pods, &pod.metadata, DeleteParams::default()).await,
+            None => Ok(false),
         };
         match volume_recycle::recycling(volume, found.as_deref(), &users) {
             Recycling::Unsupported => {
@@ -401,7 +402,7 @@ impl Binder {
                 _ => {}
             },
             Recycling::Wait => {}
-            Recycling::Clear => remove().await?,
+            Recycling::Clear => remove().await.map(drop)?,
             Recycling::Failed(text) => {
                 let again = self.clock.monotonic() + RECYCLE_AGAIN;
                 self.retries.lock().insert(key.clone(), again);
