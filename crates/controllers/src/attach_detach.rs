@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::{CSIDriver, VolumeAttachment};
 use kube::Client;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
@@ -24,6 +24,7 @@ use crate::attach_plan::{
     Attached, Failure, NodeState, Observed, Step, attachment_name, is_exclusive, is_managed,
     needs_volumes, plan, refusal, report, source, unique_name,
 };
+use crate::seen_pod::Pod;
 use crate::volume_plan::claim_ref;
 use crate::volume_protection::{claims_of, index_claims, pods_with_claim};
 use crate::{Context, pods};

@@ -8,11 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Node, PersistentVolume, Pod};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume};
 use k8s_openapi::api::storage::v1::VolumeAttachment;
 use sha2::{Digest as _, Sha256};
 
 use crate::pods;
+use crate::seen_pod::Pod;
 
 /// A volume that is still mounted on a node that is not ready is detached all the same after this time.
 pub(crate) const FORCE_AFTER: Duration = Duration::from_secs(360);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, DaemonSetStatus};
-use k8s_openapi::api::core::v1::{Node, Pod, PodTemplateSpec};
+use k8s_openapi::api::core::v1::{Node, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams, PostParams};
@@ -25,6 +25,7 @@ use crate::ownership::{
     claim, controller_of, controller_reference, label, lives, queue_owners, selects, settle,
 };
 use crate::pod_control::PodControl;
+use crate::seen_pod::Pod;
 use crate::{Context, pods, template_hash};
 
 /// The name of this controller.

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetStatus};
 use k8s_openapi::api::core::v1::{
-    Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, PodTemplateSpec,
-    Taint, Toleration,
+    Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodSpec, PodTemplateSpec, Taint,
+    Toleration,
 };
 
 use crate::deployment_plan::scaled;
 use crate::ownership::label;
+use crate::seen_pod::Pod;
 use crate::taint_eviction::tolerates;
 use crate::{node_selector, pods};
 

@@ -1,4 +1,6 @@
 use super::*;
+use crate::seen_pod::seen;
+use k8s_openapi::api::core::v1;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -59,13 +61,13 @@ fn pod(name: &str, node: &str, state: char) -> Arc<Pod> {
     if state == 'd' {
         value["metadata"]["deletionTimestamp"] = "1970-01-01T00:00:00Z".into();
     }
-    let mut pod: Pod = serde_json::from_value(value).unwrap();
+    let mut pod: v1::Pod = serde_json::from_value(value).unwrap();
     if state == 'w' {
         let spec = pod.spec.get_or_insert_default();
         spec.node_name = None;
         for_node(spec, node);
     }
-    Arc::new(pod)
+    Arc::new(seen(&pod))
 }
 
 /// One word for each node: its pods' states; `.` for none.
@@ -184,11 +186,11 @@ fn pods_ask_for_their_node_and_bear_much() {
     let mut spec = template.spec.unwrap();
     assert_eq!(spec.tolerations.as_ref().unwrap().len(), 8);
     for_node(&mut spec, "n5");
-    let pod = Pod {
+    let pod = v1::Pod {
         spec: Some(spec),
-        ..Pod::default()
+        ..v1::Pod::default()
     };
-    assert_eq!(target(&pod), Some("n5"));
+    assert_eq!(target(&seen(&pod)), Some("n5"));
     let selector = serde_json::to_value(&pod).unwrap();
     let terms = selector.pointer("/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms");
     assert_eq!(

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use kube::api::{Api, DeleteParams, PostParams};
 use kube::{Client, Error};
@@ -23,6 +22,7 @@ use crate::gate::WriteGate;
 use crate::ownership::{
     claim, controller_of, is_controlled_by, lives, queue_owners, selects, settle,
 };
+use crate::seen_pod::Pod;
 use crate::{Context, pods};
 
 /// The name of this controller.

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::resource::v1::{
     Device, DeviceRequestAllocationResult, DeviceTaint, DeviceToleration, ResourceClaim,
     ResourceSlice,
@@ -20,6 +19,7 @@ use skiff_client::{
 };
 
 use crate::resource_claim_plan::{ClaimName, is_made_for, is_reserved, name_of};
+use crate::seen_pod::Pod;
 use crate::{Context, pod_eviction, pods};
 
 /// The name of this controller.

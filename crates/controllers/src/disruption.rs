@@ -9,7 +9,7 @@ use http::Request;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::autoscaling::v1::Scale;
-use k8s_openapi::api::core::v1::{Pod, ReplicationController};
+use k8s_openapi::api::core::v1::ReplicationController;
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{APIResourceList, OwnerReference};
 use kube::api::{Api, Patch, PatchParams, PostParams};
@@ -32,6 +32,7 @@ use crate::disruption_plan::{
 };
 use crate::ownership::controller_of;
 use crate::pods;
+use crate::seen_pod::Pod;
 
 /// The name of this controller.
 pub const NAME: &str = "disruption-controller";

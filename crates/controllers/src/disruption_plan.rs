@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::deployment_plan::scaled;
 use crate::pods;
+use crate::seen_pod::Pod;
 
 /// A pod whose eviction was allowed must be on its way out by then, or it is forgotten.
 const EVICTION_TIMEOUT: SignedDuration = SignedDuration::from_mins(2);

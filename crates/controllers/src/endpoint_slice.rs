@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, Service};
+use k8s_openapi::api::core::v1::{Node, ObjectReference, Service};
 use k8s_openapi::api::discovery::v1::{
     Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone,
 };
@@ -22,6 +22,7 @@ use crate::deletion::delete_seen;
 use crate::gate::WriteGate;
 use crate::ownership::controller_reference;
 use crate::pods;
+use crate::seen_pod::Pod;
 use crate::service_endpoints::{
     HEADLESS, addresses, hostname, is_headless, is_reachable, pods_of, selector, target_port, watch,
 };

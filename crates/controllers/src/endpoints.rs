@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{
-    EndpointAddress, EndpointPort, EndpointSubset, Endpoints, ObjectReference, Pod, Service,
+    EndpointAddress, EndpointPort, EndpointSubset, Endpoints, ObjectReference, Service,
 };
 use kube::api::{Api, DeleteParams, PostParams};
 use kube::core::ObjectMeta;
@@ -21,6 +21,7 @@ use crate::Context;
 use crate::deletion::delete_seen;
 use crate::ownership::label;
 use crate::pods;
+use crate::seen_pod::Pod;
 use crate::service_endpoints::{
     HEADLESS, addresses, hostname, is_headless, is_reachable, pods_of, selector, target_port, watch,
 };

@@ -1,7 +1,7 @@
 //! Makes the claims of pods' generic ephemeral volumes, which go with their pods.
 
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Volume};
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
 use kube::api::{Api, PostParams};
@@ -12,6 +12,7 @@ use skiff_client::{
 };
 
 use crate::ownership::{controller_reference, is_controlled_by};
+use crate::seen_pod::{Pod, Volume};
 use crate::{Context, pods};
 
 /// The name of this controller.

@@ -11,7 +11,6 @@ use k8s_openapi::api::autoscaling::v1::Scale;
 use k8s_openapi::api::autoscaling::v2::{
     HorizontalPodAutoscaler, HorizontalPodAutoscalerStatus, MetricStatus,
 };
-use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, PostParams};
 use kube::{Client, Error};
 use parking_lot::Mutex;
@@ -28,6 +27,7 @@ use crate::hpa_behavior::{History, normalize};
 use crate::hpa_metrics::{Asked, Invalid, ask};
 use crate::hpa_readings::MetricsReader;
 use crate::hpa_status::{set_condition, tolerances};
+use crate::seen_pod::Pod;
 
 /// The name of this controller.
 pub const NAME: &str = "horizontal-pod-autoscaler";

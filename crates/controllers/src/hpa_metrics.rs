@@ -9,7 +9,6 @@ use k8s_openapi::api::autoscaling::v2::{
     MetricValueStatus, ObjectMetricSource, ObjectMetricStatus, PodsMetricSource, PodsMetricStatus,
     ResourceMetricStatus,
 };
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use skiff_api::validation::quantity::Amount;
 
@@ -18,6 +17,7 @@ use crate::hpa_readings::MetricsReader;
 use crate::hpa_replicas::{
     Proposal, Question, Tolerances, by_average, by_share, by_utilization, by_value,
 };
+use crate::seen_pod::Pod;
 
 /// An autoscaler and its target.
 pub(crate) struct Asked<'a> {

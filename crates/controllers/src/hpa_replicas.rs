@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::Pod;
 use skiff_api::validation::quantity::Amount;
 
 use crate::pods;
+use crate::seen_pod::Pod;
 
 /// A pod that was started less than this ago may need more CPU than it will.
 const WARM_UP: SignedDuration = SignedDuration::from_mins(5);

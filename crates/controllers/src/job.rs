@@ -8,7 +8,6 @@ use async_trait::async_trait;
 use futures::future::{join, join_all};
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::{Job, JobStatus};
-use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::{Client, Error};
 use parking_lot::Mutex;
@@ -30,6 +29,7 @@ use crate::ownership::{
 };
 use crate::pod_control::PodControl;
 use crate::pods;
+use crate::seen_pod::Pod;
 
 /// The name of this controller.
 pub const NAME: &str = "job-controller";

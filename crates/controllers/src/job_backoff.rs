@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 
 use crate::pods;
+use crate::seen_pod::{ContainerStatus, Pod};
 
 const FIRST: u64 = 10;
 const LONGEST: u64 = 600;

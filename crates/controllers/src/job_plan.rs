@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::{Job, JobCondition, JobSpec, JobStatus, UncountedTerminatedPods};
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use skiff_client::EventType;
 
@@ -19,6 +18,7 @@ use crate::job_indexes::Indexes;
 use crate::job_pod::{NewPod, completion_index, failures, ignored_failures, is_tracked};
 use crate::job_policy::{Judgement, enough, judge};
 use crate::pods;
+use crate::seen_pod::Pod;
 
 /// At most so many pods are made or deleted at once.
 const BURST: usize = 500;

@@ -1,10 +1,11 @@
 //! The pods of a Job: how one is made, and what one says of itself.
 
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Container, EnvVar, EnvVarSource, ObjectFieldSelector, Pod};
+use k8s_openapi::api::core::v1::{self, Container, EnvVar, EnvVarSource, ObjectFieldSelector};
 
 use crate::ownership::controller_reference;
 use crate::pods;
+use crate::seen_pod::Pod;
 
 /// The finalizer of pods that are not counted yet.
 pub(crate) const FINALIZER: &str = "batch.kubernetes.io/job-tracking";
@@ -50,9 +51,9 @@ pub(crate) fn ignored_failures(pod: &Pod) -> i32 {
 }
 
 /// A pod of the Job, ready to be created.
-pub(crate) fn make(job: &Job, new: &NewPod) -> Pod {
+pub(crate) fn make(job: &Job, new: &NewPod) -> v1::Pod {
     let Some(spec) = &job.spec else {
-        return Pod::default();
+        return v1::Pod::default();
     };
     let name = job.metadata.name.as_deref().unwrap_or_default();
     let mut pod = pods::from_template(&spec.template, name, controller_reference(job));
@@ -111,6 +112,7 @@ fn tell_index(container: &mut Container) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::seen_pod::seen;
     use serde_json::json;
 
     #[test]
@@ -132,7 +134,10 @@ mod tests {
             meta.finalizers.clone().unwrap_or_default(),
             ["x/y", FINALIZER]
         );
-        assert_eq!((completion_index(&pod), failures(&pod)), (Some(12), 2));
+        assert_eq!(
+            (completion_index(&seen(&pod)), failures(&seen(&pod))),
+            (Some(12), 2)
+        );
         assert_eq!(meta.labels.as_ref().map(|labels| labels.len()), Some(2));
         let spec = pod.spec.as_ref().unwrap();
         assert_eq!(spec.hostname.as_deref(), Some("work-12"));
@@ -146,6 +151,6 @@ mod tests {
         assert_eq!(long, Some(format!("{}-12-", "n".repeat(54))));
         let plain = make(&job("work"), &NewPod::default());
         assert_eq!(plain.metadata.generate_name.as_deref(), Some("work-"));
-        assert!(plain.metadata.annotations.is_none() && is_tracked(&plain));
+        assert!(plain.metadata.annotations.is_none() && is_tracked(&seen(&plain)));
     }
 }

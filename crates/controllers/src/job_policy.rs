@@ -3,9 +3,9 @@
 use k8s_openapi::api::batch::v1::{
     PodFailurePolicy, PodFailurePolicyOnExitCodesRequirement, PodFailurePolicyRule, SuccessPolicy,
 };
-use k8s_openapi::api::core::v1::Pod;
 
 use crate::job_indexes::Indexes;
+use crate::seen_pod::Pod;
 
 /// What follows from the failure of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::job_pod::{self, FINALIZER};
+use crate::seen_pod::seen;
 
 const NOW: i64 = 1_800_000_000;
 
@@ -492,7 +493,7 @@ impl World {
                 pod.metadata.name = Some(uid.clone());
                 pod.metadata.creation_timestamp = Some(Time(at(self.now)));
                 pod.status = serde_json::from_value(json!({"phase": "Running"})).unwrap();
-                self.pods.insert(uid, pod);
+                self.pods.insert(uid, seen(&pod));
             }
         }
         let stored = step();

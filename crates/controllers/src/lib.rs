@@ -62,7 +62,6 @@ pub mod ownership;
 mod pod_control;
 mod pod_eviction;
 pub mod pod_garbage;
-mod pod_trim;
 pub mod pods;
 mod policy_types;
 pub mod replica_set;
@@ -71,6 +70,7 @@ pub mod resource_claim;
 mod resource_claim_plan;
 pub mod resource_quota;
 pub mod root_ca;
+mod seen_pod;
 pub mod service_account;
 pub mod service_cidr;
 mod service_endpoints;
@@ -226,7 +226,7 @@ impl Component for Controllers {
             self.random.clone(),
             &shutdown,
         )
-        .trimming(pod_trim::trim);
+        .trimming(seen_pod::trim);
         let context = Context {
             caches: Arc::new(caches),
             manager: self.client.clone(),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use http::{Request, StatusCode};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, ListParams};
 use kube::{Client, Error};
@@ -24,6 +24,7 @@ use tokio::sync::Mutex;
 
 use crate::metrics_openapi;
 use crate::metrics_samples::{NodeSample, Usage, read, usage};
+use crate::seen_pod::Pod;
 
 /// The account that it acts with, and the service that it stands in for.
 pub const NAME: &str = "metrics-server";

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use futures::future::join_all;
 use http::Request;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition, Pod};
+use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{Api, PostParams};
 use kube::{Client, Error};
@@ -20,6 +20,7 @@ use skiff_client::{
 };
 
 use crate::discovery::{ApiResource, discover};
+use crate::seen_pod::Pod;
 use crate::{Context, pods};
 
 /// The name of this controller.

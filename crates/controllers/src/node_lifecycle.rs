@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod};
+use k8s_openapi::api::core::v1::{Node, ObjectReference};
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams};
 use parking_lot::Mutex;
@@ -20,6 +20,7 @@ use skiff_client::{
 
 use crate::node_health::{Evicting, Health, Pace, labels, pace, readiness, silent, taints};
 use crate::node_health::{waits_for_eviction, zone};
+use crate::seen_pod::Pod;
 use crate::{Context, pods};
 
 /// The name of this controller.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures::future::join_all;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1;
 use kube::api::{Api, DeleteParams, PostParams};
 use kube::core::{NamespaceResourceScope, ObjectMeta, Resource};
 use kube::{Client, Error};
@@ -14,6 +14,7 @@ use skiff_client::{ApiFailure, EventRecorder, EventType, ObjectKey, SharedCache}
 use crate::deletion::delete_seen;
 use crate::gate::WriteGate;
 use crate::ownership::lives;
+use crate::seen_pod::Pod;
 
 /// Makes and deletes pods for the objects of one controller.
 pub struct PodControl {
@@ -44,7 +45,10 @@ impl PodControl {
         self.gate.forget(key);
     }
 
-    fn api(&self, key: &ObjectKey) -> Api<Pod> {
+    fn api<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(
+        &self,
+        key: &ObjectKey,
+    ) -> Api<K> {
         Api::namespaced(self.client.clone(), key.namespace())
     }
 
@@ -63,7 +67,7 @@ impl PodControl {
         key: &ObjectKey,
         owner: &O,
         count: usize,
-        make: impl Fn(usize) -> Pod,
+        make: impl Fn(usize) -> v1::Pod,
     ) -> (usize, Result<(), Error>)
     where
         O: Resource<DynamicType = (), Scope = NamespaceResourceScope>
@@ -98,9 +102,13 @@ impl PodControl {
         &self,
         key: &ObjectKey,
         owner: &O,
-        pod: Pod,
+        pod: v1::Pod,
     ) -> Result<(), Error> {
-        match self.api(key).create(&PostParams::default(), &pod).await {
+        match self
+            .api::<v1::Pod>(key)
+            .create(&PostParams::default(), &pod)
+            .await
+        {
             Ok(created) => {
                 self.gate.wrote(key, &created.metadata);
                 let name = created.metadata.name.unwrap_or_default();
@@ -144,7 +152,7 @@ impl PodControl {
         pod: &Pod,
     ) -> Result<(), Error> {
         let name = pod.metadata.name.as_deref().unwrap_or_default();
-        let api = self.api(key);
+        let api: Api<Pod> = self.api(key);
         match delete_seen(&api, &pod.metadata, DeleteParams::default()).await {
             Ok(true) => {
                 self.gate.deleted(key, &pod.metadata);

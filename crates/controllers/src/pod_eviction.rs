@@ -1,12 +1,13 @@
 //! Makes a pod go: first its status says why, then it is deleted.
 
-use k8s_openapi::api::core::v1::{ObjectReference, Pod, PodCondition};
+use k8s_openapi::api::core::v1::{ObjectReference, PodCondition};
 use kube::Client;
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
 use skiff_client::{ObjectKey, ReconcileError, is_not_found};
 
 use crate::deletion::delete_seen;
+use crate::seen_pod::Pod;
 
 /// Writes `condition` into the status of the pod and deletes it. One that is gone by then is fine.
 pub async fn evict(

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::Node;
 use kube::Client;
 use kube::api::{Api, DeleteParams};
 use serde_json::json;
@@ -12,6 +12,7 @@ use skiff_base::SharedClock;
 use skiff_client::{Event, ObjectKey, Outcome, ReconcileError, Reconciler, SharedCache, WorkQueue};
 
 use crate::node_health::readiness;
+use crate::seen_pod::Pod;
 use crate::{Context, pod_eviction, pods};
 
 /// The name of this controller.

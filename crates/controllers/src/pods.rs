@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodCondition, PodTemplateSpec};
+use k8s_openapi::api::core::v1::{self, PodCondition, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 use skiff_client::SharedCache;
 
 use crate::ownership::controller_of;
+use crate::seen_pod::Pod;
 
 /// The phase; empty where none is known yet.
 #[must_use]
@@ -80,9 +81,13 @@ pub fn seconds_until_available(pod: &Pod, min_ready: i32, now: Timestamp) -> Opt
 
 /// A pod from a template, as a controller makes it: the name is left to the server.
 #[must_use]
-pub fn from_template(template: &PodTemplateSpec, owner_name: &str, owner: OwnerReference) -> Pod {
+pub fn from_template(
+    template: &PodTemplateSpec,
+    owner_name: &str,
+    owner: OwnerReference,
+) -> v1::Pod {
     let meta = template.metadata.clone().unwrap_or_default();
-    Pod {
+    v1::Pod {
         metadata: ObjectMeta {
             generate_name: Some(format!("{owner_name}-")),
             labels: meta.labels,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
 use k8s_openapi::api::core::v1::{
-    Pod, PodTemplateSpec, ReplicationController, ReplicationControllerCondition,
+    PodTemplateSpec, ReplicationController, ReplicationControllerCondition,
     ReplicationControllerStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -26,6 +26,7 @@ use crate::ownership::{
 use crate::pod_control::PodControl;
 use crate::pods;
 use crate::replicas::{self, Condition, Observed, Status, Step};
+use crate::seen_pod::Pod;
 
 /// The name of the ReplicaSet controller.
 pub const REPLICA_SET: &str = "replicaset-controller";

@@ -6,12 +6,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use skiff_client::LabelMatcher;
 use skiff_client::selector::Labels;
 
 use crate::pods;
+use crate::seen_pod::{ContainerStatus, Pod};
 
 /// At most so many pods are made or deleted at once.
 const BURST: usize = 500;
@@ -216,7 +216,8 @@ pub fn status(observed: &Observed) -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use k8s_openapi::api::core::v1::{PodCondition, PodSpec, PodStatus};
+    use crate::seen_pod::{PodSpec, PodStatus};
+    use k8s_openapi::api::core::v1::PodCondition;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
     use proptest::prelude::*;
 
@@ -241,15 +242,15 @@ mod tests {
                 labels: Some([("app".to_owned(), "web".to_owned())].into()),
                 ..ObjectMeta::default()
             },
-            spec: Some(PodSpec {
+            spec: Some(Box::new(PodSpec {
                 node_name: (!node.is_empty()).then(|| node.to_owned()),
                 ..PodSpec::default()
-            }),
-            status: Some(PodStatus {
+            })),
+            status: Some(Box::new(PodStatus {
                 phase: Some(phase.into()),
                 conditions: condition.map(|condition| vec![condition]),
                 ..PodStatus::default()
-            }),
+            })),
         }
     }
 

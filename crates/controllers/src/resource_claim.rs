@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::{Pod, PodResourceClaim};
+use k8s_openapi::api::core::v1::PodResourceClaim;
 use k8s_openapi::api::resource::v1::{
     ResourceClaim, ResourceClaimConsumerReference, ResourceClaimTemplate,
 };
@@ -22,6 +22,7 @@ use crate::resource_claim_plan::{
     ClaimName, Cleanup, cleanup, fault_of, from_template, is_done, is_made_for, is_reserved,
     name_of, needs_work, owner_of, pod_reference,
 };
+use crate::seen_pod::Pod;
 use crate::{Context, pods};
 
 /// The name of this controller.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Pod, PodResourceClaim};
+use k8s_openapi::api::core::v1::PodResourceClaim;
 use k8s_openapi::api::resource::v1::{
     ResourceClaim, ResourceClaimConsumerReference, ResourceClaimStatus, ResourceClaimTemplate,
 };
@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 
 use crate::ownership::is_controlled_by;
 use crate::pods;
+use crate::seen_pod::Pod;
 
 /// Keeps a claim with devices from vanishing before they are given back.
 pub const FINALIZER: &str = "resource.kubernetes.io/delete-protection";

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{
-    PersistentVolumeClaim, Pod, ResourceQuota, ResourceQuotaSpec, ResourceQuotaStatus, Service,
+    PersistentVolumeClaim, ResourceQuota, ResourceQuotaSpec, ResourceQuotaStatus, Service,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::Client;
@@ -23,6 +23,7 @@ use skiff_client::{
 };
 
 use crate::discovery::{ApiResource, discover};
+use crate::seen_pod::Pod;
 use crate::{Context, pods};
 
 /// The name of this controller.
@@ -195,6 +196,7 @@ impl Quotas {
             let (pods, now) = (self.pods.list_in(namespace), self.context.now().0);
             cached.push(("pods", pods.len()));
             for pod in pods {
+                let pod = pod.counted();
                 if in_scope(spec, Some(&pod)) {
                     add(&mut sum, pod_usage(&pod, now));
                 }

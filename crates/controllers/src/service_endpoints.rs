@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Container, Pod, Service, ServicePort, ServiceSpec};
+use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use skiff_client::selector::Labels;
 use skiff_client::{Event, LabelMatcher, ObjectKey, SharedCache, Subscription, WorkQueue};
 
 use crate::pods;
+use crate::seen_pod::{Container, Pod};
 
 /// The label of what belongs to a Service without an address of its own.
 pub const HEADLESS: &str = "service.kubernetes.io/headless";

@@ -6,10 +6,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::future::join_all;
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetStatus};
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, PodTemplateSpec};
+use k8s_openapi::api::core::v1::{self, PersistentVolumeClaim, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
 use kube::api::{Api, DeleteParams, PostParams};
+use kube::core::{NamespaceResourceScope, Resource};
 use skiff_base::SharedClock;
 use skiff_client::failure::message;
 use skiff_client::{
@@ -23,6 +24,7 @@ use crate::history::{self, Keeper, Made};
 use crate::ownership::{
     claim, claim_if, controller_reference, lives, queue_owners, selects, settle,
 };
+use crate::seen_pod::Pod;
 use crate::stateful_set_plan::{self as planner, Action, Observed, Version};
 use crate::{Context, pods};
 
@@ -343,8 +345,8 @@ impl StatefulSets {
                 missing,
                 leaving,
             } => {
-                if let Err(error) = self.supply(key, set, pod, missing, leaving).await {
-                    self.tell(set, "Create", pod, Some(&error.to_string()));
+                if let Err(error) = self.supply(key, set, &pod.metadata, missing, leaving).await {
+                    self.tell(set, "Create", &pod.metadata, Some(&error.to_string()));
                     return Err(error);
                 }
                 self.create_pod(key, set, pod).await
@@ -353,7 +355,7 @@ impl StatefulSets {
                 pod,
                 missing,
                 leaving,
-            } => self.supply(key, set, pod, missing, leaving).await,
+            } => self.supply(key, set, &pod.metadata, missing, leaving).await,
             Action::Own(claim) => self.own(key, claim).await,
             Action::TellConflict(name) => {
                 let text = format!(
@@ -363,21 +365,28 @@ impl StatefulSets {
                     .about(set, EventType::Warning, "ConflictingController", text);
                 Ok(())
             }
-            Action::Mend { pod, missing } => {
-                self.supply(key, set, pod, missing, &[]).await?;
-                self.mend(key, set, pod).await
+            Action::Mend {
+                pod,
+                ordinal,
+                missing,
+            } => {
+                self.supply(key, set, &pod.metadata, missing, &[]).await?;
+                self.mend(key, set, &pod.metadata, *ordinal).await
             }
             Action::Delete(pod) => self.delete(key, set, pod).await,
         }
     }
 
-    fn pods_api(&self, key: &ObjectKey) -> Api<Pod> {
+    fn pods_api<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>(
+        &self,
+        key: &ObjectKey,
+    ) -> Api<K> {
         Api::namespaced(self.client.clone(), key.namespace())
     }
 
     /// Reports what was done to a pod, or why it was not.
-    fn tell(&self, set: &StatefulSet, verb: &str, pod: &Pod, failure: Option<&str>) {
-        let name = pod.metadata.name.as_deref().unwrap_or_default();
+    fn tell(&self, set: &StatefulSet, verb: &str, pod: &ObjectMeta, failure: Option<&str>) {
+        let name = pod.name.as_deref().unwrap_or_default();
         let owner = set.metadata.name.as_deref().unwrap_or_default();
         let done = format!("{verb} Pod {name} in StatefulSet {owner}");
         let (event_type, reason, text) = match failure {
@@ -399,18 +408,19 @@ impl StatefulSets {
         &self,
         key: &ObjectKey,
         set: &StatefulSet,
-        pod: &Pod,
+        pod: &v1::Pod,
     ) -> Result<(), ReconcileError> {
-        match self.pods_api(key).create(&PostParams::default(), pod).await {
+        let api: Api<v1::Pod> = self.pods_api(key);
+        match api.create(&PostParams::default(), pod).await {
             Ok(created) => {
                 self.pod_gate.wrote(key, &created.metadata);
-                self.tell(set, "Create", pod, None);
+                self.tell(set, "Create", &pod.metadata, None);
                 Ok(())
             }
             // It will be seen soon, or must be waited for.
             Err(error) if is_already_exists(&error) => Err(error.into()),
             Err(error) => {
-                self.tell(set, "Create", pod, Some(&message(&error)));
+                self.tell(set, "Create", &pod.metadata, Some(&message(&error)));
                 Err(error.into())
             }
         }
@@ -420,18 +430,17 @@ impl StatefulSets {
         &self,
         key: &ObjectKey,
         set: &StatefulSet,
-        pod: &Pod,
+        pod: &ObjectMeta,
+        ordinal: i64,
     ) -> Result<(), ReconcileError> {
-        let name = pod.metadata.name.as_deref().unwrap_or_default();
-        let api = self.pods_api(key);
+        let name = pod.name.as_deref().unwrap_or_default();
+        let api: Api<v1::Pod> = self.pods_api(key);
         // The cache holds less of it than has to be written.
         let mut whole = api.get(name).await?;
-        if whole.metadata.uid != pod.metadata.uid {
+        if whole.metadata.uid != pod.uid {
             return Ok(());
         }
-        if let Some(ordinal) = planner::ordinal(set, pod) {
-            planner::restore(set, &mut whole, ordinal);
-        }
+        planner::restore(set, &mut whole, ordinal);
         let written = api.replace(name, &PostParams::default(), &whole).await;
         let failure = written.as_ref().err().map(message);
         self.tell(set, "Update", pod, failure.as_deref());
@@ -445,17 +454,17 @@ impl StatefulSets {
         set: &StatefulSet,
         pod: &Pod,
     ) -> Result<(), ReconcileError> {
-        let api = self.pods_api(key);
+        let api: Api<Pod> = self.pods_api(key);
         match delete_seen(&api, &pod.metadata, DeleteParams::default()).await {
             Err(error) => {
-                self.tell(set, "Delete", pod, Some(&message(&error)));
+                self.tell(set, "Delete", &pod.metadata, Some(&message(&error)));
                 Err(error.into())
             }
             Ok(was_there) => {
                 if was_there {
                     self.pod_gate.deleted(key, &pod.metadata);
                 }
-                self.tell(set, "Delete", pod, None);
+                self.tell(set, "Delete", &pod.metadata, None);
                 Ok(())
             }
         }
@@ -466,7 +475,7 @@ impl StatefulSets {
         &self,
         key: &ObjectKey,
         set: &StatefulSet,
-        pod: &Pod,
+        pod: &ObjectMeta,
         missing: &[PersistentVolumeClaim],
         leaving: &[String],
     ) -> Result<(), ReconcileError> {
@@ -500,8 +509,8 @@ impl StatefulSets {
         }
     }
 
-    fn tell_claim(&self, set: &StatefulSet, pod: &Pod, claim: &str, failure: Option<&str>) {
-        let pod = pod.metadata.name.as_deref().unwrap_or_default();
+    fn tell_claim(&self, set: &StatefulSet, pod: &ObjectMeta, claim: &str, failure: Option<&str>) {
+        let pod = pod.name.as_deref().unwrap_or_default();
         let owner = set.metadata.name.as_deref().unwrap_or_default();
         let (event_type, reason, text) = match failure {
             None => (

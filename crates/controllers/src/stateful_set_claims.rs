@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{
-    PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, Volume,
+    self, PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Volume,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
 use crate::ownership::{controller_reference, plain_reference};
+use crate::seen_pod::Pod;
 
 const DELETE: &str = "Delete";
 
@@ -50,22 +51,20 @@ pub fn claims(set: &StatefulSet, ordinal: i64) -> impl Iterator<Item = Persisten
     })
 }
 
-/// Whether the pod mounts what the templates say.
-pub fn storage_matches(set: &StatefulSet, pod: &Pod, ordinal: i64) -> bool {
-    let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref());
-    let volumes = volumes.unwrap_or_default();
+/// Whether a pod mounts what the templates say; `claim_of` tells the claim behind its volume of a name.
+pub fn storage_matches<'a>(
+    set: &StatefulSet,
+    ordinal: i64,
+    claim_of: impl Fn(&str) -> Option<&'a str>,
+) -> bool {
     templates(set).iter().all(|template| {
-        let volume = volumes
-            .iter()
-            .find(|volume| volume.name == name_of(&template.metadata));
-        volume
-            .and_then(|volume| volume.persistent_volume_claim.as_ref())
-            .is_some_and(|claim| claim.claim_name == claim_name(set, template, ordinal))
+        let mounted = claim_of(name_of(&template.metadata));
+        mounted.is_some_and(|claim| claim == claim_name(set, template, ordinal))
     })
 }
 
 /// Makes the pod mount its claims; they win over volumes of the same name.
-pub fn update_storage(set: &StatefulSet, pod: &mut Pod, ordinal: i64) {
+pub fn update_storage(set: &StatefulSet, pod: &mut v1::Pod, ordinal: i64) {
     let spec = pod.spec.get_or_insert_default();
     let own = templates(set).iter().map(|template| Volume {
         name: name_of(&template.metadata).to_owned(),
@@ -166,7 +165,7 @@ pub fn ownership(
 /// Whether a pod of this name must wait because its claim still goes away with an earlier pod, or with an earlier set of the
 /// set's name: the garbage collector will find that one gone. Upstream looks at pods only; a set that is made anew may
 /// then run on a claim that is being deleted.
-pub fn is_stale(set: &StatefulSet, pod: &Pod, claim: &Arc<PersistentVolumeClaim>) -> bool {
+pub fn is_stale(set: &StatefulSet, pod: &v1::Pod, claim: &Arc<PersistentVolumeClaim>) -> bool {
     let (_, with_pod) = policy(set, true);
     let (of_set, of_pod) = (plain_reference(set), plain_reference(pod));
     let earlier = |owner: &OwnerReference, now: &OwnerReference| {
@@ -179,6 +178,7 @@ pub fn is_stale(set: &StatefulSet, pod: &Pod, claim: &Arc<PersistentVolumeClaim>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::seen_pod::seen;
     use serde_json::json;
 
     fn set(deleted: &str, scaled: &str) -> StatefulSet {
@@ -191,7 +191,7 @@ mod tests {
         .unwrap()
     }
 
-    fn pod() -> Pod {
+    fn pod() -> v1::Pod {
         serde_json::from_value(json!({"metadata": {"name": "db-1", "uid": "pod"},
             "spec": {"containers": [], "volumes": [{"name": "data", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}]}}))
         .unwrap()
@@ -223,9 +223,13 @@ mod tests {
         let labels = claim.metadata.labels.unwrap();
         assert_eq!((&*labels["app"], &*labels["a"]), ("db", "b"));
         let mut pod = pod();
-        assert!(!storage_matches(&set, &pod, 1));
+        let matches = |pod: &v1::Pod, ordinal| {
+            let pod = seen(pod);
+            storage_matches(&set, ordinal, |name| pod.claim_of(name))
+        };
+        assert!(!matches(&pod, 1));
         update_storage(&set, &mut pod, 1);
-        assert!(storage_matches(&set, &pod, 1) && !storage_matches(&set, &pod, 2));
+        assert!(matches(&pod, 1) && !matches(&pod, 2));
         let names: Vec<_> = pod.spec.unwrap().volumes.unwrap();
         let names: Vec<_> = names.iter().map(|volume| &*volume.name).collect();
         assert_eq!(names, ["data", "tmp"]);
@@ -249,7 +253,7 @@ mod tests {
         ] {
             let set = set(deleted, scaled);
             for before in [vec![], vec![by_set], vec![by_pod], vec![by_set, by_pod]] {
-                let outcome = ownership(&set, &pod(), condemned, &owned_by(&before));
+                let outcome = ownership(&set, &seen(&pod()), condemned, &owned_by(&before));
                 if before == expected {
                     assert_eq!(outcome, Ownership::Fine, "{deleted} {scaled} {before:?}");
                     continue;
@@ -270,7 +274,7 @@ mod tests {
         let stranger = ("StatefulSet", "other", "x", true);
         let ghost = ("Pod", "db-1", "before", true);
         let mine = ("StatefulSet", "db", "set", true);
-        let judge = |owners: &[_]| ownership(&set, &pod(), false, &owned_by(owners));
+        let judge = |owners: &[_]| ownership(&set, &seen(&pod()), false, &owned_by(owners));
         assert_eq!(judge(&[stranger]), Ownership::Fine);
         assert_eq!(judge(&[ghost]), Ownership::Fine);
         let Ownership::Withdraw(left) = judge(&[stranger, mine]) else {

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetStatus};
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, PodTemplateSpec};
+use k8s_openapi::api::core::v1::{self, PersistentVolumeClaim, PodTemplateSpec};
 
 use crate::deployment_plan::scaled;
 use crate::ownership::controller_reference;
 use crate::pods;
+use crate::seen_pod::Pod;
 use crate::stateful_set_claims::{self as claims, Ownership};
 
 /// The label of a pod that carries its name.
@@ -48,7 +49,7 @@ pub struct Observed<'a> {
 pub enum Action {
     /// Makes the claims that are missing, then the pod, unless one of the claims is on its way out.
     Create {
-        pod: Box<Pod>,
+        pod: Box<v1::Pod>,
         missing: Vec<PersistentVolumeClaim>,
         leaving: Vec<String>,
     },
@@ -64,7 +65,8 @@ pub enum Action {
     TellConflict(String),
     /// Writes a pod that has lost its identity or storage.
     Mend {
-        pod: Box<Pod>,
+        pod: Arc<Pod>,
+        ordinal: i64,
         missing: Vec<PersistentVolumeClaim>,
     },
     Delete(Arc<Pod>),
@@ -90,9 +92,15 @@ pub fn ordinal(set: &StatefulSet, pod: &Pod) -> Option<i64> {
 }
 
 /// Gives a pod the labels and volumes that make it the replica with this ordinal.
-pub fn restore(set: &StatefulSet, pod: &mut Pod, ordinal: i64) {
+pub fn restore(set: &StatefulSet, pod: &mut v1::Pod, ordinal: i64) {
     identify(pod, ordinal);
-    if !claims::storage_matches(set, pod, ordinal) {
+    let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref());
+    let claim_of = |name: &str| {
+        let mut volumes = volumes.into_iter().flatten();
+        let volume = volumes.find(|volume| volume.name == name)?;
+        Some(&*volume.persistent_volume_claim.as_ref()?.claim_name)
+    };
+    if !claims::storage_matches(set, ordinal, claim_of) {
         claims::update_storage(set, pod, ordinal);
     }
 }
@@ -349,28 +357,27 @@ impl Planner<'_> {
     }
 
     /// Restores the labels and volumes that make the pod this replica.
-    fn mend(&mut self, ordinal: i64, pod: &Pod) {
+    fn mend(&mut self, ordinal: i64, pod: &Arc<Pod>) {
         let labels = pod.metadata.labels.as_ref();
         let named = labels.and_then(|labels| labels.get(NAME_LABEL));
         let identity = named.is_some() && named == pod.metadata.name.as_ref();
-        let storage = claims::storage_matches(self.set, pod, ordinal);
+        let storage = claims::storage_matches(self.set, ordinal, |name| pod.claim_of(name));
         if identity && storage {
             return;
         }
-        let mut pod = pod.clone();
-        restore(self.set, &mut pod, ordinal);
         let missing = match storage {
             true => Vec::new(),
             false => self.claims_to_make(ordinal).0,
         };
         self.act(Action::Mend {
-            pod: Box::new(pod),
+            pod: pod.clone(),
+            ordinal,
             missing,
         });
     }
 
     /// The pod with this ordinal, of the revision that it is to be of.
-    fn new_pod(&self, ordinal: i64) -> Pod {
+    fn new_pod(&self, ordinal: i64) -> v1::Pod {
         let index = ordinal - start(self.set);
         let status = self.set.status.as_ref();
         let of_current = match partition(self.set) {
@@ -477,7 +484,7 @@ impl Planner<'_> {
 }
 
 /// The labels by which a replica is known.
-fn identify(pod: &mut Pod, ordinal: i64) {
+fn identify(pod: &mut v1::Pod, ordinal: i64) {
     let name = pod.metadata.name.clone().unwrap_or_default();
     let labels = pod.metadata.labels.get_or_insert_default();
     labels.insert(NAME_LABEL.to_owned(), name);

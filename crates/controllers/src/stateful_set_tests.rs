@@ -1,4 +1,5 @@
 use super::*;
+use crate::seen_pod::seen;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -83,7 +84,10 @@ fn pods(states: &str) -> Vec<Arc<Pod>> {
 fn told(plan: &Plan) -> String {
     let name = |pod: &Pod| pod.metadata.name.clone().unwrap();
     let actions = plan.phases.iter().flatten().map(|action| match action {
-        Action::Create { pod, .. } => format!("+{}={}", name(pod), revision_of(pod)),
+        Action::Create { pod, .. } => {
+            let pod = seen(pod);
+            format!("+{}={}", name(&pod), revision_of(&pod))
+        }
         Action::Supply { pod, .. } => format!("supply {}", name(pod)),
         Action::Own(claim) => format!("own {}", claim.metadata.name.clone().unwrap()),
         Action::TellConflict(claim) => format!("conflict {claim}"),
@@ -240,8 +244,11 @@ fn claims_are_made_and_mended() {
         }))
     };
     let mounted = |state| {
-        let mut pod = (*pod(0, state, "new")).clone();
-        claims::update_storage(&set, &mut pod, 0);
+        let mut whole = v1::Pod::default();
+        claims::update_storage(&set, &mut whole, 0);
+        let mut pod = Pod::clone(&pod(0, state, "new"));
+        let volumes = seen(&whole).spec.and_then(|spec| spec.volumes);
+        pod.spec.get_or_insert_default().volumes = volumes;
         vec![Arc::new(pod)]
     };
     assert_eq!(with(&mounted('p'), None), "supply db-0");
@@ -341,7 +348,7 @@ proptest! {
             for action in plan.phases.iter().flatten() {
                 match action {
                     Action::Create { pod, .. } => {
-                        let number = ordinal(&set, pod).unwrap();
+                        let number = ordinal(&set, &seen(pod)).unwrap();
                         prop_assert!((0..replicas).contains(&number));
                         let before = world.insert(number, ('p', "new"));
                         prop_assert!(before.is_none());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
+use k8s_openapi::api::core::v1::{Node, Taint, Toleration};
 use kube::Client;
 use parking_lot::Mutex;
 use skiff_base::SharedClock;
@@ -14,6 +14,7 @@ use skiff_client::{
     WorkQueue,
 };
 
+use crate::seen_pod::Pod;
 use crate::{Context, node_lifecycle, pod_eviction, pods};
 
 /// The name of this controller. It acts as the node controller.

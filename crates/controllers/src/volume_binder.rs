@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{self, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::Client;
 use kube::api::{Api, DeleteParams, PostParams};
@@ -20,6 +20,7 @@ use skiff_client::{
 
 use crate::deletion::delete_seen;
 use crate::gate::WriteGate;
+use crate::seen_pod::Pod;
 use crate::volume_plan::{
     self as plan, ClaimStep, ClaimView, PROVISIONED_BY, PROVISIONERS, Told, VolumeStep, annotation,
     claim_ref, phase_of_volume,
@@ -397,10 +398,14 @@ impl Binder {
                 self.volume_queue.add_after(key, RECYCLE_AGAIN);
             }
             Recycling::Start(_) if self.is_early(&key) => {}
-            Recycling::Start(pod) => match pods.create(&PostParams::default(), &pod).await {
-                Err(error) if !is_already_exists(&error) => return Err(error),
-                _ => {}
-            },
+            Recycling::Start(pod) => {
+                let api: Api<v1::Pod> =
+                    Api::namespaced(self.client.clone(), volume_recycle::NAMESPACE);
+                match api.create(&PostParams::default(), &pod).await {
+                    Err(error) if !is_already_exists(&error) => return Err(error),
+                    _ => {}
+                }
+            }
             Recycling::Wait => {}
             Recycling::Clear => remove().await.map(drop)?,
             Recycling::Failed(text) => {

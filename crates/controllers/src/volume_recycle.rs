@@ -2,11 +2,12 @@
 //!
 //! The policy is deprecated; only volumes that are directories, `hostPath` and `nfs`, can be emptied like that.
 
-use k8s_openapi::api::core::v1::{PersistentVolume, Pod};
+use k8s_openapi::api::core::v1::{self, PersistentVolume};
 use serde_json::json;
 use skiff_api::validation::quantity::Amount;
 
 use crate::pods;
+use crate::seen_pod::Pod;
 use crate::volume_plan::{annotation, claim_ref};
 
 /// Where recyclers run, as upstream's.
@@ -25,7 +26,7 @@ pub(crate) enum Recycling {
     Unsupported,
     /// Pods still have it.
     InUse(String),
-    Start(Box<Pod>),
+    Start(Box<v1::Pod>),
     /// The recycler runs.
     Wait,
     /// The recycler is not of this time: it has to go first.
@@ -68,7 +69,7 @@ fn deadline(volume: &PersistentVolume, least: i64) -> i64 {
     gib.saturating_mul(30).max(least)
 }
 
-fn recycler(volume: &PersistentVolume, after: &str) -> Option<Pod> {
+fn recycler(volume: &PersistentVolume, after: &str) -> Option<v1::Pod> {
     let (source, least) = source(volume)?;
     let name = volume.metadata.name.as_deref().unwrap_or_default();
     let pod = json!({
@@ -177,7 +178,7 @@ mod tests {
             let Recycling::Start(pod) = recycling(&volume(source.clone(), size), None, &[]) else {
                 panic!("{source}");
             };
-            assert_eq!(volume_of(&pod), Some("v"));
+            assert_eq!(volume_of(&crate::seen_pod::seen(&pod)), Some("v"));
             let spec = pod.spec.unwrap();
             assert_eq!(
                 spec.active_deadline_seconds,
