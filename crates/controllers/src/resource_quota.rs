@@ -88,9 +88,12 @@ pub async fn run(context: Context) {
                     queue.add(ObjectKey::of(&other.metadata));
                 }
             }
-            let same = |old: &ResourceQuota| old.spec == quota.spec;
+            let hard =
+                |quota: &ResourceQuota| quota.spec.as_ref().and_then(|spec| spec.hard.clone());
+            let shown = quota.status.as_ref().and_then(|status| status.hard.clone());
+            let same = |old: &ResourceQuota| old.spec == quota.spec && shown == hard(quota);
             match event {
-                // What admission wrote.
+                // What admission wrote. Limits that somebody else wrote into the status are put right.
                 Event::Updated { old, .. } if same(old) => {}
                 _ => queue.add(ObjectKey::of(&quota.metadata)),
             }

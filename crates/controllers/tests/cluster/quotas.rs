@@ -95,6 +95,23 @@ async fn pods_use_up_a_quota_and_give_it_back() {
 }
 
 #[tokio::test]
+async fn limits_that_somebody_wrote_into_the_status_are_put_right_at_once() {
+    let running = start().await;
+    quota(&running, json!({"pods": "2"})).await;
+    used(&running, json!({"pods": "0"})).await;
+    let quotas: Api<ResourceQuota> = Api::default_namespaced(running.cluster.client());
+    let other = Patch::Merge(json!({"status": {"hard": {"pods": "7"}, "used": {"pods": "5"}}}));
+    let written = quotas
+        .patch_status("q", &PatchParams::default(), &other)
+        .await
+        .unwrap();
+    assert_eq!(written.status.unwrap().hard.unwrap()["pods"].0, "7");
+    used(&running, json!({"pods": "0"})).await;
+    let quota = quotas.get("q").await.unwrap();
+    assert_eq!(quota.status.unwrap().hard.unwrap()["pods"].0, "2");
+}
+
+#[tokio::test]
 async fn objects_are_counted() {
     let running = start().await;
     let hard = json!({"secrets": "1", "count/secrets": "2", "count/deployments.apps": "0", "services.nodeports": "1"});
