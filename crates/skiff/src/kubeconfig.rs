@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use base64::Engine as _;
 use serde_json::{Value, json};
 
@@ -80,6 +80,43 @@ pub fn read(path: &Path) -> Result<Value> {
     }
 }
 
+/// What a kubeconfig names files by, which may be relative to it: the list, what is in each entry of it, and the fields.
+const FILES: [(&str, &str, &[&str]); 2] = [
+    ("clusters", "cluster", &["certificate-authority"]),
+    (
+        "users",
+        "user",
+        &["client-certificate", "client-key", "tokenFile"],
+    ),
+];
+
+/// The API server that a kubeconfig leads to, and who one is there.
+pub async fn target(path: &Path) -> Result<kube::Config> {
+    let mut document = read(path)?;
+    if document.is_null() {
+        bail!("there is no kubeconfig {}", path.display());
+    }
+    let folder = std::path::absolute(path)?;
+    let folder = folder.parent().unwrap_or(Path::new("/"));
+    for (list, entry, fields) in FILES {
+        let entries = document.get_mut(list).and_then(Value::as_array_mut);
+        for found in entries.into_iter().flatten() {
+            for field in fields {
+                let named = found.get_mut(entry).and_then(|one| one.get_mut(field));
+                if let Some(Value::String(name)) = named.filter(|name| **name != "") {
+                    *name = folder.join(&*name).to_string_lossy().into_owned();
+                }
+            }
+        }
+    }
+    // By way of JSON: a YAML decoder for each of kube's types is half a megabyte of code.
+    let document = serde_json::from_value(document)
+        .with_context(|| format!("{} is no kubeconfig", path.display()))?;
+    let choice = kube::config::KubeConfigOptions::default();
+    let target = kube::Config::from_custom_kubeconfig(document, &choice).await;
+    target.with_context(|| format!("the kubeconfig {} leads nowhere", path.display()))
+}
+
 /// Adds our context to the user's file.
 pub fn merge_into(path: &Path, ours: &Value) -> Result<()> {
     if let Some(folder) = path.parent() {
@@ -127,5 +164,44 @@ mod tests {
         let path = folder.path().join("kube/config");
         merge_into(&path, &ours()).unwrap();
         assert_eq!(read(&path).unwrap()["users"][0]["name"], "skiff");
+    }
+
+    #[tokio::test]
+    async fn a_kubeconfig_leads_to_a_server_and_names_files_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config");
+        let error = target(&path).await.unwrap_err().to_string();
+        assert!(error.contains("there is no kubeconfig"), "{error}");
+        let mut document = json!({"current-context": "c",
+            "clusters": [{"name": "c", "cluster": {"server": "https://there:6443", "certificate-authority": "ca.crt"}}],
+            "users": [{"name": "u", "user": {"client-certificate": "/etc/u.crt", "client-key": "keys/u.key", "tokenFile": "token"}}],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u", "namespace": "n"}}]});
+        write(&path, &document).unwrap();
+        // Read as it leads somewhere.
+        let error = format!("{:#}", target(&path).await.unwrap_err());
+        assert!(
+            error.contains(&*folder.path().join("ca.crt").to_string_lossy()),
+            "{error}"
+        );
+        crate::pki::Pki::open(folder.path(), std::time::UNIX_EPOCH).unwrap();
+        let found = target(&path).await.unwrap();
+        assert_eq!(
+            (found.cluster_url.to_string(), &*found.default_namespace),
+            ("https://there:6443/".to_owned(), "n")
+        );
+        let user = found.auth_info;
+        let inside = |name: &str| Some(folder.path().join(name).to_string_lossy().into_owned());
+        assert_eq!(
+            (user.client_certificate, user.client_key, user.token_file),
+            (
+                Some("/etc/u.crt".to_owned()),
+                inside("keys/u.key"),
+                inside("token")
+            )
+        );
+        document["clusters"] = json!(1);
+        write(&path, &document).unwrap();
+        let error = target(&path).await.unwrap_err().to_string();
+        assert!(error.contains("is no kubeconfig"), "{error}");
     }
 }

@@ -23,12 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub fn run(config: &Config) -> Result<()> {
     wait_for(async {
         crate::wiring::use_ring();
-        let kubeconfig = kube::config::Kubeconfig::read_from(config.admin_kubeconfig())?;
-        let target = kube::Config::from_custom_kubeconfig(
-            kubeconfig,
-            &kube::config::KubeConfigOptions::default(),
-        )
-        .await?;
+        let target = crate::kubeconfig::target(&config.admin_kubeconfig()).await?;
         let client = kube::Client::try_from(target)?;
         let parameters = PatchParams::apply("skiff").force();
         let deployments: Api<Deployment> = Api::default_namespaced(client.clone());

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use crate::cli::{ServerArguments, wait_for};
 use crate::config::Host;
@@ -28,10 +28,7 @@ pub fn run(part: &'static str, arguments: Arguments) -> Result<()> {
     logging::start(&config.log_level)?;
     wait_for(async move {
         wiring::use_ring();
-        let kubeconfig = kube::config::Kubeconfig::read_from(&arguments.kubeconfig)
-            .with_context(|| format!("reading {}", arguments.kubeconfig.display()))?;
-        let options = kube::config::KubeConfigOptions::default();
-        let target = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await?;
+        let target = crate::kubeconfig::target(&arguments.kubeconfig).await?;
         wiring::run_part(part, config, target).await
     })
 }
