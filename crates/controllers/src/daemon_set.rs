@@ -78,7 +78,13 @@ pub async fn run(context: Context) {
     };
     let _revisions = {
         let (queue, sets) = (queue.clone(), sets.clone());
-        revisions.on_event(move |event| queue_owners(event, &sets, wants, &queue))
+        revisions.on_event(move |event| {
+            // One that is made for a set says nothing new to it: it may stay beside its like until the set changes.
+            let is_new = matches!(event, Event::Added(_));
+            if !(is_new && controller_of(&event.object().metadata).is_some()) {
+                queue_owners(event, &sets, wants, &queue);
+            }
+        })
     };
     let _nodes = {
         let (queue, sets, pods) = (queue.clone(), sets.clone(), pods.clone());

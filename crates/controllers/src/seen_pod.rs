@@ -4,7 +4,7 @@
 
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{
-    self, Affinity, ContainerPort, ContainerRestartRule, ContainerState, EphemeralVolumeSource,
+    self, Affinity, ContainerPort, ContainerState, EphemeralVolumeSource,
     PersistentVolumeClaimVolumeSource, PodCondition, PodExtendedResourceClaimStatus, PodIP,
     PodResourceClaim, PodResourceClaimStatus, ResourceRequirements, Toleration,
 };
@@ -33,7 +33,6 @@ pub struct PodSpec {
     pub hostname: Option<String>,
     pub init_containers: Option<Vec<Container>>,
     pub node_name: Option<String>,
-    pub node_selector: Option<BTreeMap<String, String>>,
     pub overhead: Option<BTreeMap<String, Quantity>>,
     pub priority_class_name: Option<String>,
     pub resource_claims: Option<Vec<PodResourceClaim>>,
@@ -53,7 +52,6 @@ pub struct Container {
     pub ports: Option<Vec<ContainerPort>>,
     pub resources: Option<Box<ResourceRequirements>>,
     pub restart_policy: Option<String>,
-    pub restart_policy_rules: Option<Vec<ContainerRestartRule>>,
 }
 
 /// A volume.

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, StatefulSet};
 use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod, ServiceAccount};
-use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 use crate::running::{Running, make, start, told, until};
@@ -312,4 +312,46 @@ async fn a_daemon_set_follows_nodes_and_rolls_out_and_back() {
         (live.len() == 1 && live[0].0 != name).then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revision_made_by_hand_stays_beside_its_like_until_the_daemon_set_changes() {
+    let world = World::new().await;
+    let client = world.running.cluster.client();
+    let sets: Api<DaemonSet> = Api::default_namespaced(client.clone());
+    let revisions: Api<ControllerRevision> = Api::default_namespaced(client);
+    let of = |app: &'static str, count: usize| {
+        let revisions = revisions.clone();
+        async move {
+            let what = format!("{count} revisions of {app}");
+            until(&what, || async {
+                let wanted = ListParams::default().labels(&format!("app={app}"));
+                let found = revisions.list(&wanted).await.unwrap().items;
+                (found.len() == count).then_some(found)
+            })
+            .await
+        }
+    };
+    let make_set = async |name: &str| {
+        let spec = json!({"selector": {"matchLabels": {"app": name}},
+            "template": {"metadata": {"labels": {"app": name}}, "spec": {"containers": [{"name": "c", "image": "v1"}]}}});
+        make(&sets, json!({"metadata": {"name": name}, "spec": spec})).await;
+    };
+    make_set("agent").await;
+    let mut second = of("agent", 1).await.remove(0);
+    second.metadata.name = Some("second".to_owned());
+    second.metadata.resource_version = None;
+    second.revision = 2;
+    let params = PostParams::default();
+    revisions.create(&params, &second).await.unwrap();
+    // What woke the first set would have had its turn before this one.
+    make_set("later").await;
+    of("later", 1).await;
+    of("agent", 2).await;
+    let note = Patch::Merge(json!({"metadata": {"annotations": {"a": "b"}}}));
+    sets.patch("agent", &PatchParams::default(), &note)
+        .await
+        .unwrap();
+    let left = of("agent", 1).await.remove(0);
+    assert_eq!(left.metadata.name.as_deref(), Some("second"));
 }
