@@ -2,12 +2,15 @@
 
 use std::io::Write as _;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use flate2::write::GzEncoder;
 use http_body::{Frame, SizeHint};
 use parking_lot::Mutex;
+
+use crate::cache::Entry;
 
 /// Lists are sent in pieces of about this size.
 pub(crate) const PIECE: usize = 64 << 10;
@@ -45,10 +48,54 @@ impl Drop for Buffer {
     }
 }
 
+/// What a list consists of: objects as they lie in the cache, which are not counted once more to be sent, or other bytes.
+pub(crate) enum Items {
+    Stored(std::vec::IntoIter<Arc<Entry>>),
+    Made(std::vec::IntoIter<Bytes>),
+}
+
+impl Items {
+    fn len(&self) -> usize {
+        match self {
+            Self::Stored(items) => items.len(),
+            Self::Made(items) => items.len(),
+        }
+    }
+
+    /// The bytes of all of them.
+    fn size(&self) -> usize {
+        match self {
+            Self::Stored(items) => items.as_slice().iter().map(|item| item.bytes.len()).sum(),
+            Self::Made(items) => items.as_slice().iter().map(Bytes::len).sum(),
+        }
+    }
+
+    /// Hands out the next one's bytes; false if there is none.
+    fn next(&mut self, take: impl FnOnce(&[u8])) -> bool {
+        match self {
+            Self::Stored(items) => items.next().map(|item| take(&item.bytes)),
+            Self::Made(items) => items.next().map(|item| take(&item)),
+        }
+        .is_some()
+    }
+}
+
+impl From<Vec<Arc<Entry>>> for Items {
+    fn from(items: Vec<Arc<Entry>>) -> Self {
+        Self::Stored(items.into_iter())
+    }
+}
+
+impl From<Vec<Bytes>> for Items {
+    fn from(items: Vec<Bytes>) -> Self {
+        Self::Made(items.into_iter())
+    }
+}
+
 /// The body of a list, made piece by piece as the connection takes it.
 pub(crate) struct Pieces {
     head: Option<Bytes>,
-    items: std::vec::IntoIter<Bytes>,
+    items: Items,
     first: bool,
     /// So many bytes are still to come.
     pub length: u64,
@@ -56,12 +103,13 @@ pub(crate) struct Pieces {
 }
 
 impl Pieces {
-    pub fn new(head: Bytes, items: Vec<Bytes>) -> Self {
+    pub fn new(head: Bytes, items: impl Into<Items>) -> Self {
+        let items = items.into();
         let commas = items.len().saturating_sub(1);
-        let length = head.len() + items.iter().map(Bytes::len).sum::<usize>() + commas + 2;
+        let length = head.len() + items.size() + commas + 2;
         Self {
             head: Some(head),
-            items: items.into_iter(),
+            items,
             first: true,
             length: length as u64,
             done: false,
@@ -74,15 +122,18 @@ impl Pieces {
             piece.extend_from_slice(&head);
         }
         while piece.len() < size {
-            let Some(item) = self.items.next() else {
+            let first = std::mem::take(&mut self.first);
+            let more = self.items.next(|item| {
+                if !first {
+                    piece.push(b',');
+                }
+                piece.extend_from_slice(item);
+            });
+            if !more {
                 piece.extend_from_slice(b"]}");
                 self.done = true;
                 break;
-            };
-            if !std::mem::take(&mut self.first) {
-                piece.push(b',');
             }
-            piece.extend_from_slice(&item);
         }
         self.length = self.length.saturating_sub(piece.len() as u64);
     }
@@ -221,10 +272,27 @@ mod tests {
     }
 
     #[test]
+    fn objects_of_the_cache_are_sent_as_their_bytes() {
+        let stored = |n: usize| {
+            let json = format!("{{\"metadata\":{{\"name\":\"n{n}\"}}}}");
+            Arc::new(Entry::new(format!("/x/n{n}").into(), json.as_bytes(), 7).unwrap())
+        };
+        let entries: Vec<Arc<Entry>> = (0..3000).map(stored).collect();
+        let made: Vec<Bytes> = entries.iter().map(|entry| entry.bytes.clone()).collect();
+        let whole = Pieces::new(head(), entries.clone());
+        assert_eq!(whole.length, Pieces::new(head(), made.clone()).length);
+        let mut pieces = Pieces::new(head(), entries);
+        let joined: Vec<Bytes> = std::iter::from_fn(|| pieces.piece(PIECE)).collect();
+        assert!(joined.len() > 1);
+        assert_eq!(joined.concat(), Pieces::new(head(), made).collect());
+        assert_eq!(whole.collect(), joined.concat());
+    }
+
+    #[test]
     fn a_piece_of_one_list_is_never_changed_by_another() {
         let make = |byte: char| {
             let items = (0..2000).map(|_| byte.to_string().repeat(100).into());
-            Pieces::new(head(), items.collect())
+            Pieces::new(head(), items.collect::<Vec<Bytes>>())
         };
         let (mut a, mut b) = (make('a'), make('b'));
         let first = a.piece(PIECE).unwrap();

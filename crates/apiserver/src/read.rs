@@ -267,9 +267,8 @@ pub(crate) async fn list(call: &Call, resource: &Resource) -> ApiResult<Response
             call, resource, accepted, &metadata, page.items,
         )),
         Shape::Metadata => {
-            let items = page
-                .items
-                .iter()
+            let items = page.items.iter();
+            let items: Vec<Bytes> = items
                 .map(|entry| table::partial_metadata(&entry.bytes).into())
                 .collect();
             let head = list_head("PartialObjectMetadataList", "meta.k8s.io/v1", &metadata);
@@ -542,11 +541,15 @@ pub(crate) fn list_response(
         }
     }
     let head = list_head(kind, &api_version, metadata);
-    let items = items
-        .iter()
-        .map(|entry| resource.served_bytes(&entry.bytes))
-        .collect();
-    let pieces = Pieces::new(head, items);
+    let pieces = if resource.is_storage() {
+        Pieces::new(head, items)
+    } else {
+        let made = items.iter();
+        let made: Vec<Bytes> = made
+            .map(|entry| resource.served_bytes(&entry.bytes))
+            .collect();
+        Pieces::new(head, made)
+    };
     let plain = accepted.encoding == Encoding::Json && !accepted.pretty;
     if !plain || pieces.length <= PIECE as u64 {
         return content::json_response(call, accepted, 200, pieces.collect());
