@@ -699,6 +699,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_saved_is_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("skiff.yaml");
+        // Words that YAML would take for something else.
+        for name in ["123", "1e3", "true", "null", "0x1f", "a: b"] {
+            let said = Options {
+                node_name: Some(name.to_owned()),
+                api_port: Some(7443),
+                ..Options::default()
+            };
+            std::fs::write(&file, serde_saphyr::to_string(&said).unwrap()).unwrap();
+            let read = Options::default().with_file(Some(&file)).unwrap();
+            assert_eq!(
+                (read.node_name.as_deref(), read.api_port),
+                (Some(name), Some(7443))
+            );
+        }
+    }
+
+    #[test]
     fn wrong_values_say_what_is_right() {
         let says = |options: Options, text: &str| {
             let error = options.resolve(&host()).unwrap_err().to_string();
