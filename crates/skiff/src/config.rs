@@ -305,13 +305,9 @@ impl Options {
         let Some(path) = file else { return Ok(self) };
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("reading the configuration {}", path.display()))?;
-        let misread = || format!("the configuration {} is not understood", path.display());
-        // By way of JSON: a YAML decoder for each of these types would be a lot of code.
-        let from_file: serde_json::Value = serde_saphyr::from_str(&text).with_context(misread)?;
-        let from_file: Self = match from_file {
-            serde_json::Value::Null => Self::default(),
-            said => serde_json::from_value(said).with_context(misread)?,
-        };
+        // Straight from YAML: what is wrong is told with its line.
+        let from_file: Self = serde_saphyr::from_str(&text)
+            .with_context(|| format!("the configuration {} is not understood", path.display()))?;
         let (Ok(serde_json::Value::Object(mut merged)), Ok(serde_json::Value::Object(flags))) = (
             serde_json::to_value(&from_file),
             serde_json::to_value(&self),
