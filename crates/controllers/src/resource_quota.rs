@@ -88,10 +88,9 @@ pub async fn run(context: Context) {
                     queue.add(ObjectKey::of(&other.metadata));
                 }
             }
-            let hard =
-                |quota: &ResourceQuota| quota.spec.as_ref().and_then(|spec| spec.hard.clone());
-            let shown = quota.status.as_ref().and_then(|status| status.hard.clone());
-            let same = |old: &ResourceQuota| old.spec == quota.spec && shown == hard(quota);
+            let hard = quota.spec.as_ref().and_then(|spec| spec.hard.as_ref());
+            let shown = quota.status.as_ref().and_then(|it| it.hard.as_ref());
+            let same = |old: &ResourceQuota| old.spec == quota.spec && shown == hard;
             match event {
                 // What admission wrote. Limits that somebody else wrote into the status are put right.
                 Event::Updated { old, .. } if same(old) => {}

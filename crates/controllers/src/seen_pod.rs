@@ -127,7 +127,11 @@ impl Pod {
             ..v1::PodStatus::default()
         });
         v1::Pod {
-            metadata: self.metadata.clone(),
+            metadata: ObjectMeta {
+                deletion_grace_period_seconds: self.metadata.deletion_grace_period_seconds,
+                deletion_timestamp: self.metadata.deletion_timestamp.clone(),
+                ..ObjectMeta::default()
+            },
             spec,
             status,
         }
@@ -253,9 +257,14 @@ mod tests {
             json!({"containers": [{"name": "c"}], "priorityClassName": "p", "affinity": {"podAffinity": {
                 "requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "t", "namespaces": ["n"]}]}}}),
         ] {
-            for status in [json!({"phase": "Running"}), json!({"phase": "Failed"})] {
+            let overdue = json!({"name": "p", "deletionTimestamp": "1969-12-31T23:00:00Z", "deletionGracePeriodSeconds": 30});
+            for (meta, status) in [
+                (json!({"name": "p"}), json!({"phase": "Running"})),
+                (json!({"name": "p"}), json!({"phase": "Failed"})),
+                (overdue, json!({"phase": "Running"})),
+            ] {
                 let whole: v1::Pod = serde_json::from_value(
-                    json!({"metadata": {"name": "p"}, "spec": spec, "status": status}),
+                    json!({"metadata": meta, "spec": spec, "status": status}),
                 )
                 .unwrap();
                 let counted = seen(&whole).counted();
