@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use base64::Engine as _;
+use kube::config::Kubeconfig;
 use serde_json::{Value, json};
 
 use crate::pki::{Leaf, write_private};
@@ -80,38 +81,38 @@ pub fn read(path: &Path) -> Result<Value> {
     }
 }
 
-/// What a kubeconfig names files by, which may be relative to it: the list, what is in each entry of it, and the fields.
-const FILES: [(&str, &str, &[&str]); 2] = [
-    ("clusters", "cluster", &["certificate-authority"]),
-    (
-        "users",
-        "user",
-        &["client-certificate", "client-key", "tokenFile"],
-    ),
-];
-
 /// The API server that a kubeconfig leads to, and who one is there.
 pub async fn target(path: &Path) -> Result<kube::Config> {
-    let mut document = read(path)?;
+    let document = read(path)?;
     if document.is_null() {
         bail!("there is no kubeconfig {}", path.display());
     }
+    // By way of JSON: a YAML decoder for each of kube's types is half a megabyte of code.
+    let mut document: Kubeconfig = serde_json::from_value(document)
+        .with_context(|| format!("{} is no kubeconfig", path.display()))?;
+    let clusters = document
+        .clusters
+        .iter_mut()
+        .filter_map(|named| named.cluster.as_mut());
+    let users = document
+        .auth_infos
+        .iter_mut()
+        .filter_map(|named| named.auth_info.as_mut());
+    let files = clusters
+        .map(|cluster| &mut cluster.certificate_authority)
+        .chain(users.flat_map(|user| {
+            [
+                &mut user.client_certificate,
+                &mut user.client_key,
+                &mut user.token_file,
+            ]
+        }));
     let folder = std::path::absolute(path)?;
     let folder = folder.parent().unwrap_or(Path::new("/"));
-    for (list, entry, fields) in FILES {
-        let entries = document.get_mut(list).and_then(Value::as_array_mut);
-        for found in entries.into_iter().flatten() {
-            for field in fields {
-                let named = found.get_mut(entry).and_then(|one| one.get_mut(field));
-                if let Some(Value::String(name)) = named.filter(|name| **name != "") {
-                    *name = folder.join(&*name).to_string_lossy().into_owned();
-                }
-            }
-        }
+    // What it names by relative paths is beside it.
+    for file in files.flatten().filter(|file| !file.is_empty()) {
+        *file = folder.join(&*file).to_string_lossy().into_owned();
     }
-    // By way of JSON: a YAML decoder for each of kube's types is half a megabyte of code.
-    let document = serde_json::from_value(document)
-        .with_context(|| format!("{} is no kubeconfig", path.display()))?;
     let choice = kube::config::KubeConfigOptions::default();
     let target = kube::Config::from_custom_kubeconfig(document, &choice).await;
     target.with_context(|| format!("the kubeconfig {} leads nowhere", path.display()))
