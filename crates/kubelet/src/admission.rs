@@ -9,7 +9,10 @@ use crate::pod::plan::Waiting;
 use crate::pod::resources::{self, Amounts};
 use crate::pod::spec;
 
-/// Why the node cannot take `pod` beside `others`; `None` when it can.
+/// The reason that the node's labels give: a look at a newer node may take it away.
+pub const NODE_AFFINITY: &str = "NodeAffinity";
+
+/// Why the node cannot take `pod` beside `others`; `None` when it can. Of several reasons it is upstream's first.
 #[must_use]
 pub fn refuse(
     pod: &Pod,
@@ -17,16 +20,6 @@ pub fn refuse(
     allocatable: &Amounts,
     node: Option<&Node>,
 ) -> Option<Waiting> {
-    if let Some(node) = node
-        && !matches_node(pod, node)
-    {
-        return Some(Waiting {
-            reason: "NodeAffinity".into(),
-            message:
-                "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"
-                    .into(),
-        });
-    }
     if let Some(os) = spec::spec(pod).os.as_ref()
         && os.name != "linux"
     {
@@ -35,7 +28,17 @@ pub fn refuse(
             message: "Failed to admit pod as the OS field doesn't match node OS".into(),
         });
     }
-    resources_short(pod, others, allocatable).or_else(|| ports_taken(pod, others))
+    resources_short(pod, others, allocatable)
+        .or_else(|| labels_differ(pod, node?))
+        .or_else(|| ports_taken(pod, others))
+}
+
+fn labels_differ(pod: &Pod, node: &Node) -> Option<Waiting> {
+    (!matches_node(pod, node)).then(|| Waiting {
+        reason: NODE_AFFINITY.into(),
+        message: "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"
+            .into(),
+    })
 }
 
 fn resources_short(pod: &Pod, others: &[Arc<Pod>], allocatable: &Amounts) -> Option<Waiting> {
@@ -251,6 +254,14 @@ mod tests {
         assert_eq!(refuse(&wants, &[], &allocatable, Some(&node)), None);
         wants.spec.as_mut().unwrap().node_selector = selector("hdd");
         let refused = refuse(&wants, &[], &allocatable, Some(&node)).unwrap();
-        assert_eq!(refused.reason, "NodeAffinity");
+        assert_eq!(refused.reason, NODE_AFFINITY);
+        // What newer labels cannot change comes first, a clash of ports after it.
+        let full = Amounts::from([("pods".to_owned(), 0)]);
+        let refused = refuse(&wants, &[], &full, Some(&node)).unwrap();
+        assert_eq!(refused.reason, "OutOfpods");
+        let others = [Arc::new(pod("0", Some(80)))];
+        wants.spec.as_mut().unwrap().containers = pod("0", Some(80)).spec.unwrap().containers;
+        let refused = refuse(&wants, &others, &allocatable, Some(&node)).unwrap();
+        assert_eq!(refused.reason, NODE_AFFINITY);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus};
+use k8s_openapi::api::core::v1::{Node, Pod, PodSpec, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use parking_lot::Mutex;
 use skiff_base::{Backoff, Shutdown};
@@ -135,39 +135,71 @@ impl Manager {
     fn begin(self: &Arc<Self>, pod: Arc<Pod>) {
         let mailbox = Mailbox::new(pod.clone());
         let mirror = self.mirrors.lock().get(&full_name(&pod)).cloned();
-        let refused = self.admit(&pod);
-        if let Some(refused) = refused {
-            let message = refused.message.clone();
-            self.context.pod_event(&pod, true, &refused.reason, message);
-            mailbox.update(|mail| {
-                mail.failure = Some(Waiting {
-                    reason: refused.reason,
-                    message: format!("Pod was rejected: {}", refused.message),
-                });
-            });
-        }
         mailbox.update(|mail| mail.mirror = mirror);
-        self.run(mailbox);
+        let node = self.context.cluster.node();
+        match self.admit(&pod, node.as_deref()) {
+            None => self.run(mailbox, None),
+            Some(refused) if refused.reason == admission::NODE_AFFINITY => {
+                self.run(mailbox, Some(refused));
+            }
+            Some(refused) => {
+                self.refuse(&mailbox, refused);
+                self.run(mailbox, None);
+            }
+        }
+    }
+
+    fn refuse(&self, mailbox: &Mailbox, refused: Waiting) {
+        let pod = mailbox.read().pod;
+        let message = refused.message.clone();
+        self.context.pod_event(&pod, true, &refused.reason, message);
+        mailbox.update(|mail| {
+            mail.failure = Some(Waiting {
+                reason: refused.reason,
+                message: format!("Pod was rejected: {}", refused.message),
+            });
+        });
+    }
+
+    /// The scheduler may have seen a label before this kubelet did: before the pod is refused, the server is asked.
+    async fn ask_again(&self, mailbox: &Mailbox, refused: Waiting) {
+        let refused = match self.context.cluster.newest_node().await {
+            Ok(node) => self.admit(&mailbox.read().pod, Some(&node)),
+            Err(error) => {
+                tracing::warn!(%error, "cannot read this node");
+                Some(refused)
+            }
+        };
+        if let Some(refused) = refused {
+            self.refuse(mailbox, refused);
+        }
     }
 
     /// Why the node cannot take the pod. A pod that was taken once is never refused later.
-    fn admit(&self, pod: &Arc<Pod>) -> Option<Waiting> {
+    fn admit(&self, pod: &Arc<Pod>, node: Option<&Node>) -> Option<Waiting> {
         let status = pod.status.as_ref();
         let taken = status.is_some_and(|s| s.container_statuses.is_some());
         if taken || spec::deleting(pod) || spec::phase_is_terminal(pod) || spec::is_static(pod) {
             return None;
         }
-        let others = self.active_pods();
+        let mut others = self.active_pods();
+        others.retain(|other| spec::uid(other) != spec::uid(pod));
         let allocatable = self.context.machine.allocatable(&self.context.config);
-        let node = self.context.cluster.node();
-        admission::refuse(pod, &others, &allocatable, node.as_deref())
+        admission::refuse(pod, &others, &allocatable, node)
     }
 
-    fn run(self: &Arc<Self>, mailbox: Arc<Mailbox>) {
+    /// Starts the pod's worker; `doubtful` is why the node refuses it if its labels are what was seen last.
+    fn run(self: &Arc<Self>, mailbox: Arc<Mailbox>, doubtful: Option<Waiting>) {
         let uid = spec::uid(&mailbox.read().pod).to_owned();
         self.workers.lock().insert(uid.clone(), mailbox.clone());
         let manager = self.clone();
         tokio::spawn(async move {
+            if let Some(refused) = doubtful {
+                tokio::select! {
+                    () = manager.ask_again(&mailbox, refused) => {}
+                    () = manager.shutdown.triggered() => return,
+                }
+            }
             let clock = manager.context.clock.clone();
             let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
             loop {
@@ -313,7 +345,7 @@ impl Manager {
             );
             let mailbox = Mailbox::new(Arc::new(pod));
             mailbox.update(|mail| mail.gone = true);
-            self.run(mailbox);
+            self.run(mailbox, None);
         }
         self.remove_orphan_directories();
         Ok(())

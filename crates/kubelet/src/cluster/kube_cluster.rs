@@ -36,6 +36,7 @@ pub struct KubeCluster {
     services: SharedCache<Service>,
     tokens: Tokens,
     events: EventRecorder,
+    node_name: String,
     node: RwLock<Option<Arc<Node>>>,
 }
 
@@ -88,6 +89,7 @@ impl KubeCluster {
             tokens: Tokens::new(client.clone(), clock.clone(), random),
             services,
             events,
+            node_name: node_name.to_owned(),
             node: RwLock::default(),
             client,
             clock,
@@ -247,6 +249,11 @@ impl Cluster for KubeCluster {
 
     fn node(&self) -> Option<Arc<Node>> {
         self.node.read().clone()
+    }
+
+    async fn newest_node(&self) -> Result<Node, ClusterError> {
+        let api: Api<Node> = Api::all(self.client.clone());
+        api.get(&self.node_name).await.map_err(cluster_error)
     }
 
     fn notify(&self, notice: Notice) {

@@ -124,6 +124,8 @@ pub trait Cluster: Send + Sync {
     async fn create_pod(&self, pod: &Pod) -> Result<Pod, ClusterError>;
     /// The node object as it was last seen.
     fn node(&self) -> Option<Arc<Node>>;
+    /// The node object, read from the server itself.
+    async fn newest_node(&self) -> Result<Node, ClusterError>;
     /// Tells people.
     fn notify(&self, notice: Notice);
 }

@@ -27,6 +27,10 @@ pub struct State {
     pub references: BTreeMap<String, BTreeSet<(RefKind, String)>>,
     pub patches: usize,
     pub tokens: u32,
+    /// The node as the watch told of it.
+    pub node_seen: Option<Arc<Node>>,
+    /// The node as the server has it.
+    pub node: Option<Node>,
     version: u64,
 }
 
@@ -234,7 +238,12 @@ impl Cluster for FakeCluster {
     }
 
     fn node(&self) -> Option<Arc<Node>> {
-        None
+        self.state.lock().node_seen.clone()
+    }
+
+    async fn newest_node(&self) -> Result<Node, ClusterError> {
+        let node = self.state.lock().node.clone();
+        node.ok_or_else(|| ClusterError::Unavailable("no answer".to_owned()))
     }
 
     fn notify(&self, notice: Notice) {

@@ -1,5 +1,8 @@
 //! Whole lives of pods.
 
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Node;
 use serde_json::json;
 
 use crate::simulation::world::World;
@@ -386,6 +389,35 @@ async fn less_time_to_end_than_before() {
         .await;
     world.pass(5).await;
     world.until("deleted", |w| w.pod("p").is_none()).await;
+}
+
+fn node(disk: &str) -> Node {
+    let node = json!({"metadata": {"name": "node", "labels": {"disk": disk}}});
+    serde_json::from_value(node).unwrap()
+}
+
+#[tokio::test]
+async fn a_label_that_only_the_scheduler_has_seen_yet_counts() {
+    let world = World::new();
+    world.cluster.state.lock().node_seen = Some(Arc::new(node("slow")));
+    world.cluster.state.lock().node = Some(node("fast"));
+    world.create_simple("p", json!({}), json!({"nodeSelector": {"disk": "fast"}}));
+    world.until_running("p").await;
+    assert!(!world.told("NodeAffinity"));
+    world.create_simple("q", json!({}), json!({"nodeSelector": {"disk": "none"}}));
+    world.until("failed", |w| w.phase("q") == "Failed").await;
+    let status = world.pod("q").unwrap().status.unwrap();
+    assert_eq!(status.reason.as_deref(), Some("NodeAffinity"));
+    assert!(world.told("NodeAffinity: Predicate NodeAffinity failed"));
+}
+
+#[tokio::test]
+async fn without_an_answer_the_labels_seen_last_decide() {
+    let world = World::new();
+    world.cluster.state.lock().node_seen = Some(Arc::new(node("slow")));
+    world.create_simple("p", json!({}), json!({"nodeSelector": {"disk": "fast"}}));
+    world.until("failed", |w| w.phase("p") == "Failed").await;
+    assert!(world.runtime.log().is_empty());
 }
 
 #[tokio::test]

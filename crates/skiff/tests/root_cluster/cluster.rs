@@ -198,6 +198,12 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            for what in ["pods", "events"] {
+                let listed = self.kubectl(&["get", what, "-A", "-o", "wide"]);
+                eprintln!("{}", text(&listed));
+            }
+        }
         let output = self.skiff(&["down", "--no-kubeconfig", "--grace-period", "0"]);
         if !output.status.success() {
             eprintln!("skiff down: {}", text(&output));
