@@ -33,7 +33,8 @@ fn an_empty_file_is_the_default() {
             "VolumeZone",
             "PodTopologySpread",
             "InterPodAffinity",
-            "DynamicResources"
+            "DynamicResources",
+            "NodeDeclaredFeatures"
         ]
     );
     let weights: Vec<(&str, i64)> = profile

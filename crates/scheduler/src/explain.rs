@@ -10,6 +10,7 @@ use crate::framework::{Cycle, PreFilter, Rejection, View, plugin};
 use crate::metrics;
 use crate::plugins::default_preemption;
 use crate::plugins::node_affinity::allows;
+use crate::plugins::node_declared_features::missing;
 use crate::plugins::taint_toleration::bears;
 use crate::profile::Profile;
 use crate::rows::PodRow;
@@ -251,6 +252,10 @@ fn help(plugin: &str, pod: &PodRow, view: &View) -> String {
             }
         }
         "NodeResourcesFit" => resources(pod, view),
+        "NodeDeclaredFeatures" => {
+            let names: Vec<&str> = missing(pod.shape.needs, view.facts.features).collect();
+            format!("the node's kubelet does not declare {}", names.join(", "))
+        }
         "NodePorts" => "free the host port on the node, or use another".to_owned(),
         _ => String::new(),
     }

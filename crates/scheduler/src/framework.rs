@@ -6,9 +6,9 @@ use crate::devices::ClaimChange;
 use crate::nodes::{NodeFacts, NodeRow, Usage};
 use crate::plugins::{
     balanced_allocation, default_binder, default_preemption, dynamic_resources, image_locality,
-    inter_pod_affinity, node_affinity, node_name, node_ports, node_resources_fit,
-    node_unschedulable, node_volume_limits, pod_topology_spread, priority_sort, scheduling_gates,
-    taint_toleration, volume_binding, volume_restrictions, volume_zone,
+    inter_pod_affinity, node_affinity, node_declared_features, node_name, node_ports,
+    node_resources_fit, node_unschedulable, node_volume_limits, pod_topology_spread, priority_sort,
+    scheduling_gates, taint_toleration, volume_binding, volume_restrictions, volume_zone,
 };
 use crate::profile::Profile;
 use crate::rows::PodRow;
@@ -57,8 +57,10 @@ pub mod event {
     pub const DEVICE_SLICE: u32 = 1 << 17;
     /// A class of devices came or changed.
     pub const DEVICE_CLASS: u32 = 1 << 18;
+    /// What a node's kubelet declares changed.
+    pub const NODE_FEATURES: u32 = 1 << 19;
     /// How many kinds there are.
-    pub const KINDS: usize = 19;
+    pub const KINDS: usize = 20;
     /// Any of them.
     pub const ANY: u32 = (1 << KINDS) - 1;
 }
@@ -281,7 +283,7 @@ pub const NOTHING: Plugin = Plugin {
 };
 
 /// All plugins, in the order in which they are asked. The place is the plugin's number.
-pub static PLUGINS: [Plugin; 19] = [
+pub static PLUGINS: [Plugin; 20] = [
     scheduling_gates::PLUGIN,
     priority_sort::PLUGIN,
     node_unschedulable::PLUGIN,
@@ -301,6 +303,7 @@ pub static PLUGINS: [Plugin; 19] = [
     balanced_allocation::PLUGIN,
     image_locality::PLUGIN,
     default_binder::PLUGIN,
+    node_declared_features::PLUGIN,
 ];
 
 /// The bit of refusals that come from elsewhere: extenders.

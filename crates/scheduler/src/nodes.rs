@@ -6,6 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Node, Taint};
 use skiff_client::ObjectKey;
 
+use crate::plugins::node_declared_features::{Features, declared};
 use crate::resources::{Resources, thousandths};
 use crate::rows::{HostPort, PodRow};
 use crate::terms::Labels;
@@ -119,6 +120,8 @@ pub struct NodeFacts {
     pub max_pods: i64,
     /// Images that it has, with their sizes, sorted by number.
     pub images: Vec<(ImageId, i64)>,
+    /// What its kubelet declares that pods may need.
+    pub features: Features,
 }
 
 impl NodeFacts {
@@ -139,6 +142,9 @@ impl NodeFacts {
                 .and_then(|all| all.get("pods"))
                 .map_or(0, |quantity| thousandths(quantity) / 1000),
             images: Vec::new(),
+            features: status
+                .and_then(|status| status.declared_features.as_deref())
+                .map_or(0, declared),
         }
     }
 

@@ -35,6 +35,7 @@ pub const EVENTS: [&str; event::KINDS + 6] = [
     "resource.k8s.io/ResourceClaimUpdate",
     "resource.k8s.io/ResourceSliceUpdate",
     "resource.k8s.io/DeviceClassUpdate",
+    "NodeUpdateNodeDeclaredFeature",
     "UnschedulablePodAdd",
     "UnschedulablePodUpdate",
     "ScheduleAttemptFailure",

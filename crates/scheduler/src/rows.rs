@@ -16,6 +16,7 @@ use crate::resources::{Resources, compared, requests};
 use crate::terms::{Labels, Terms};
 
 use crate::nodes::normal_image;
+use crate::plugins::node_declared_features::{Features, needed};
 use crate::plugins::pod_topology_spread::{self, Constraint};
 
 /// Opts a pod in to lose its node when that no longer matches what the pod required of it: upstream planned this as
@@ -119,6 +120,8 @@ pub struct Shape {
     pub disks: Vec<Disk>,
     /// Whether the node has to be as wanted for as long as the pod is there.
     pub during_execution: bool,
+    /// What is needed of the kubelet that not every one has.
+    pub needs: Features,
 }
 
 /// What tells one shape from another.
@@ -137,6 +140,7 @@ struct Identity<'a> {
     claims: &'a [ClaimUse],
     disks: &'a [Disk],
     during_execution: bool,
+    needs: Features,
 }
 
 /// Hashes what is written to it, twice.
@@ -182,6 +186,7 @@ impl Shapes {
         let during_execution = annotations
             .and_then(|all| all.get(REQUIRED_DURING_EXECUTION))
             .is_some_and(|value| value == "true");
+        let needs = needed(spec);
         let identity = Identity {
             namespace,
             labels: &meta.labels,
@@ -196,6 +201,7 @@ impl Shapes {
             claims: &claims,
             disks: &disks,
             during_execution,
+            needs,
         };
         let digest = identity.digest();
         if let Some(known) = self.known.get(&digest).and_then(Weak::upgrade) {
@@ -229,6 +235,7 @@ impl Shapes {
             claims,
             disks,
             during_execution,
+            needs,
         });
         self.known.insert(digest, Arc::downgrade(&shape));
         if self.known.len() > self.sweep_at {

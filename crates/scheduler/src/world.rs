@@ -383,5 +383,8 @@ fn node_events(old: Option<&NodeFacts>, new: &NodeFacts) -> u32 {
     if old.allocatable != new.allocatable || old.max_pods != new.max_pods {
         events |= event::NODE_ALLOCATABLE;
     }
+    if old.features != new.features {
+        events |= event::NODE_FEATURES;
+    }
     events
 }

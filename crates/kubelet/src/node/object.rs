@@ -13,6 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use crate::config::{KubeletConfig, VERSION};
 use crate::node::machine::Machine;
 use crate::pod::resources::Amounts;
+use crate::pod::restart_all;
 use crate::pod::status::seconds;
 use crate::quantity;
 
@@ -130,6 +131,7 @@ pub fn status(
         }),
         images: Some(observed.images.clone()),
         node_info: Some(system_info(machine, observed)),
+        declared_features: Some(vec![restart_all::FEATURE.to_owned()]),
         ..NodeStatus::default()
     };
     if let Some(old) = old {

@@ -4,5 +4,6 @@ pub mod observed;
 pub mod plan;
 pub mod resources;
 pub mod restart;
+pub mod restart_all;
 pub mod spec;
 pub mod status;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, PodSpec};
+use k8s_openapi::api::core::v1::{Container, ContainerRestartRule, PodSpec};
 
 /// The first delay.
 pub const INITIAL: Duration = Duration::from_secs(10);
@@ -49,11 +49,30 @@ fn by_policy(policy: &str, exit_code: i32) -> Option<bool> {
 }
 
 fn rule_says_restart(container: &Container, exit_code: i32) -> bool {
-    let rules = container
-        .restart_policy_rules
-        .as_deref()
-        .unwrap_or_default();
-    let matching = rules.iter().find(|rule| {
+    let rule = matching_rule(container, exit_code);
+    rule.is_some_and(|rule| matches!(rule.action.as_str(), "Restart" | ALL))
+}
+
+/// The action of a rule that starts all containers of the pod anew.
+const ALL: &str = "RestartAllContainers";
+
+/// Whether all containers of the pod are to be started anew because this one ended with `exit_code`.
+#[must_use]
+pub fn restarts_all(container: &Container, exit_code: i32) -> bool {
+    matching_rule(container, exit_code).is_some_and(|rule| rule.action == ALL)
+}
+
+/// Whether there is an exit code after which [`restarts_all`] may hold.
+#[must_use]
+pub fn may_restart_all(container: &Container) -> bool {
+    let mut rules = container.restart_policy_rules.iter().flatten();
+    rules.any(|rule| rule.action == ALL)
+}
+
+/// The first of the container's rules that the exit code meets.
+fn matching_rule(container: &Container, exit_code: i32) -> Option<&ContainerRestartRule> {
+    let mut rules = container.restart_policy_rules.iter().flatten();
+    rules.find(|rule| {
         rule.exit_codes.as_ref().is_some_and(|codes| {
             let listed = codes
                 .values
@@ -65,8 +84,7 @@ fn rule_says_restart(container: &Container, exit_code: i32) -> bool {
                 _ => false,
             }
         })
-    });
-    matching.is_some_and(|rule| matches!(rule.action.as_str(), "Restart" | "RestartAllContainers"))
+    })
 }
 
 /// The growing delays of the containers of one pod (or of images), by key.

@@ -391,6 +391,64 @@ async fn less_time_to_end_than_before() {
     world.until("deleted", |w| w.pod("p").is_none()).await;
 }
 
+fn asks_for_all() -> serde_json::Value {
+    let code = json!({"operator": "In", "values": [3]});
+    json!({
+        "restartPolicy": "Never",
+        "initContainers": [{"name": "i", "image": "img:1", "imagePullPolicy": "IfNotPresent"}],
+        "containers": [
+            {"name": "a", "image": "img:1", "imagePullPolicy": "IfNotPresent", "restartPolicy": "Never",
+             "restartPolicyRules": [{"action": "RestartAllContainers", "exitCodes": code}]},
+            {"name": "b", "image": "img:1", "imagePullPolicy": "IfNotPresent"},
+        ],
+    })
+}
+
+#[tokio::test]
+async fn one_container_restarts_all() {
+    let mut world = World::new();
+    world.create("p", asks_for_all());
+    let runs = |w: &World, attempt: u32| {
+        let found = w.runtime.container("i");
+        found.is_some_and(|i| i.metadata.unwrap().attempt == attempt && i.finished_at == 0)
+    };
+    world.until("first", |w| runs(w, 0)).await;
+    world.runtime.exit("i", 0);
+    world.until_running("p").await;
+    world.runtime.exit("a", 3);
+    world.until("again", |w| runs(w, 1)).await;
+    // Neither the sandbox nor its volumes were made anew; nobody was given time, and nothing is held back.
+    assert_eq!(
+        world.runtime.log(),
+        [
+            "sandbox", "start i", "start a", "start b", "stop b 0", "start i"
+        ]
+    );
+    world.runtime.exit("i", 0);
+    world.until_running("p").await;
+    world
+        .until("counted", |w| {
+            w.restarts("p", "a") == 1 && w.restarts("p", "b") == 1
+        })
+        .await;
+    assert!(world.told("Killing: killing"));
+    // A kubelet that was away finds that it was asked for.
+    world.stop_kubelet();
+    world.runtime.exit("a", 3);
+    world.start_kubelet().await;
+    world.until("once more", |w| runs(w, 2)).await;
+    world.runtime.exit("i", 0);
+    world.until_running("p").await;
+    world
+        .until("counted", |w| {
+            w.restarts("p", "a") == 2 && w.restarts("p", "b") == 2
+        })
+        .await;
+    world.runtime.exit("a", 0);
+    world.runtime.exit("b", 0);
+    world.until("over", |w| w.phase("p") == "Succeeded").await;
+}
+
 fn node(disk: &str) -> Node {
     let node = json!({"metadata": {"name": "node", "labels": {"disk": disk}}});
     serde_json::from_value(node).unwrap()

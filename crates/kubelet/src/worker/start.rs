@@ -116,10 +116,41 @@ impl Execution {
                         outcome.pod_failed = true;
                     }
                 }
+                Step::Reset { id } => {
+                    if !self.reset(id).await {
+                        outcome.pod_failed = true;
+                        return outcome;
+                    }
+                }
                 other => self.stop_step(other).await,
             }
         }
         outcome
+    }
+
+    /// Ends a container without any delay and removes it; whether that worked.
+    async fn reset(&self, id: &str) -> bool {
+        let (runtime, pod) = (&self.context.runtime, &self.pod);
+        let Some(seen) = self.observed.containers.iter().find(|c| c.id == id) else {
+            return true;
+        };
+        let running = matches!(seen.state, State::Running | State::Unknown);
+        let mut done = Ok(());
+        if running {
+            if let Some((kind, _)) = spec::container_named(pod, &seen.name) {
+                let named = (kind, seen.name.as_str());
+                self.context
+                    .container_event(pod, named, false, "Killing", "killing");
+            }
+            done = runtime.stop_container(id, Duration::ZERO).await;
+        }
+        if done.is_ok() {
+            done = runtime.remove_container(id).await;
+        }
+        if let Err(status) = &done {
+            tracing::warn!(pod = spec::display(pod), %status, "cannot take a container away");
+        }
+        done.is_ok()
     }
 
     /// Volumes that are not ready hold up starts, never stops.
@@ -165,7 +196,10 @@ impl Execution {
                     tracing::warn!(pod = spec::display(pod), %status, "cannot remove sandbox");
                 }
             }
-            Step::CreateSandbox { .. } | Step::Start { .. } | Step::Resize { .. } => {}
+            Step::CreateSandbox { .. }
+            | Step::Start { .. }
+            | Step::Resize { .. }
+            | Step::Reset { .. } => {}
         }
     }
 

@@ -12,8 +12,9 @@ use tokio::task::JoinHandle;
 use crate::container::environment;
 use crate::context::Context;
 use crate::pod::observed::{AppliedResources, ObservedPod, State};
-use crate::pod::plan::{self, Bookkeeping, Waiting};
+use crate::pod::plan::{self, Bookkeeping, Step, Waiting};
 use crate::pod::restart::{elapsed, left_until};
+use crate::pod::restart_all;
 use crate::pod::spec;
 use crate::pod::status::{self, Input};
 use crate::volumes::{self, teardown};
@@ -348,6 +349,13 @@ impl Worker {
         if next.finished {
             self.finished = true;
             return Duration::ZERO;
+        }
+        if let Some(Step::Reset { .. }) = next.steps.first() {
+            if !restart_all::is_told(&self.status) {
+                // Said first: what is gone would look as if it had been lost.
+                return Duration::ZERO;
+            }
+            self.books.remember_restarts(observed);
         }
         if !next.steps.is_empty() {
             let execution = Execution {

@@ -29,6 +29,7 @@ mod policies;
 mod pressure;
 mod probes;
 mod registry;
+mod restart_all;
 mod sets;
 mod streams;
 mod tour;

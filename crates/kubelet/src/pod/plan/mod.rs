@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 
 use crate::pod::observed::{AppliedResources, ObservedContainer, ObservedPod, State};
 use crate::pod::restart::{self, Delays};
+use crate::pod::restart_all;
 use crate::pod::spec::{self, Kind};
 
 /// How many ended containers of one name are kept for their logs and last state.
@@ -63,6 +64,16 @@ pub struct Bookkeeping {
     pub resized: BTreeMap<String, AppliedResources>,
     /// Nothing of the pod is started before this time: its sandbox or its volumes failed.
     pub pod_held: Option<Timestamp>,
+}
+
+impl Bookkeeping {
+    /// Notes how often containers were started that will be removed and started again.
+    pub fn remember_restarts(&mut self, observed: &ObservedPod) {
+        for seen in &observed.containers {
+            let known = self.known_restarts.entry(seen.name.clone()).or_default();
+            *known = seen.attempt.max(*known);
+        }
+    }
 }
 
 /// The key of a container's back-off: another image starts over.
@@ -122,6 +133,11 @@ pub enum Step {
         id: String,
         /// Its name.
         name: String,
+    },
+    /// End a container at once and remove it: all of the pod's start anew. Nothing is done after one that fails.
+    Reset {
+        /// The runtime's id.
+        id: String,
     },
     /// Remove an ended container.
     Remove {
@@ -203,6 +219,10 @@ enum Initialization {
 
 impl Planner<'_> {
     fn run(&mut self) {
+        self.plan.steps = restart_all::steps(self.pod, self.observed);
+        if !self.plan.steps.is_empty() {
+            return;
+        }
         let (changed, attempt) = sandbox_changed(self.pod, self.observed);
         if changed {
             self.new_sandbox(attempt);

@@ -89,6 +89,7 @@ fn short(step: &Step) -> String {
             attempt,
         } => format!("start {kind:?}[{index}]#{attempt}"),
         Step::Remove { id } => format!("rm {id}"),
+        Step::Reset { id } => format!("reset {id}"),
         Step::RemoveSandbox { id } => format!("rm sandbox {id}"),
         Step::Resize { name, .. } => format!("resize {name}"),
     }
@@ -414,6 +415,58 @@ fn restart_counts_go_on_when_the_runtime_forgot() {
     assert_eq!(steps(&plan), ["start Regular[0]#5"]);
 }
 
+/// It restarts alone after 2, and all do after 3.
+fn asking(name: &str) -> Container {
+    serde_json::from_value(serde_json::json!({
+        "name": name, "image": "img", "restartPolicy": "Never", "restartPolicyRules": [
+            {"action": "Restart", "exitCodes": {"operator": "In", "values": [2]}},
+            {"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [2, 3]}},
+        ],
+    }))
+    .unwrap()
+}
+
+#[test]
+fn a_container_may_ask_that_all_start_anew() {
+    use State::{Exited, Running};
+    let init = vec![container("i"), sidecar("s")];
+    let pod = pod("Never", init, vec![asking("a"), container("b")]);
+    let ended = |code: i32| {
+        world(vec![
+            seen("i", 0, Exited, 0),
+            seen("s", 2, Running, 0),
+            seen("a", 1, Exited, code),
+            seen("a", 0, Exited, 3),
+            seen("b", 0, Running, 0),
+        ])
+    };
+    // Those that asked for it go last: while they are there, it is not forgotten.
+    let all = [
+        "reset b-0",
+        "reset i-0",
+        "reset s-2",
+        "reset a-1",
+        "reset a-0",
+    ];
+    assert_eq!(steps(&planned(&pod, &ended(3))), all);
+    // The first rule that matches counts.
+    assert_eq!(steps(&planned(&pod, &ended(2))), ["start Regular[0]#2"]);
+    assert_eq!(steps(&planned(&pod, &ended(4))), [] as [&str; 0]);
+    // The sandbox may have gone too.
+    let mut down = ended(3);
+    down.sandboxes.clear();
+    assert_eq!(steps(&planned(&pod, &down)), all);
+    let mut books = Bookkeeping::default();
+    books.remember_restarts(&ended(3));
+    let mut again = world(vec![]);
+    let next = |observed: &ObservedPod| steps(&plan(&pod, observed, &books, at(200)));
+    assert_eq!(next(&again), ["start Init[0]#1"]);
+    again.containers.push(seen("i", 1, Exited, 0));
+    assert_eq!(next(&again), ["start Init[1]#3"]);
+    again.containers.push(seen("s", 3, Running, 0));
+    assert_eq!(next(&again), ["start Regular[0]#2", "start Regular[1]#1"]);
+}
+
 #[test]
 fn sidecars_stop_last_and_backwards() {
     let pod = pod(
@@ -477,7 +530,9 @@ fn apply(pod: &Pod, observed: &mut ObservedPod, plan: &PodPlan, clock: &mut i64)
                 new.created_at = at(*clock);
                 observed.containers.push(new);
             }
-            Step::Remove { id } => observed.containers.retain(|c| c.id != *id),
+            Step::Reset { id } | Step::Remove { id } => {
+                observed.containers.retain(|c| c.id != *id);
+            }
             Step::RemoveSandbox { id } => observed.sandboxes.retain(|s| s.id != *id),
             Step::Resize { .. } => {}
         }
@@ -497,12 +552,12 @@ proptest! {
     #[test]
     fn plans_come_to_rest(
         policy in prop::sample::select(vec!["Always", "OnFailure", "Never"]),
-        events in prop::collection::vec((0usize..6, 0i32..2), 0..25),
+        events in prop::collection::vec((0usize..6, 0i32..4), 0..25),
     ) {
         let pod = pod(
             policy,
             vec![container("i0"), sidecar("s"), container("i1")],
-            vec![container("a"), container("b")],
+            vec![container("a"), asking("b")],
         );
         let mut observed = ObservedPod::default();
         let mut clock = 1000;

@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1::{ContainerStatus, PodCondition, PodStatus};
 
 use crate::pod::plan;
+use crate::pod::restart_all;
 use crate::pod::spec;
 use crate::pod::status::{Input, condition, seconds};
 
@@ -15,7 +16,7 @@ pub const OWNED: [&str; 8] = [
     "PodReadyToStartContainers",
     "PodResizePending",
     "PodResizeInProgress",
-    "AllContainersRestarting",
+    restart_all::CONDITION,
 ];
 
 /// What one condition says.
@@ -92,7 +93,28 @@ pub fn fill(input: &Input<'_>, status: &mut PodStatus) {
     ] {
         list.push(make(input, kind, verdict));
     }
+    if restart_all::is_possible(input.pod) {
+        let verdict = all_restarting(input, status);
+        list.push(make(input, restart_all::CONDITION, verdict));
+    }
     status.conditions = Some(list);
+}
+
+fn all_restarting(input: &Input<'_>, status: &PodStatus) -> Verdict {
+    match status.phase.as_deref() {
+        Some("Succeeded") => Verdict::no("PodCompleted", None),
+        Some("Failed") => Verdict::no("PodFailed", None),
+        _ if restart_all::is_due(input.pod, input.observed) => Verdict {
+            holds: true,
+            reason: Some("RestartAllContainersStarted"),
+            message: Some("container exited with restart policy rule".to_owned()),
+        },
+        _ => Verdict {
+            holds: false,
+            reason: None,
+            message: None,
+        },
+    }
 }
 
 fn make(input: &Input<'_>, kind: &str, verdict: Verdict) -> PodCondition {

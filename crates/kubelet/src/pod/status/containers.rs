@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{
 use crate::pod::observed::{ObservedContainer, State};
 use crate::pod::plan::Verdict;
 use crate::pod::restart;
+use crate::pod::restart_all;
 use crate::pod::spec::{self, Kind};
 use crate::pod::status::{Input, seconds};
 
@@ -116,6 +117,16 @@ fn unseen(
         return status;
     };
     let old_state = old.state.clone().unwrap_or_default();
+    if restart_all::is_under_way(input.pod, input.observed, input.old) {
+        if old_state.waiting.is_some() {
+            return old.clone();
+        }
+        let (reason, message) = (restart_all::REASON, restart_all::MESSAGE);
+        status.state = Some(waiting(reason, Some(message)));
+        status.last_state = Some(unseen_end(reason, message));
+        status.restart_count = old.restart_count + 1;
+        return status;
+    }
     if old_state.terminated.is_some() {
         return old.clone();
     }
@@ -322,10 +333,14 @@ fn ended(state: Option<&ContainerState>) -> Option<&ContainerStateTerminated> {
 }
 
 fn unknown_end(message: &str) -> ContainerState {
+    unseen_end(STATUS_UNKNOWN, message)
+}
+
+fn unseen_end(reason: &str, message: &str) -> ContainerState {
     ContainerState {
         terminated: Some(ContainerStateTerminated {
             exit_code: UNKNOWN_EXIT,
-            reason: Some(STATUS_UNKNOWN.into()),
+            reason: Some(reason.into()),
             message: Some(message.into()),
             ..ContainerStateTerminated::default()
         }),

@@ -1,8 +1,9 @@
 //! The phase of a pod from the statuses of its containers.
 
-use k8s_openapi::api::core::v1::{Container, ContainerStatus, PodStatus};
+use k8s_openapi::api::core::v1::{Container, ContainerStateTerminated, ContainerStatus, PodStatus};
 
 use crate::pod::restart;
+use crate::pod::restart_all;
 use crate::pod::spec;
 use crate::pod::status::Input;
 
@@ -20,15 +21,20 @@ struct Count {
     sidecars_pending: usize,
 }
 
-/// The exit code of a container that ended, whether it waits for a restart or not.
-fn last_exit(status: &ContainerStatus) -> Option<i32> {
+/// How a container ended that did, whether it waits for a restart or not.
+fn last_end(status: &ContainerStatus) -> Option<&ContainerStateTerminated> {
     let state = status.state.as_ref()?;
     if let Some(ended) = &state.terminated {
-        return Some(ended.exit_code);
+        return Some(ended);
     }
     state.waiting.as_ref()?;
-    let last = status.last_state.as_ref()?.terminated.as_ref()?;
-    Some(last.exit_code)
+    status.last_state.as_ref()?.terminated.as_ref()
+}
+
+/// Whether a container ended only to start anew with all others of its pod.
+fn is_reset(end: &ContainerStateTerminated, input: &Input<'_>) -> bool {
+    end.reason.as_deref() == Some(restart_all::REASON)
+        || restart_all::is_due(input.pod, input.observed)
 }
 
 fn is_running(status: &ContainerStatus) -> bool {
@@ -95,9 +101,10 @@ fn count(input: &Input<'_>, status: &PodStatus) -> Count {
         };
         if is_running(&found) {
             count.running += 1;
-        } else if let Some(code) = last_exit(&found) {
+        } else if let Some(end) = last_end(&found) {
+            let code = end.exit_code;
             count.stopped += 1;
-            let again = restart::should_restart(container, pod_spec, code);
+            let again = is_reset(end, input) || restart::should_restart(container, pod_spec, code);
             count.stopped_for_good += usize::from(!again);
             let ended = found.state.as_ref().is_some_and(|s| s.terminated.is_some());
             count.succeeded += usize::from(code == 0 && ended);
@@ -110,11 +117,12 @@ fn count(input: &Input<'_>, status: &PodStatus) -> Count {
 
 impl Count {
     fn init(&mut self, found: Option<&ContainerStatus>, container: &Container, input: &Input<'_>) {
-        match found.and_then(last_exit) {
+        match found.and_then(last_end) {
             _ if found.is_some_and(is_running) => self.init_pending += 1,
             None => self.init_pending += 1,
-            Some(0) => {}
-            Some(code) => {
+            Some(end) if end.exit_code == 0 || is_reset(end, input) => {}
+            Some(end) => {
+                let code = end.exit_code;
                 let again = restart::should_restart(container, spec::spec(input.pod), code);
                 self.init_failed_for_good += usize::from(!again);
                 // It will run again: the pod is not initialized yet.
@@ -131,7 +139,7 @@ impl Count {
         if is_running(found) {
             self.running += 1;
             self.sidecars_pending += usize::from(found.started != Some(true));
-        } else if last_exit(found).is_none() {
+        } else if last_end(found).is_none() {
             self.sidecars_pending += 1;
             self.waiting += 1;
         }

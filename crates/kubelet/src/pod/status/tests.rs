@@ -1,7 +1,7 @@
 //! Tables of what a pod's status says.
 
 use super::*;
-use k8s_openapi::api::core::v1::{Container, PodReadinessGate, PodSpec, Probe};
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, PodReadinessGate, PodSpec, Probe};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::pod::observed::{ObservedContainer, ObservedSandbox, State};
@@ -377,4 +377,111 @@ fn transition_times_move_only_with_the_status() {
             .last_transition_time,
         Some(seconds(at(1)))
     );
+}
+
+/// How a container stands: its state, how often it was restarted, and how it ended before.
+fn standing(status: &ContainerStatus) -> String {
+    let state = status.state.clone().unwrap();
+    let word = match (state.waiting, state.running) {
+        (Some(waiting), _) => waiting.reason.unwrap(),
+        (None, Some(_)) => "running".to_owned(),
+        (None, None) => "terminated".to_owned(),
+    };
+    let last = status.last_state.clone().and_then(|last| last.terminated);
+    let last = last.map_or_else(String::new, |end| format!(" after {}", end.exit_code));
+    format!("{word} #{}{last}", status.restart_count)
+}
+
+#[test]
+fn containers_that_all_start_anew() {
+    use State::{Exited, Running};
+    let mut asking = container("a");
+    asking.restart_policy = Some("Never".into());
+    asking.restart_policy_rules = serde_json::from_value(serde_json::json!([
+        {"action": "RestartAllContainers", "exitCodes": {"operator": "NotIn", "values": [0]}},
+    ]))
+    .unwrap();
+    let pod = |containers| pod("Never", vec![container("i")], containers);
+    let (plain, pod) = (pod(vec![container("b")]), pod(vec![asking, container("b")]));
+    let i = |attempt, state| seen("i", attempt, state, 0);
+    let ended = |code| seen("a", 0, Exited, code);
+    let b = |state, code| seen("b", 0, state, code);
+    let runs = |name| seen(name, 1, Running, 0);
+    let done = |name| seen(name, 1, Exited, 0);
+    let told = "True RestartAllContainersStarted";
+    let gone = "RestartingAllContainers #1 after 137";
+    let waits = "PodInitializing #1 after 137";
+    let mut scene = Scene::default();
+    for (there, phase, condition, first, other) in [
+        (
+            vec![i(0, Exited), seen("a", 0, Running, 0), b(Running, 0)],
+            "Running",
+            "False",
+            "terminated #0",
+            "running #0",
+        ),
+        (
+            vec![i(0, Exited), ended(3), b(Running, 0)],
+            "Running",
+            told,
+            "terminated #0",
+            "running #0",
+        ),
+        (
+            vec![i(0, Exited), ended(3), b(Exited, 137)],
+            "Running",
+            told,
+            "terminated #0",
+            "terminated #0",
+        ),
+        (
+            vec![i(0, Exited), ended(3)],
+            "Running",
+            told,
+            "terminated #0",
+            gone,
+        ),
+        (vec![ended(3)], "Running", told, gone, gone),
+        (vec![ended(3)], "Running", told, gone, gone),
+        (vec![], "Running", "False", gone, gone),
+        (vec![], "Running", "False", waits, waits),
+        (
+            vec![i(1, Running)],
+            "Pending",
+            "False",
+            "running #1 after 137",
+            waits,
+        ),
+        (
+            vec![done("i"), runs("a"), runs("b")],
+            "Running",
+            "False",
+            "terminated #1 after 137",
+            "running #1 after 137",
+        ),
+        (
+            vec![done("i"), done("a"), done("b")],
+            "Succeeded",
+            "False PodCompleted",
+            "terminated #1 after 137",
+            "terminated #1 after 137",
+        ),
+    ] {
+        let status = scene.status(&pod, &world(there.clone()));
+        assert_eq!(status.phase.as_deref(), Some(phase), "{there:?}");
+        assert_eq!(
+            word(&status, "AllContainersRestarting"),
+            condition,
+            "{there:?}"
+        );
+        let all = |list: &Option<Vec<ContainerStatus>>| list.clone().unwrap();
+        let found = standing(&all(&status.init_container_statuses)[0]);
+        assert_eq!(found, first, "{there:?}");
+        let found = standing(&all(&status.container_statuses)[1]);
+        assert_eq!(found, other, "{there:?}");
+        scene.old = status;
+    }
+    // Pods that cannot ask for it do not speak of it.
+    let status = Scene::default().status(&plain, &world(vec![]));
+    assert!(condition(status.conditions.as_ref(), "AllContainersRestarting").is_none());
 }
