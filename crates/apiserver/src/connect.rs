@@ -62,6 +62,10 @@ pub(crate) async fn answer(
     if !allowed.contains(&call.parts.method) {
         return Err(method_not_allowed());
     }
+    // A WebSocket begins with GET: the right to read is not the right to run commands.
+    if call.info.subresource != "log" && call.info.verb != "create" {
+        call.server.authorize_create(&call).await?;
+    }
     let target = Target {
         call: &call,
         resource: &resource,

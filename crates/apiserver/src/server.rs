@@ -493,7 +493,7 @@ impl ApiServer {
         self.authorizer().authorize(attributes).await
     }
 
-    /// Whether the user of an update or apply that makes an object may do that.
+    /// Whether the user of a request that creates something, though not by its own verb, may do that.
     pub(crate) async fn authorize_create(&self, call: &Call) -> ApiResult<()> {
         let attributes = Attributes {
             verb: "create".to_owned(),

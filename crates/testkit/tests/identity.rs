@@ -368,3 +368,33 @@ async fn an_apply_that_makes_an_object_needs_the_right_to() {
             .is_empty()
     );
 }
+
+/// WebSockets begin with GET: the right to read must not be enough to run commands in a pod.
+#[tokio::test]
+async fn who_may_only_get_streams_into_no_pod() {
+    let streams = ["pods/exec", "pods/attach", "pods/portforward"];
+    let rules = |verbs: &[&str]| json!([{"verbs": verbs, "apiGroups": [""], "resources": streams}]);
+    for (verbs, allowed) in [(&["get"][..], false), (&["get", "create"], true)] {
+        let (cluster, _, jane) = cluster(rules(verbs)).await;
+        for subresource in ["exec", "attach", "portforward"] {
+            let path = format!("/api/v1/namespaces/default/pods/p/{subresource}?command=id");
+            let request = http::Request::get(path).body(Vec::new()).unwrap();
+            let answer = cluster.client_as(jane.clone()).request_text(request).await;
+            let kube::Error::Api(status) = answer.unwrap_err() else {
+                panic!("no status")
+            };
+            if allowed {
+                assert_eq!(status.message, "pods \"p\" not found");
+            } else {
+                assert_eq!(status.code, 403);
+                assert_eq!(
+                    status.message,
+                    format!(
+                        "pods \"p\" is forbidden: User \"jane\" cannot create resource \"pods/{subresource}\" in API group \"\" \
+                         in the namespace \"default\""
+                    )
+                );
+            }
+        }
+    }
+}

@@ -355,7 +355,7 @@ impl Worker {
                 // Said first: what is gone would look as if it had been lost.
                 return Duration::ZERO;
             }
-            self.books.remember_restarts(observed);
+            self.books.begin_anew(observed);
         }
         if !next.steps.is_empty() {
             let execution = Execution {

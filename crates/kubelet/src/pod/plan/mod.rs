@@ -67,9 +67,11 @@ pub struct Bookkeeping {
 }
 
 impl Bookkeeping {
-    /// Notes how often containers were started that will be removed and started again.
-    pub fn remember_restarts(&mut self, observed: &ObservedPod) {
+    /// These containers will be removed and started anew: how often each was started stays known, why it waited does not.
+    pub fn begin_anew(&mut self, observed: &ObservedPod) {
         for seen in &observed.containers {
+            self.start_errors.remove(&seen.name);
+            self.held.remove(&seen.name);
             let known = self.known_restarts.entry(seen.name.clone()).or_default();
             *known = seen.attempt.max(*known);
         }

@@ -457,7 +457,8 @@ fn a_container_may_ask_that_all_start_anew() {
     down.sandboxes.clear();
     assert_eq!(steps(&planned(&pod, &down)), all);
     let mut books = Bookkeeping::default();
-    books.remember_restarts(&ended(3));
+    books.held.insert("a".into(), at(300));
+    books.begin_anew(&ended(3));
     let mut again = world(vec![]);
     let next = |observed: &ObservedPod| steps(&plan(&pod, observed, &books, at(200)));
     assert_eq!(next(&again), ["start Init[0]#1"]);
