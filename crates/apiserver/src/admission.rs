@@ -30,6 +30,7 @@ mod limit_ranger;
 pub(crate) mod matching;
 mod namespace_lifecycle;
 mod namespace_presence;
+mod node_declared_features;
 mod node_restriction;
 mod owner_references;
 mod pod_node_selector;

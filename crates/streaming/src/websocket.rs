@@ -29,6 +29,8 @@ const CLOSE_SIGNAL: u8 = 255;
 const LINGER: Duration = Duration::from_secs(2);
 /// A client that does not answer a ping gets its messages after so long.
 const WAKE: Duration = Duration::from_secs(1);
+/// One that answered may still be making its streams, beside what reads: a thread that lost its processor gets it back by then.
+const SETTLE: Duration = Duration::from_millis(10);
 
 /// How messages carry channels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -255,9 +257,10 @@ async fn drain<S: AsyncRead + AsyncWrite + Unpin>(mut stream: SplitStream<WebSoc
     .await;
 }
 
-/// Pings the client and waits until it says something, so that nothing is sent to one that does not read yet:
-/// kubectl up to 1.33 takes messages as soon as it reads, and drops those for streams that it has not made by then.
-/// A short command would be over before that. One who does not answer a ping, as it ought to, only waits.
+/// Pings the client and waits until it says something, and a moment more, so that nothing is sent to one that does not read yet:
+/// kubectl up to 1.33 takes messages as soon as it reads, and drops those for streams that it has not made by then
+/// (`Unknown stream id 2, discarding message`). A short command would be over before that; upstream's server is busy with its
+/// own connection to the kubelet meanwhile. One who does not answer a ping, as it ought to, only waits.
 async fn wake<S: AsyncRead + AsyncWrite + Unpin>(
     sink: &mut SplitSink<WebSocketStream<S>, Message>,
     heard: &CancellationToken,
@@ -266,9 +269,10 @@ async fn wake<S: AsyncRead + AsyncWrite + Unpin>(
     sink.send(Message::Ping(Bytes::new())).await?;
     tokio::select! {
         () = heard.cancelled() => {}
-        () = closed.cancelled() => {}
-        () = tokio::time::sleep(WAKE) => {}
+        () = closed.cancelled() => return Ok(()),
+        () = tokio::time::sleep(WAKE) => return Ok(()),
     }
+    tokio::time::sleep(SETTLE).await;
     Ok(())
 }
 

@@ -271,6 +271,14 @@ async fn binding_is_no_new_generation_and_parts_of_a_pod_are_checked() {
         code == 422 && why.contains("spec.containers[0].resources.requests[cpu]: Invalid value"),
         "{why}"
     );
+    let whole = json!({"spec": {"resources": {"requests": {"cpu": "3"}}}});
+    let (code, why) = refusal(patch("resize", whole).await);
+    assert_eq!(code, 403);
+    assert_eq!(
+        why,
+        "pods \"p\" is forbidden: pod update requires features InPlacePodLevelResourcesVerticalScaling \
+         which are not available on node \"n\""
+    );
     let none = json!({"name": "c", "resources": {"$patch": "replace"}});
     let (_, why) = refusal(patch("resize", containers(none)).await);
     assert!(

@@ -12,10 +12,11 @@ use super::{
     Admission, always_pull_images, always_tell, certificates, claim_resize, default_class,
     default_toleration_seconds, deny_service_external_ips, event_rate_limit,
     extended_resource_toleration, image_policy_webhook, limit_pod_hard_anti_affinity, limit_ranger,
-    namespace_lifecycle, namespace_presence, node_restriction, owner_references, pod_node_selector,
-    pod_preset, pod_resize, pod_security, pod_toleration_restriction, pod_topology_labels, policy,
-    priority, resource_quota, runtime_class, service_account, storage_object_in_use_protection,
-    taint_nodes_by_condition, webhooks,
+    namespace_lifecycle, namespace_presence, node_declared_features, node_restriction,
+    owner_references, pod_node_selector, pod_preset, pod_resize, pod_security,
+    pod_toleration_restriction, pod_topology_labels, policy, priority, resource_quota,
+    runtime_class, service_account, storage_object_in_use_protection, taint_nodes_by_condition,
+    webhooks,
 };
 
 /// What a plugin is made of: its part of the configuration file, null without one.
@@ -151,6 +152,11 @@ const PLUGINS: &[Plugin] = &[
         "PodTopologyLabels",
         true,
         pod_topology_labels::PodTopologyLabels
+    ),
+    plugin!(
+        "NodeDeclaredFeatureValidator",
+        true,
+        node_declared_features::NodeDeclaredFeatureValidator
     ),
     plugin!("PodResizeValidator", true, pod_resize::PodResizeValidator),
     plugin!(
