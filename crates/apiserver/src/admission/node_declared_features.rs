@@ -37,7 +37,7 @@ fn resizes_init_containers(old: &PodSpec, new: &PodSpec) -> bool {
 
 /// Whether both ask for the same amounts, however they are written.
 fn same(old: Option<&ResourceRequirements>, new: Option<&ResourceRequirements>) -> bool {
-    let amounts = |resources: Option<&'_ ResourceRequirements>| {
+    let amounts = |resources: Option<&ResourceRequirements>| {
         let parts = resources.map(|all| [all.limits.as_ref(), all.requests.as_ref()]);
         parts.unwrap_or_default().map(|amounts| -> Vec<_> {
             let amounts = amounts.into_iter().flatten();
@@ -57,7 +57,7 @@ fn missing(old: &PodSpec, new: &PodSpec, declared: &[String]) -> Vec<&'static st
         .collect()
 }
 
-fn spec_of<'a>(object: Option<&'a dyn Object>) -> Option<&'a PodSpec> {
+fn spec_of(object: Option<&dyn Object>) -> Option<&PodSpec> {
     object?.downcast_ref::<Pod>()?.spec.as_ref()
 }
 
