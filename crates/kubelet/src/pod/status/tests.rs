@@ -485,3 +485,14 @@ fn containers_that_all_start_anew() {
     let status = Scene::default().status(&plain, &world(vec![]));
     assert!(condition(status.conditions.as_ref(), "AllContainersRestarting").is_none());
 }
+
+#[test]
+fn a_container_that_is_made_and_not_started_says_why_it_waits() {
+    let made = |init: Vec<Container>| {
+        let pod = pod("Always", init, vec![container("a")]);
+        let status = Scene::default().status(&pod, &world(vec![seen("a", 0, State::Created, 0)]));
+        standing(&status.container_statuses.unwrap()[0])
+    };
+    assert_eq!(made(vec![]), "ContainerCreating #0");
+    assert_eq!(made(vec![container("i")]), "PodInitializing #0");
+}
