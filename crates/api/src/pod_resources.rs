@@ -32,6 +32,17 @@ fn amounts(resources: Option<&ResourceRequirements>, pick: Pick) -> Amounts {
         .collect()
 }
 
+/// Whether both ask for the same and allow the same, however the amounts are written.
+#[must_use]
+pub fn same_amounts(
+    one: Option<&ResourceRequirements>,
+    other: Option<&ResourceRequirements>,
+) -> bool {
+    let picks: [Pick; 2] = [|all| all.limits.as_ref(), |all| all.requests.as_ref()];
+    let mut picks = picks.into_iter();
+    picks.all(|pick| amounts(one, pick) == amounts(other, pick))
+}
+
 fn total(spec: &PodSpec, pick: Pick) -> Amounts {
     let mut sum = Amounts::new();
     for container in &spec.containers {

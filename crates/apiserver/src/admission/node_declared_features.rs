@@ -1,8 +1,8 @@
 //! NodeDeclaredFeatureValidator: what is changed of a pod on a node has to be something that its kubelet declares it can do.
 
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::{Container, Node, Pod, PodSpec, ResourceRequirements};
-use skiff_api::validation::quantity::Amount;
+use k8s_openapi::api::core::v1::{Container, Node, Pod, PodSpec};
+use skiff_api::pod_resources::same_amounts;
 use skiff_api::{ApiResult, Object, ObjectExt};
 
 use super::{Admission, AdmissionRequest, Operation};
@@ -25,27 +25,16 @@ const FEATURES: [(&str, Needs); 2] = [
 ];
 
 fn resizes_the_pod_as_a_whole(old: &PodSpec, new: &PodSpec) -> bool {
-    !same(old.resources.as_ref(), new.resources.as_ref())
+    !same_amounts(old.resources.as_ref(), new.resources.as_ref())
 }
 
 fn resizes_init_containers(old: &PodSpec, new: &PodSpec) -> bool {
     let works = |container: &Container| container.restart_policy.as_deref() != Some("Always");
     let old = old.init_containers.iter().flatten();
     let mut pairs = old.zip(new.init_containers.iter().flatten());
-    pairs.any(|(old, new)| works(old) && !same(old.resources.as_ref(), new.resources.as_ref()))
-}
-
-/// Whether both ask for the same amounts, however they are written.
-fn same(old: Option<&ResourceRequirements>, new: Option<&ResourceRequirements>) -> bool {
-    let amounts = |resources: Option<&ResourceRequirements>| {
-        let parts = resources.map(|all| [all.limits.as_ref(), all.requests.as_ref()]);
-        parts.unwrap_or_default().map(|amounts| -> Vec<_> {
-            let amounts = amounts.into_iter().flatten();
-            let amounts = amounts.map(|(name, quantity)| (name.clone(), Amount::of(quantity)));
-            amounts.collect()
-        })
-    };
-    amounts(old) == amounts(new)
+    pairs.any(|(old, new)| {
+        works(old) && !same_amounts(old.resources.as_ref(), new.resources.as_ref())
+    })
 }
 
 /// The names of what the change needs and the node does not declare.

@@ -89,9 +89,7 @@ pub fn namespaces(pod: &Pod) -> cri::NamespaceOption {
 #[must_use]
 pub fn sandbox_context(pod: &Pod) -> cri::LinuxSandboxSecurityContext {
     let context = pod_context(pod);
-    let containers = spec::containers(pod)
-        .iter()
-        .chain(spec::init_containers(pod));
+    let containers = spec::lasting_containers(pod);
     let privileged = containers
         .filter_map(|c| c.security_context.as_ref())
         .any(|c| c.privileged == Some(true));

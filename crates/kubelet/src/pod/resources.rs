@@ -53,9 +53,7 @@ pub fn qos_class(pod: &Pod) -> QosClass {
         Some(own) if own.requests.is_some() || own.limits.is_some() => {
             vec![(own.requests.as_ref(), own.limits.as_ref())]
         }
-        _ => spec::containers(pod)
-            .iter()
-            .chain(spec::init_containers(pod))
+        _ => spec::lasting_containers(pod)
             .map(|c| (requests(c), limits(c)))
             .collect(),
     };

@@ -21,16 +21,10 @@ pub const REASON: &str = "RestartingAllContainers";
 /// The sentence that they show.
 pub const MESSAGE: &str = "The container is removed because RestartAllContainers in place";
 
-fn containers(pod: &Pod) -> impl Iterator<Item = &Container> {
-    spec::containers(pod)
-        .iter()
-        .chain(spec::init_containers(pod))
-}
-
 /// Whether the rules of any container of the pod may ask for it.
 #[must_use]
 pub fn is_possible(pod: &Pod) -> bool {
-    containers(pod).any(restart::may_restart_all)
+    spec::lasting_containers(pod).any(restart::may_restart_all)
 }
 
 fn asks(container: &Container, seen: &ObservedContainer) -> bool {
@@ -40,8 +34,9 @@ fn asks(container: &Container, seen: &ObservedContainer) -> bool {
 /// Whether a container has ended that asks for it, and is still there.
 #[must_use]
 pub fn is_due(pod: &Pod, observed: &ObservedPod) -> bool {
-    let asks = |c: &Container| observed.latest(&c.name).is_some_and(|seen| asks(c, seen));
-    containers(pod).any(asks)
+    // Asked for each container of each status: most pods have no such rule.
+    let mut able = spec::lasting_containers(pod).filter(|c| restart::may_restart_all(c));
+    able.any(|c| observed.latest(&c.name).is_some_and(|seen| asks(c, seen)))
 }
 
 /// Whether it is due, or was when `last` was made.
@@ -65,7 +60,7 @@ pub fn steps(pod: &Pod, observed: &ObservedPod) -> Vec<Step> {
     }
     let mut steps = Vec::new();
     for sources in [false, true] {
-        for container in containers(pod) {
+        for container in spec::lasting_containers(pod) {
             let all = observed.containers.iter();
             let named = all.filter(|seen| seen.name == container.name);
             let chosen = named.filter(|seen| asks(container, seen) == sources);

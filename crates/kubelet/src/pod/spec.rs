@@ -66,6 +66,11 @@ pub fn containers(pod: &Pod) -> &[Container] {
     &spec(pod).containers
 }
 
+/// The regular containers, then the init containers.
+pub fn lasting_containers(pod: &Pod) -> impl Iterator<Item = &Container> {
+    containers(pod).iter().chain(init_containers(pod))
+}
+
 /// `spec.ephemeralContainers`.
 #[must_use]
 pub fn ephemeral_containers(pod: &Pod) -> &[EphemeralContainer] {

@@ -249,9 +249,7 @@ pub fn fs_group(pod: &Pod) -> Option<u32> {
 pub fn common_user(pod: &Pod) -> Option<u32> {
     let of_pod = spec::spec(pod).security_context.as_ref();
     let of_pod = of_pod.and_then(|c| c.run_as_user);
-    let containers = spec::containers(pod)
-        .iter()
-        .chain(spec::init_containers(pod));
+    let containers = spec::lasting_containers(pod);
     let mut users = containers.map(|c| {
         let own = c.security_context.as_ref().and_then(|s| s.run_as_user);
         own.or(of_pod)

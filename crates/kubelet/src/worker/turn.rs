@@ -371,9 +371,7 @@ impl Worker {
 
     /// Notes what the kernel shall allow the pod's containers.
     fn note_resources(&mut self, pod: &Pod, observed: &ObservedPod) {
-        let containers = spec::containers(pod)
-            .iter()
-            .chain(spec::init_containers(pod));
+        let containers = spec::lasting_containers(pod);
         let wanted = containers.map(|container| {
             let kernel = self.context.kernel_resources(pod, container);
             let applied = AppliedResources {

@@ -74,16 +74,11 @@ pub enum EnvError {
 #[must_use]
 pub fn references(pod: &Pod) -> BTreeSet<(RefKind, String)> {
     let mut all = BTreeSet::new();
-    let pod_spec = spec::spec(pod);
     let ephemeral: Vec<Container> = spec::ephemeral_containers(pod)
         .iter()
         .map(spec::ephemeral_as_container)
         .collect();
-    let containers = pod_spec
-        .containers
-        .iter()
-        .chain(spec::init_containers(pod))
-        .chain(&ephemeral);
+    let containers = spec::lasting_containers(pod).chain(&ephemeral);
     for container in containers {
         for source in container.env_from.iter().flatten() {
             if let Some(r) = &source.config_map_ref {
